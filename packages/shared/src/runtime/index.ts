@@ -1,0 +1,4 @@
+export { type Clock, systemClock } from './clock.js';
+export { type EntryPoint, entryPoint } from './entry-point.js';
+export { Lifecycle, type Service } from './lifecycle.js';
+export { createLogger, type Logger, type LogLevel, silentLogger } from './logger.js';

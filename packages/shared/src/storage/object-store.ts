@@ -1,0 +1,38 @@
+/** One stored object. */
+export interface ObjectStat {
+  readonly key: string;
+  readonly sizeBytes: number;
+  readonly modifiedAtMs: number;
+}
+
+export interface ByteRange {
+  readonly start: number;
+  /** Exclusive. */
+  readonly end: number;
+}
+
+/** Bytes in order. Chunks may be reused by nobody: a consumer may keep them. */
+export type ByteSource = Uint8Array | AsyncIterable<Uint8Array>;
+
+/**
+ * Where objects live: a folder, or a bucket. Keys are `/`-separated words of `[A-Za-z0-9._-]`.
+ *
+ * A put is all or nothing: a reader sees the whole object or none, also after the writer was killed.
+ */
+export interface ObjectStore {
+  /** `undefined` when there is none. */
+  stat(key: string): Promise<ObjectStat | undefined>;
+  /** @throws `not_found` */
+  read(key: string, range?: ByteRange): AsyncIterable<Uint8Array>;
+  /** Whole object in memory, for small ones. @throws `not_found`, `too_large` beyond `maxBytes` */
+  readAll(key: string, maxBytes: number): Promise<Uint8Array>;
+  /** Replaces what was there. @throws `insufficient_storage` when the disk is full; nothing half-written stays */
+  put(key: string, source: ByteSource): Promise<ObjectStat>;
+  /** Moves a finished local file into the store without copying it where that can be done. */
+  putFile(key: string, path: string): Promise<ObjectStat>;
+  /** Safe to repeat. */
+  delete(key: string): Promise<void>;
+  list(prefix: string): AsyncIterable<ObjectStat>;
+  /** The object as a local file: itself where the store is a folder, otherwise a temporary copy. Call `release` when done. */
+  localFile(key: string): Promise<{ path: string; release(): Promise<void> }>;
+}
