@@ -1,0 +1,319 @@
+import type { ColumnType, Generated, JSONColumnType } from 'kysely';
+
+/**
+ * The rows. Rows are the truth and jobs are wake-ups: every transition is an update that names the state it expects.
+ * Times are the database's `now()`; identifiers are UUIDs as text.
+ */
+
+type Timestamp = ColumnType<Date, Date | string | undefined, Date | string>;
+type NullableTimestamp = ColumnType<Date | null, Date | string | null | undefined, Date | string | null>;
+type Json<T extends object> = JSONColumnType<T, string, string>;
+type NullableJson<T extends object> = ColumnType<T | null, string | null | undefined, string | null>;
+
+export type JsonObject = Record<string, unknown>;
+
+export interface OrganizationsTable {
+  id: string;
+  name: string;
+  created_at: Generated<Timestamp>;
+}
+
+export interface ApiKeysTable {
+  id: string;
+  organization_id: string;
+  name: string;
+  /** First characters, to tell keys apart in a list. */
+  prefix: string;
+  /** SHA-256 of the key, hexadecimal. Keys hold 256 random bits, so a slow hash would add nothing. */
+  key_hash: string;
+  scopes: Json<string[]>;
+  created_at: Generated<Timestamp>;
+  last_used_at: NullableTimestamp;
+  revoked_at: NullableTimestamp;
+}
+
+export interface EnrollmentTokensTable {
+  id: string;
+  organization_id: string;
+  token_hash: string;
+  labels: Json<Record<string, string>>;
+  expires_at: Timestamp;
+  used_at: NullableTimestamp;
+  used_by_device_id: string | null;
+  created_at: Generated<Timestamp>;
+}
+
+export interface DevicesTable {
+  id: string;
+  organization_id: string;
+  device_identifier: string;
+  credential_hash: string | null;
+  /** Uniform in [0, 1), for selection by ranges and for rollouts. */
+  placement: number;
+  labels: Json<Record<string, string>>;
+  capabilities: Json<JsonObject>;
+  /** `SiteSummary` of the last hello: data sets (name, rounded row count, digest, problem) and policy rules. */
+  site: Json<JsonObject>;
+  agent_version: string | null;
+  status: 'active' | 'revoked';
+  session_epoch: Generated<number>;
+  /** Random per agent process; null while no session holds the device. */
+  session_process_id: string | null;
+  session_host: string | null;
+  session_coordinator_id: string | null;
+  lease_until: NullableTimestamp;
+  last_seen_at: NullableTimestamp;
+  created_at: Generated<Timestamp>;
+  revoked_at: NullableTimestamp;
+}
+
+export interface FederationsTable {
+  id: string;
+  organization_id: string;
+  name: string;
+  description: string;
+  created_at: Generated<Timestamp>;
+}
+
+export interface FederationMembersTable {
+  federation_id: string;
+  organization_id: string;
+  status: 'invited' | 'active';
+  created_at: Generated<Timestamp>;
+}
+
+export interface ModelsTable {
+  id: string;
+  organization_id: string;
+  name: string;
+  framework: string | null;
+  framework_version: string | null;
+  use_case: string | null;
+  description: string;
+  is_baseline: Generated<boolean>;
+  /** Architecture document, once known: from the caller or from the first training session. */
+  architecture: NullableJson<JsonObject>;
+  /** Such as `num>0`. */
+  target: string | null;
+  created_at: Generated<Timestamp>;
+}
+
+export type VersionStatus = 'draft' | 'published' | 'deprecated';
+
+export interface VersionsTable {
+  id: string;
+  model_id: string;
+  /** 1, 2, 3 … within the model. */
+  sequence: number;
+  /** Semantic version. */
+  version: string;
+  status: VersionStatus;
+  description: string;
+  base_version_id: string | null;
+  checkpoint_id: string | null;
+  session_id: string | null;
+  /** Base, strategy, participants' digests, rounds, backend, feature spec hash. */
+  lineage: Json<JsonObject>;
+  metrics: Json<JsonObject>;
+  created_at: Generated<Timestamp>;
+  published_at: NullableTimestamp;
+}
+
+export interface ArtifactsTable {
+  version_id: string;
+  /** `safetensors`, `model.json`, or the format of an uploaded file. */
+  format: string;
+  file_name: string;
+  object_key: string;
+  sha256: string;
+  size_bytes: number;
+  created_at: Generated<Timestamp>;
+}
+
+export interface FeatureSpecsTable {
+  hash: string;
+  organization_id: string;
+  /** Canonical JSON text: the hash is over these very bytes. */
+  document: string;
+  created_at: Generated<Timestamp>;
+}
+
+export type SessionState = 'running' | 'paused' | 'completed' | 'failed' | 'cancelled';
+
+export interface TrainingSessionsTable {
+  id: string;
+  organization_id: string;
+  federation_id: string;
+  model_id: string;
+  state: SessionState;
+  /** `assigned`: agents are selected. `open`: published clients upload unasked. */
+  admission: 'assigned' | 'open';
+  /** Everything that was asked for, with defaults filled in (`SessionConfig`). */
+  config: Json<JsonObject>;
+  base_version_id: string | null;
+  new_version: string | null;
+  result_version_id: string | null;
+  feature_spec_hash: string | null;
+  /** Why it is in its state, for people and programs. */
+  reason_code: string | null;
+  reason: string | null;
+  created_by: string;
+  created_at: Generated<Timestamp>;
+  updated_at: Generated<Timestamp>;
+  finished_at: NullableTimestamp;
+}
+
+export type RoundKind = 'describe' | 'train' | 'evaluate';
+
+export type RoundState =
+  | 'scheduled'
+  | 'selecting'
+  | 'collecting'
+  | 'aggregating'
+  | 'completed'
+  | 'insufficient_updates'
+  | 'failed'
+  | 'cancelled';
+
+export interface RoundsTable {
+  id: string;
+  session_id: string;
+  kind: RoundKind;
+  /** Describe 0; training 1 to N; evaluation of the result N + 1. */
+  number: number;
+  /** 1 for the first try; a retry of a round is a new row. */
+  attempt: number;
+  state: RoundState;
+  /** Seed of the selection and of the agents' local training. */
+  seed: number;
+  base_checkpoint_id: string | null;
+  checkpoint_id: string | null;
+  min_updates: number;
+  /** How many devices were asked at first: `ceil(min_updates × over_selection)`. */
+  target_devices: number;
+  deadline_at: NullableTimestamp;
+  reason_code: string | null;
+  reason: string | null;
+  /** Loss, accuracy, AUC and count, per site and overall. */
+  metrics: Json<JsonObject>;
+  /** Which coordinator aggregates, and until when it may be believed to. */
+  owner: string | null;
+  owner_until: NullableTimestamp;
+  created_at: Generated<Timestamp>;
+  started_at: NullableTimestamp;
+  finished_at: NullableTimestamp;
+}
+
+export type AssignmentState = 'open' | 'accepted' | 'done' | 'refused' | 'failed' | 'expired' | 'cancelled';
+
+export interface AssignmentsTable {
+  id: string;
+  round_id: string;
+  device_id: string;
+  /** Goes up when the same device is asked again in the same round; older attempts are answered `superseded`. */
+  attempt: number;
+  /** open: not yet acknowledged; accepted: the agent works on it; the others are final. */
+  state: AssignmentState;
+  /** Without progress until then, the assignment expires and somebody else is asked. */
+  lease_until: Timestamp;
+  phase: string | null;
+  completed: Generated<number>;
+  total: Generated<number>;
+  reason_code: string | null;
+  reason: string | null;
+  created_at: Generated<Timestamp>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface UpdatesTable {
+  id: string;
+  round_id: string;
+  device_id: string;
+  assignment_id: string;
+  state: 'received' | 'accepted' | 'rejected';
+  format: 'delta' | 'weights';
+  /** Holds ticket or assignment, and digest: an accepted update cannot be swapped. Null for reports. */
+  object_key: string | null;
+  sha256: string;
+  size_bytes: number;
+  sample_count: number;
+  /** What counts in the mean: the sample count after capping. */
+  weight: number;
+  /** Training metrics and evaluation; the whole report for describe and evaluate rounds. */
+  metrics: Json<JsonObject>;
+  reason_code: string | null;
+  reason: string | null;
+  created_at: Generated<Timestamp>;
+}
+
+export interface UploadTicketsTable {
+  id: string;
+  assignment_id: string;
+  device_id: string;
+  token_hash: string;
+  header: Json<JsonObject>;
+  size_bytes: number;
+  sha256: string;
+  part_size_bytes: number;
+  part_count: number;
+  state: 'open' | 'completed' | 'abandoned';
+  expires_at: Timestamp;
+  created_at: Generated<Timestamp>;
+}
+
+export interface CheckpointsTable {
+  id: string;
+  organization_id: string;
+  session_id: string | null;
+  round_id: string | null;
+  base_checkpoint_id: string | null;
+  object_key: string;
+  sha256: string;
+  size_bytes: number;
+  strategy: string | null;
+  strategy_state_key: string | null;
+  strategy_state_sha256: string | null;
+  lineage: Json<JsonObject>;
+  created_at: Generated<Timestamp>;
+}
+
+export interface SessionEventsTable {
+  /** The `id` of the server-sent event. */
+  id: Generated<number>;
+  session_id: string;
+  type: string;
+  data: Json<JsonObject>;
+  created_at: Generated<Timestamp>;
+}
+
+/** What a site answered to a describe assignment, kept per data digest and target so that it is asked once. */
+export interface SiteStatisticsTable {
+  device_id: string;
+  data_set: string;
+  digest: string;
+  /** Hash of target, markers and options: another question is another answer. */
+  question_hash: string;
+  statistics: Json<JsonObject>;
+  created_at: Generated<Timestamp>;
+}
+
+export interface Tables {
+  organizations: OrganizationsTable;
+  api_keys: ApiKeysTable;
+  enrollment_tokens: EnrollmentTokensTable;
+  devices: DevicesTable;
+  federations: FederationsTable;
+  federation_members: FederationMembersTable;
+  models: ModelsTable;
+  versions: VersionsTable;
+  artifacts: ArtifactsTable;
+  feature_specs: FeatureSpecsTable;
+  training_sessions: TrainingSessionsTable;
+  rounds: RoundsTable;
+  assignments: AssignmentsTable;
+  updates: UpdatesTable;
+  upload_tickets: UploadTicketsTable;
+  checkpoints: CheckpointsTable;
+  session_events: SessionEventsTable;
+  site_statistics: SiteStatisticsTable;
+}
