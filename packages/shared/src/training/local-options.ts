@@ -1,0 +1,62 @@
+import { type Static, Type } from 'typebox';
+import { Value } from 'typebox/value';
+import { OctomilError } from '../errors/index.js';
+
+/** Optimizers by their tfjs names; `momentum` is SGD with momentum 0.9. */
+export const OPTIMIZERS = ['sgd', 'momentum', 'adam', 'adamax', 'rmsprop', 'adagrad', 'adadelta'] as const;
+export type OptimizerName = (typeof OPTIMIZERS)[number];
+
+/** TypeBox schema of the complete options, for REST. */
+export const LocalOptionsSchema = Type.Object(
+  {
+    /** Passes over the site's train rows. */
+    epochs: Type.Integer({ minimum: 1, maximum: 10_000 }),
+    /** Rows per step; the last step of an epoch takes what is left. */
+    batchSize: Type.Integer({ minimum: 1, maximum: 1_048_576 }),
+    learningRate: Type.Number({ exclusiveMinimum: 0, maximum: 1_000 }),
+    optimizer: Type.Union(OPTIMIZERS.map((name) => Type.Literal(name))),
+    /** Shuffling and dropout follow from it. */
+    seed: Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }),
+    /** FedProx μ: weight of (μ/2)·‖w − w₀‖² in the loss. 0 is plain local training. */
+    proximalMu: Type.Number({ minimum: 0, maximum: 1_000_000 }),
+  },
+  { additionalProperties: false },
+);
+
+/** How one site trains in one round. */
+export type LocalOptions = Readonly<Omit<Static<typeof LocalOptionsSchema>, 'optimizer'>> & {
+  readonly optimizer: OptimizerName;
+};
+
+export const DEFAULT_LOCAL_OPTIONS: LocalOptions = {
+  epochs: 1,
+  batchSize: 32,
+  learningRate: 0.01,
+  optimizer: 'adam',
+  seed: 0,
+  proximalMu: 0,
+};
+
+/**
+ * Checks options that came from outside and fills in `DEFAULT_LOCAL_OPTIONS`.
+ *
+ * @throws OctomilError `invalid_input` naming the field and its limits
+ */
+export function parseLocalOptions(value: unknown): LocalOptions {
+  if (value !== undefined && (typeof value !== 'object' || value === null || Array.isArray(value))) {
+    throw new OctomilError('invalid_input', `local options must be an object, not ${JSON.stringify(value)}`);
+  }
+  const filled: Record<string, unknown> = { ...DEFAULT_LOCAL_OPTIONS, ...value };
+  if (Value.Check(LocalOptionsSchema, filled)) return filled as unknown as LocalOptions;
+  const [first] = Value.Errors(LocalOptionsSchema, filled);
+  if (first?.keyword === 'additionalProperties') {
+    const unknown = first.params.additionalProperties.join(', ');
+    throw new OctomilError(
+      'invalid_input',
+      `local option ${unknown} is not known; there are ${Object.keys(DEFAULT_LOCAL_OPTIONS).join(', ')}`,
+    );
+  }
+  const field = first?.instancePath.slice(1).split('/')[0] ?? '';
+  const rule = field === 'optimizer' ? `use one of ${OPTIMIZERS.join(', ')}` : (first?.message ?? 'is not valid');
+  throw new OctomilError('invalid_input', `local option ${field} = ${JSON.stringify(filled[field])}: ${rule}`);
+}

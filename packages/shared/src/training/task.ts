@@ -1,0 +1,101 @@
+import type { DataSource } from '../data/index.js';
+import type { FeatureSpec, HoldoutRule, SiteStatistics, TargetRule } from '../features/index.js';
+import type { Architecture } from '../models/index.js';
+import type { LocalOptions } from './local-options.js';
+import type { EvaluationMetrics } from './metrics.js';
+
+/** Aggregates of a table, from which the coordinator makes a feature spec. */
+export interface DescribeTask {
+  readonly kind: 'describe';
+  readonly source: DataSource;
+  readonly target: TargetRule;
+  /** Values that stand for "missing", by column, such as `{ chol: [0] }`. */
+  readonly missingMarkers?: Readonly<Record<string, readonly (string | number)[]>>;
+  /** Columns to leave out, such as identifiers. */
+  readonly exclude?: readonly string[];
+}
+
+export interface UpdateDestination {
+  /** The update is written beside this path and renamed onto it when it is whole. */
+  readonly outputPath: string;
+  /** `delta` is trained weights minus base. */
+  readonly updateFormat: 'delta' | 'weights';
+}
+
+/** Trains with tfjs on the rows of a table. */
+export interface TfjsTrainTask extends UpdateDestination {
+  readonly kind: 'train';
+  readonly trainer: 'tfjs';
+  readonly architecture: Architecture;
+  readonly featureSpec: FeatureSpec;
+  readonly source: DataSource;
+  /** Weights file of the round's base. */
+  readonly basePath: string;
+  readonly options: LocalOptions;
+  readonly holdout: HoldoutRule;
+}
+
+/** Returns the base with one tensor changed: no data, no tfjs. For benchmarks and for proving a deployment's plumbing. */
+export interface EchoTrainTask extends UpdateDestination {
+  readonly kind: 'train';
+  readonly trainer: 'echo';
+  readonly basePath: string;
+  /** What to report as trained rows; default 1. */
+  readonly sampleCount?: number;
+}
+
+export type TrainTask = TfjsTrainTask | EchoTrainTask;
+
+/** How a checkpoint does on the site's held-out rows. */
+export interface EvaluateTask {
+  readonly kind: 'evaluate';
+  readonly architecture: Architecture;
+  readonly featureSpec: FeatureSpec;
+  readonly source: DataSource;
+  readonly weightsPath: string;
+  readonly holdout: HoldoutRule;
+}
+
+/** One piece of work for a trainer. JSON-able: it crosses a process boundary. */
+export type TrainerTask = DescribeTask | TrainTask | EvaluateTask;
+
+export interface UpdateFile {
+  readonly path: string;
+  /** Hex digest of the whole file. */
+  readonly sha256: string;
+  readonly sizeBytes: number;
+}
+
+export interface TrainResult {
+  /** Rows trained on. */
+  readonly sampleCount: number;
+  /** Mean loss over the last epoch's rows, the proximal term left out; null for echo. */
+  readonly trainLoss: number | null;
+  /** Of the incoming base on the held-out rows; null under 10 of them. */
+  readonly evaluation: EvaluationMetrics | null;
+  readonly update: UpdateFile;
+  /** Name of the tfjs backend, or `echo`. */
+  readonly backend: string;
+  /** Optimizer steps taken. */
+  readonly steps: number;
+}
+
+/** What each kind of task gives. */
+export interface TrainerResults {
+  readonly describe: SiteStatistics;
+  readonly train: TrainResult;
+  readonly evaluate: EvaluationMetrics | null;
+}
+
+/** The result of a task of type `T`. */
+export type TrainerResult<T extends TrainerTask = TrainerTask> = TrainerResults[T['kind']];
+
+export interface TrainingProgress {
+  /** Steps done. */
+  readonly step: number;
+  readonly totalSteps: number;
+  /** From 1. */
+  readonly epoch: number;
+  /** Loss of the last batch. */
+  readonly loss: number;
+}
