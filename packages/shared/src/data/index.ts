@@ -1,0 +1,2 @@
+export { ENCODINGS, type Encoding } from './encoding.js';
+export type { DataSource, TableFormat } from './source.js';
