@@ -1,6 +1,6 @@
+import { OctomilError } from '@octomil/shared/errors';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
-import { OctomilError } from '../errors/index.js';
 
 /**
  * What a model answers with.

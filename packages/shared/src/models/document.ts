@@ -1,4 +1,4 @@
-import type { FeatureSpec } from '../features/index.js';
+import type { FeatureSpec } from '@octomil/shared/features';
 import type { Architecture } from './architecture.js';
 
 /** The `model.json` artifact: everything but the weights, which are in `weights.safetensors`. */

@@ -8,4 +8,7 @@ export {
   outputWidth,
   parseArchitecture,
 } from './architecture.js';
+export { DEFAULT_CAPS, type ModelCaps } from './caps.js';
 export type { ModelDocument } from './document.js';
+export { checkCaps, initialWeights, LAYER_TYPES, type ModelPlan, parameterLayout, planModel } from './model-plan.js';
+export { type Random, seededRandom, shuffle } from './random.js';

@@ -1,6 +1,6 @@
+import { OctomilError } from '@octomil/shared/errors';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
-import { OctomilError } from '../errors/index.js';
 
 /** Optimizers by their tfjs names; `momentum` is SGD with momentum 0.9. */
 export const OPTIMIZERS = ['sgd', 'momentum', 'adam', 'adamax', 'rmsprop', 'adagrad', 'adadelta'] as const;

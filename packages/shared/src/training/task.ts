@@ -1,6 +1,6 @@
-import type { DataSource } from '../data/index.js';
-import type { FeatureSpec, HoldoutRule, SiteStatistics, TargetRule } from '../features/index.js';
-import type { Architecture } from '../models/index.js';
+import type { DataSource } from '@octomil/shared/data';
+import type { FeatureSpec, HoldoutRule, SiteStatistics, TargetRule } from '@octomil/shared/features';
+import type { Architecture } from '@octomil/shared/models';
 import type { LocalOptions } from './local-options.js';
 import type { EvaluationMetrics } from './metrics.js';
 
