@@ -191,6 +191,10 @@ export interface RoundsTable {
   min_updates: number;
   /** How many devices were asked at first: `ceil(min_updates × over_selection)`. */
   target_devices: number;
+  /** Accepted answers so far. Counted on the row itself, so that exactly one of them sees the quorum reached. */
+  accepted_updates: Generated<number>;
+  /** Which automatic retry this is: 0 for a first try, also after a resume. */
+  retries: Generated<number>;
   deadline_at: NullableTimestamp;
   reason_code: string | null;
   reason: string | null;

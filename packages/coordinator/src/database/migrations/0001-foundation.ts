@@ -152,6 +152,8 @@ const STATEMENTS = [
     checkpoint_id text,
     min_updates integer not null check (min_updates > 0),
     target_devices integer not null check (target_devices > 0),
+    accepted_updates integer not null default 0,
+    retries integer not null default 0,
     deadline_at timestamptz,
     reason_code text,
     reason text,
