@@ -7,3 +7,11 @@ export {
   parseBackendOrder,
   selectBackend,
 } from './backend-choice.js';
+export {
+  createFoldKernel,
+  type FoldKernel,
+  type FoldKernelOptions,
+  firstNonFinite,
+  kernelMemoryBytes,
+  type VectorMeasure,
+} from './fold-kernel.js';
