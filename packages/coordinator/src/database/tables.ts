@@ -61,6 +61,8 @@ export interface DevicesTable {
   session_process_id: string | null;
   session_host: string | null;
   session_coordinator_id: string | null;
+  /** When the session in hand was opened. */
+  session_since: NullableTimestamp;
   lease_until: NullableTimestamp;
   last_seen_at: NullableTimestamp;
   created_at: Generated<Timestamp>;

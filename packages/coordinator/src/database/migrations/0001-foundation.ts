@@ -48,6 +48,7 @@ const STATEMENTS = [
     session_process_id text,
     session_host text,
     session_coordinator_id text,
+    session_since timestamptz,
     lease_until timestamptz,
     last_seen_at timestamptz,
     created_at timestamptz not null default now(),
