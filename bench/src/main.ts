@@ -1,0 +1,51 @@
+import { spawnSync } from 'node:child_process';
+import { parseArgs } from 'node:util';
+import { toOctomilError } from '@octomil/shared/errors';
+import { type Benchmark, BENCHMARKS } from './benchmarks.js';
+import { printResult } from './result.js';
+
+/** `npm run bench -- NAME [--option value …]`: one JSON line first, a small table after. */
+async function main(): Promise<number> {
+  const [name, ...rest] = process.argv.slice(2);
+  const benchmark: Benchmark | undefined = name === undefined ? undefined : BENCHMARKS[name];
+  if (name === undefined || benchmark === undefined) {
+    console.error('usage: npm run bench -- NAME [--option value …]\n');
+    for (const [known, { summary, options }] of Object.entries(BENCHMARKS)) {
+      const flags = Object.entries(options).map(([flag, value]) => `--${flag} ${value}`);
+      console.error(`  ${known.padEnd(12)} ${summary}\n  ${''.padEnd(12)} defaults: ${flags.join(' ') || 'none'}`);
+    }
+    return 2;
+  }
+  if (benchmark.needsPostgres && process.env['TEST_DATABASE_URL'] === undefined) {
+    // An own server for this run, so that results do not depend on what else is on the machine.
+    const { status } = spawnSync(process.execPath, ['scripts/with-stores.js', process.execPath, ...process.argv.slice(1)], {
+      stdio: 'inherit',
+    });
+    return status ?? 1;
+  }
+  const parsed = parseArgs({
+    args: rest,
+    options: Object.fromEntries(Object.keys(benchmark.options).map((flag) => [flag, { type: 'string' as const }])),
+  });
+  const options: Record<string, number> = { ...benchmark.options };
+  for (const [flag, text] of Object.entries(parsed.values)) {
+    const value = Number(text);
+    if (!Number.isFinite(value) || value <= 0) {
+      console.error(`--${flag} is ${String(text)}; it must be a positive number`);
+      return 2;
+    }
+    options[flag] = value;
+  }
+  printResult(name, options, await benchmark.run(options));
+  return 0;
+}
+
+main().then(
+  (status) => process.exit(status),
+  (thrown: unknown) => {
+    const error = toOctomilError(thrown);
+    console.error(error.message);
+    if (error.cause !== undefined) console.error(error.cause);
+    process.exit(1);
+  },
+);
