@@ -1,4 +1,5 @@
 export { type Clock, systemClock } from './clock.js';
 export { type EntryPoint, entryPoint } from './entry-point.js';
+export { type FolderLock, lockFolder } from './folder-lock.js';
 export { Lifecycle, type Service } from './lifecycle.js';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './logger.js';

@@ -1,0 +1,45 @@
+import { OctomilError } from '@octomil/shared/errors';
+import { type Kysely, sql } from 'kysely';
+import { type Migration, Migrator } from 'kysely/migration';
+import * as foundation from './migrations/0001-foundation.js';
+import { withTransactionScope } from './transaction-guard.js';
+
+/** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
+export const MIGRATIONS: Readonly<Record<string, Migration>> = {
+  '0001-foundation': foundation,
+};
+
+/**
+ * Brings the schema up to this build's, under Kysely's migration lock. Forward only.
+ *
+ * @throws OctomilError `schema_newer` when the database has migrations that this build does not know
+ */
+export async function migrateToLatest<T>(
+  kysely: Kysely<T>,
+  migrations: Readonly<Record<string, Migration>> = MIGRATIONS,
+): Promise<string[]> {
+  await refuseNewerSchema(kysely, migrations);
+  const migrator = new Migrator({ db: kysely, provider: { getMigrations: async () => ({ ...migrations }) } });
+  const { error, results } = await withTransactionScope(() => migrator.migrateToLatest());
+  if (error !== undefined) {
+    // Somebody newer may have migrated between the check and the lock.
+    await refuseNewerSchema(kysely, migrations);
+    throw error;
+  }
+  return (results ?? []).map((result) => result.migrationName);
+}
+
+async function refuseNewerSchema<T>(kysely: Kysely<T>, migrations: Readonly<Record<string, Migration>>): Promise<void> {
+  const found = await sql<{ present: boolean }>`
+    select to_regclass('kysely_migration') is not null as present`.execute(kysely);
+  if (found.rows[0]?.present !== true) return;
+  const applied = await sql<{ name: string }>`select name from kysely_migration order by name`.execute(kysely);
+  const unknown = applied.rows.map((row) => row.name).filter((name) => !Object.hasOwn(migrations, name));
+  if (unknown.length > 0) {
+    throw new OctomilError(
+      'schema_newer',
+      `the database was migrated by a newer Octomil (${unknown.join(', ')}); run that version, or restore a backup`,
+      { details: { unknown_migrations: unknown } },
+    );
+  }
+}
