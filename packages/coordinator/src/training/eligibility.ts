@@ -1,0 +1,101 @@
+import { readSite, type SiteDataSet, type SiteFacts } from './site-summary.js';
+
+/** A device as selection sees it. */
+export interface CandidateDevice {
+  readonly id: string;
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly capabilities: Readonly<Record<string, unknown>>;
+  readonly site: unknown;
+}
+
+/** What a session asks of a device. */
+export interface Demand {
+  readonly federation: { readonly id: string; readonly name: string };
+  readonly model: { readonly id: string; readonly name: string };
+  /** Empty: the site's only data set, or the one named "default". */
+  readonly dataSet: string;
+  readonly trainer: 'tfjs' | 'echo';
+  /** Labels that must be equal. */
+  readonly selector: Readonly<Record<string, string>>;
+}
+
+export type Eligibility =
+  | { readonly verdict: 'eligible'; readonly dataSet: SiteDataSet | undefined }
+  /** Never connected, so nothing is known; it may turn out either way. */
+  | { readonly verdict: 'unknown' }
+  /** `rule` names what stands in the way: `policy`, `data_set`, `selector` or `trainer`. */
+  | { readonly verdict: 'refused'; readonly rule: string; readonly reason: string };
+
+/**
+ * Whether a device may be asked, judged by what it declared. The site judges again by its own policy: this is only to
+ * avoid asking in vain, and to say beforehand who would refuse and why.
+ */
+export function judge(device: CandidateDevice, demand: Demand): Eligibility {
+  for (const [label, wanted] of Object.entries(demand.selector)) {
+    const actual = device.labels[label];
+    if (actual !== wanted) {
+      return refused(
+        'selector',
+        `its label ${label} is ${actual === undefined ? 'not set' : `"${actual}"`}, not "${wanted}"`,
+      );
+    }
+  }
+  const trainers = device.capabilities['trainers'];
+  if (Array.isArray(trainers) && trainers.length > 0 && !trainers.includes(demand.trainer)) {
+    return refused('trainer', `it has no trainer "${demand.trainer}" (it has ${trainers.join(', ')})`);
+  }
+  const site = readSite(device.site);
+  if (site === undefined) return { verdict: 'unknown' };
+  const found = findDataSet(site, demand.dataSet);
+  // The echo trainer reads no data, so a site without any can take part.
+  if (typeof found === 'string' && !(demand.trainer === 'echo' && site.dataSets.length === 0)) {
+    return refused('data_set', found);
+  }
+  const dataSet = typeof found === 'string' ? undefined : found;
+  const rule = site.policyRules.find(
+    (candidate) =>
+      matches(candidate.federations, demand.federation.name, demand.federation.id) &&
+      matches(candidate.models, demand.model.name, demand.model.id) &&
+      (dataSet === undefined || matches(candidate.dataSets, dataSet.name)),
+  );
+  if (rule === undefined) return refused('policy', missingRule(site, demand, dataSet));
+  return { verdict: 'eligible', dataSet };
+}
+
+/** The data set an assignment without a name means, or why there is none. */
+export function findDataSet(site: SiteFacts, name: string): SiteDataSet | string {
+  const names = site.dataSets.map((item) => `"${item.name}"`).join(', ');
+  const only = site.dataSets.length === 1 ? site.dataSets[0] : undefined;
+  const found =
+    site.dataSets.find((item) => item.name === (name === '' ? 'default' : name)) ?? (name === '' ? only : undefined);
+  if (found === undefined) {
+    if (site.dataSets.length === 0) return 'it offers no data set';
+    return name === ''
+      ? `it offers several data sets (${names}) and none is named "default"; name one with data_set`
+      : `it has no data set "${name}" (it has ${names})`;
+  }
+  return found.problem === '' ? found : `its data set "${found.name}" cannot be read: ${found.problem}`;
+}
+
+function missingRule(site: SiteFacts, demand: Demand, dataSet: SiteDataSet | undefined): string {
+  const wanted = `federation "${demand.federation.name}", model "${demand.model.name}"${dataSet === undefined ? '' : `, data set "${dataSet.name}"`}`;
+  const existing = site.policyRules.map((rule) => `"${rule.name}"`).join(', ');
+  return `no rule of its policy allows ${wanted}${existing === '' ? ' (it has no rules)' : ` (its rules are ${existing})`}`;
+}
+
+function refused(rule: string, reason: string): Eligibility {
+  return { verdict: 'refused', rule, reason };
+}
+
+/** `*` stands for any characters; anything else for itself. */
+function matches(patterns: readonly string[], ...values: readonly string[]): boolean {
+  return patterns.some((pattern) =>
+    pattern.includes('*') ? values.some((value) => wildcard(pattern).test(value)) : values.includes(pattern),
+  );
+}
+
+function wildcard(pattern: string): RegExp {
+  const parts = pattern.split(/\*+/).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+  return new RegExp(`^${parts.join('.*')}$`, 's');
+}

@@ -1,0 +1,235 @@
+import { OctomilError } from '@octomil/shared/errors';
+import { parseTargetRule } from '@octomil/shared/features';
+import { type Architecture, parseArchitecture } from '@octomil/shared/models';
+import { type LocalOptions, parseLocalOptions } from '@octomil/shared/training';
+import { type Static, Type } from 'typebox';
+import { Value } from 'typebox/value';
+import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
+
+const Name = Type.String({ minLength: 1, maxLength: 200 });
+const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
+
+/** Body of `POST /api/v1/training/sessions`. Null stands for "not given", as the published clients send it. */
+export const SessionBody = Type.Object(
+  {
+    model_id: OrNull(Name),
+    model: OrNull(Name),
+    federation: OrNull(Name),
+    strategy: OrNull(Name),
+    algorithm: OrNull(Name),
+    strategy_options: OrNull(Type.Record(Type.String(), Type.Unknown())),
+    rounds: OrNull(Type.Integer({ minimum: 1, maximum: 10_000 })),
+    min_updates: OrNull(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
+    over_selection: OrNull(Type.Number({ minimum: 1, maximum: 10 })),
+    base_version: OrNull(Name),
+    new_version: OrNull(Name),
+    publish: OrNull(Type.Boolean()),
+    update_format: OrNull(Type.Union([Type.Literal('delta'), Type.Literal('weights')])),
+    architecture: OrNull(Type.Union([Type.String(), Type.Record(Type.String(), Type.Unknown())])),
+    target: OrNull(Name),
+    input_width: OrNull(Type.Integer({ minimum: 1, maximum: 10_000_000 })),
+    data_set: OrNull(Type.String({ maxLength: 200 })),
+    missing_markers: OrNull(Type.Record(Type.String(), Type.Array(Type.Union([Type.String(), Type.Number()])))),
+    exclude: OrNull(Type.Array(Type.String(), { maxItems: 10_000 })),
+    local: OrNull(Type.Record(Type.String(), Type.Unknown())),
+    trainer: OrNull(Type.Union([Type.Literal('tfjs'), Type.Literal('echo')])),
+    seed: OrNull(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
+    round_deadline_seconds: OrNull(Type.Number({ minimum: 1, maximum: 30 * 86_400 })),
+    no_progress_seconds: OrNull(Type.Number({ minimum: 1, maximum: 86_400 })),
+    holdout: OrNull(
+      Type.Object(
+        {
+          share: OrNull(Type.Number({ minimum: 0, maximum: 0.9 })),
+          entity_column: OrNull(Name),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    selector: OrNull(Type.Record(Type.String(), Type.String())),
+    max_round_retries: OrNull(Type.Integer({ minimum: 0, maximum: 100 })),
+    max_update_norm: OrNull(Type.Number({ exclusiveMinimum: 0 })),
+    max_share: OrNull(Type.Number({ exclusiveMinimum: 0, maximum: 1 })),
+    dry_run: OrNull(Type.Boolean()),
+    // Sent by the published clients.
+    group: OrNull(Name),
+    min_devices: OrNull(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
+    privacy: OrNull(Type.String()),
+    epsilon: OrNull(Type.Number()),
+  },
+  { additionalProperties: false },
+);
+export type SessionBody = Static<typeof SessionBody>;
+
+/** Everything that was asked for, with defaults filled in; kept with the session. */
+export interface SessionConfig {
+  readonly strategy: string;
+  readonly strategyOptions: Readonly<Record<string, unknown>>;
+  readonly rounds: number;
+  readonly minUpdates: number;
+  readonly overSelectionRatio: number;
+  /** null: the latest version, or fresh weights where there is none. `initial`: fresh weights in any case. */
+  readonly baseVersion: string | null;
+  readonly newVersion: string | null;
+  readonly publish: boolean;
+  readonly updateFormat: 'delta' | 'weights';
+  readonly architecture: Architecture | null;
+  readonly target: string | null;
+  /** Inputs of a model that is trained without a table. */
+  readonly inputWidth: number;
+  readonly dataSet: string;
+  readonly missingMarkers: Readonly<Record<string, readonly (string | number)[]>>;
+  readonly exclude: readonly string[];
+  readonly local: LocalOptions;
+  readonly trainer: 'tfjs' | 'echo';
+  readonly seed: number;
+  readonly roundDeadlineSeconds: number;
+  readonly noProgressSeconds: number;
+  readonly holdout: { readonly shareRatio: number; readonly entityColumn: string | null };
+  readonly selector: Readonly<Record<string, string>>;
+  readonly maxRoundRetries: number;
+  /** L2 norm of the update minus its base; null: no limit. */
+  readonly maxUpdateNormL2: number | null;
+  /** Largest share of the sum of weights that one device may have. */
+  readonly maxShareRatio: number;
+  readonly dryRun: boolean;
+}
+
+/** What a request names in the registry; looked up by the caller. */
+export interface SessionReferences {
+  /** Identifier or name. */
+  readonly model: string;
+  /** Identifier or name; undefined: the organization's default. */
+  readonly federation: string | undefined;
+}
+
+export const SESSION_DEFAULTS = {
+  rounds: 10,
+  minUpdates: 1,
+  overSelectionRatio: 1,
+  updateFormat: 'delta',
+  inputWidth: 16,
+  trainer: 'tfjs',
+  seed: 0,
+  roundDeadlineSeconds: 3_600,
+  noProgressSeconds: 60,
+  holdoutShareRatio: 0.2,
+  maxRoundRetries: 2,
+  maxShareRatio: 1,
+} as const;
+
+/**
+ * Checks the body of a session request and fills in {@link SESSION_DEFAULTS}.
+ *
+ * @throws `invalid_input` naming the field, its value and its limits; `training_not_supported` for privacy modes
+ */
+export function parseSessionConfig(body: unknown): {
+  config: SessionConfig;
+  references: SessionReferences;
+} {
+  const given = checkBody(body);
+  const model = given.model_id ?? given.model;
+  if (model == null)
+    throw new OctomilError('invalid_input', 'model_id is missing: name the model to train (model_id or model)');
+  if (given.privacy != null && given.privacy !== 'none') {
+    throw new OctomilError('training_not_supported', `privacy = "${given.privacy}" is not supported yet; leave it out`);
+  }
+  const strategy = given.strategy ?? given.algorithm ?? DEFAULT_STRATEGY;
+  const prepared = strategyByName(strategy, camelCase(given.strategy_options ?? {}));
+  if (given.target != null) parseTargetRule(given.target);
+  const group = given.group == null || given.group === 'default' ? {} : { group: given.group };
+  return {
+    references: { model, federation: given.federation ?? undefined },
+    config: {
+      strategy: prepared.name,
+      strategyOptions: prepared.options,
+      rounds: given.rounds ?? SESSION_DEFAULTS.rounds,
+      minUpdates: Math.max(given.min_updates ?? SESSION_DEFAULTS.minUpdates, given.min_devices ?? 1),
+      overSelectionRatio: given.over_selection ?? SESSION_DEFAULTS.overSelectionRatio,
+      baseVersion: given.base_version ?? null,
+      newVersion: given.new_version ?? null,
+      publish: given.publish ?? true,
+      updateFormat: given.update_format ?? SESSION_DEFAULTS.updateFormat,
+      architecture: given.architecture == null ? null : parseArchitecture(given.architecture),
+      target: given.target ?? null,
+      inputWidth: given.input_width ?? SESSION_DEFAULTS.inputWidth,
+      dataSet: given.data_set ?? '',
+      missingMarkers: given.missing_markers ?? {},
+      exclude: given.exclude ?? [],
+      local: localOptions(given, prepared.options['proximalMu']),
+      trainer: given.trainer ?? SESSION_DEFAULTS.trainer,
+      seed: given.seed ?? SESSION_DEFAULTS.seed,
+      roundDeadlineSeconds: given.round_deadline_seconds ?? SESSION_DEFAULTS.roundDeadlineSeconds,
+      noProgressSeconds: given.no_progress_seconds ?? SESSION_DEFAULTS.noProgressSeconds,
+      holdout: {
+        shareRatio: given.holdout?.share ?? SESSION_DEFAULTS.holdoutShareRatio,
+        entityColumn: given.holdout?.entity_column ?? null,
+      },
+      selector: { ...group, ...given.selector },
+      maxRoundRetries: given.max_round_retries ?? SESSION_DEFAULTS.maxRoundRetries,
+      maxUpdateNormL2: given.max_update_norm ?? null,
+      maxShareRatio: given.max_share ?? SESSION_DEFAULTS.maxShareRatio,
+      dryRun: given.dry_run ?? false,
+    },
+  };
+}
+
+/** The session's seed is the agents' too, and FedProx's μ is part of their loss, unless `local` says otherwise. */
+function localOptions(given: SessionBody, strategyMu: unknown): LocalOptions {
+  return parseLocalOptions({
+    ...(given.seed == null ? {} : { seed: given.seed }),
+    ...(strategyMu === undefined ? {} : { proximalMu: strategyMu }),
+    ...camelCase(given.local ?? {}),
+  });
+}
+
+/** `batch_size` → `batchSize`; null stands for "not given". */
+function camelCase(fields: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(fields)
+      .filter(([, value]) => value != null)
+      .map(([name, value]) => [name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()), value]),
+  );
+}
+
+function checkBody(body: unknown): SessionBody {
+  if (Value.Check(SessionBody, body)) return body;
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) {
+    throw new OctomilError('invalid_input', 'the body must be a JSON object that describes the training session');
+  }
+  const errors = Value.Errors(SessionBody, body);
+  const unknown = Object.keys(body).filter((field) => !Object.hasOwn(SessionBody.properties, field));
+  if (unknown.length > 0) {
+    throw new OctomilError(
+      'invalid_input',
+      `unknown field ${unknown.join(', ')}; a session has ${Object.keys(SessionBody.properties).join(', ')}`,
+      { details: { field: unknown[0] } },
+    );
+  }
+  // A union with null reports every branch; the last error about "anyOf" or "null" says the least.
+  const first =
+    errors.find((error) => error.keyword !== 'anyOf' && !error.schemaPath.endsWith('/anyOf/1')) ?? errors[0];
+  const path = first?.instancePath.slice(1).replaceAll('/', '.') ?? '';
+  const value = path.split('.').reduce<unknown>((at, key) => (at as Record<string, unknown> | undefined)?.[key], body);
+  const limits = limitsOf(path);
+  throw new OctomilError(
+    'invalid_input',
+    `${path} = ${JSON.stringify(value)}: ${first?.message ?? 'is not valid'}${limits === '' ? '' : ` (${limits})`}`,
+    { details: { field: path, value } },
+  );
+}
+
+function limitsOf(path: string): string {
+  const properties = SessionBody.properties as unknown as Record<
+    string,
+    { anyOf?: readonly Record<string, unknown>[] }
+  >;
+  const schema = properties[path]?.anyOf?.[0];
+  if (schema === undefined) return '';
+  const literals = (schema['anyOf'] as { const?: unknown }[] | undefined)?.map((item) => item.const);
+  if (literals?.every((item) => item !== undefined)) return `one of ${literals.join(', ')}`;
+  const minimum = schema['minimum'];
+  const maximum = schema['maximum'];
+  const kind = String(schema['type'] ?? '');
+  if (minimum !== undefined && maximum !== undefined) return `${kind} from ${minimum} to ${maximum}`;
+  return kind;
+}
