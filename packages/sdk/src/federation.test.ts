@@ -1,0 +1,104 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { Federation } from './federation.js';
+import { FakeCoordinator } from './testing/fake-coordinator.js';
+
+let coordinator: FakeCoordinator;
+let federation: Federation;
+
+beforeEach(async () => {
+  coordinator = new FakeCoordinator();
+  await coordinator.start();
+  federation = new Federation({
+    name: 'cardio & co',
+    apiKey: 'edg_test',
+    apiBase: coordinator.apiBase,
+    timing: coordinator.timing,
+  });
+});
+afterEach(() => coordinator.stop());
+
+const END = 'id: 1\nevent: end\ndata: {"state":"any"}\n\n';
+
+test('asks in the words of the wire, once per federation for its id', async () => {
+  coordinator
+    .json(200, [{ id: 'f1', name: 'cardio & co' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .json(201, { session_id: 's2', status: 'running' });
+  const run = await federation.start({
+    model: 'heart',
+    minUpdates: 3,
+    algorithm: 'fedprox',
+    algorithmOptions: { proximalMu: 0.1 },
+    missingMarkers: { cholLevel: [0] },
+    local: { batchSize: 16, learningRate: 0.1 },
+    holdout: { share: 0.2, entityColumn: 'patientId' },
+    selector: { siteKind: 'hospital' },
+  });
+  await federation.start({ model: 'heart' });
+  expect(run.sessionId).toBe('s1');
+  expect(coordinator.requests.map((request) => request.path)).toEqual([
+    '/api/v1/federations?name=cardio+%26+co',
+    '/api/v1/training/sessions',
+    '/api/v1/training/sessions',
+  ]);
+  // Names of columns and labels are data and stay as they are.
+  expect(JSON.parse(coordinator.requests[1]?.body ?? '')).toEqual({
+    federation: 'f1',
+    model: 'heart',
+    min_updates: 3,
+    strategy: 'fedprox',
+    strategy_options: { proximal_mu: 0.1 },
+    missing_markers: { cholLevel: [0] },
+    local: { batch_size: 16, learning_rate: 0.1 },
+    holdout: { share: 0.2, entity_column: 'patientId' },
+    selector: { siteKind: 'hospital' },
+  });
+});
+
+test('makes the federation when there is none, and asks again after a failure', async () => {
+  coordinator.json(500, {}).json(200, []).json(201, { id: 'f2' });
+  await expect(federation.id()).rejects.toMatchObject({ status: 500 });
+  await expect(federation.id()).resolves.toBe('f2');
+  expect(coordinator.requests[2]).toMatchObject({ method: 'POST', body: '{"name":"cardio & co"}' });
+});
+
+test('train fails with the reason of the session, which names the sites', async () => {
+  const reason = 'round 1 had 1 of 3 updates: basel timed out, zurich refused (rule "none")';
+  coordinator
+    .json(200, [{ id: 'f1' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .events(END)
+    .json(200, { session_id: 's1', status: 'failed', reason_code: 'insufficient_updates', reason });
+  await expect(federation.train({ model: 'heart' })).rejects.toMatchObject({
+    code: 'insufficient_updates',
+    reason,
+    details: { sessionId: 's1', status: 'failed' },
+  });
+});
+
+test('train does not wait for ever on a session that paused for want of updates', async () => {
+  coordinator
+    .json(200, [{ id: 'f1' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .events('id: 1\nevent: session\ndata: {"state":"paused"}\n\n')
+    .json(200, { session_id: 's1', status: 'paused', reason_code: 'insufficient_updates', reason: 'basel is silent' });
+  await expect(federation.train({ model: 'heart' })).rejects.toMatchObject({
+    code: 'insufficient_updates',
+    reason: expect.stringContaining('can be resumed'),
+  });
+});
+
+test('aborting train cancels the session that it started', async () => {
+  const controller = new AbortController();
+  coordinator
+    .json(200, [{ id: 'f1' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .next((_request, response) => {
+      response.writeHead(200).write(': connected\n\n', () => controller.abort());
+    })
+    .json(200, { session_id: 's1', status: 'cancelled' });
+  await expect(federation.train({ model: 'heart', signal: controller.signal })).rejects.toMatchObject({
+    code: 'cancelled',
+  });
+  expect(coordinator.requests.at(-1)).toMatchObject({ method: 'POST', path: '/api/v1/training/sessions/s1/cancel' });
+});

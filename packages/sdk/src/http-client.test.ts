@@ -1,0 +1,137 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { OctomilClientError } from './client-error.js';
+import { HttpClient } from './http-client.js';
+import { FakeCoordinator } from './testing/fake-coordinator.js';
+
+let coordinator: FakeCoordinator;
+let http: HttpClient;
+
+beforeEach(async () => {
+  coordinator = new FakeCoordinator();
+  await coordinator.start();
+  http = new HttpClient({ apiKey: 'edg_test', apiBase: `${coordinator.apiBase}/`, timing: coordinator.timing });
+});
+afterEach(() => coordinator.stop());
+
+async function failure(promise: Promise<unknown>): Promise<OctomilClientError> {
+  const error = await promise.then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
+  if (!(error instanceof OctomilClientError)) throw error;
+  return error;
+}
+
+test('sends the key, the query and JSON, and reads JSON', async () => {
+  coordinator.json(200, { ok: 1 });
+  const answer = await http.json('POST', '/models', { json: { name: 'a' }, query: { limit: 3, offset: undefined } });
+  expect(answer).toEqual({ ok: 1 });
+  expect(coordinator.requests[0]).toMatchObject({
+    method: 'POST',
+    path: '/api/v1/models?limit=3',
+    body: '{"name":"a"}',
+  });
+  expect(coordinator.requests[0]?.headers).toMatchObject({
+    authorization: 'Bearer edg_test',
+    'content-type': 'application/json',
+  });
+});
+
+test('the key does not travel to an absolute URL', async () => {
+  coordinator.json(200, {});
+  await http.bytes('PUT', `${coordinator.apiBase}/bucket`, { body: new Uint8Array([1]) });
+  expect(coordinator.requests[0]?.headers.authorization).toBeUndefined();
+});
+
+test('repeats a GET after 502 and 504 with doubling waits, and gives up with the last error', async () => {
+  for (const status of [502, 504, 502, 504]) coordinator.json(status, {});
+  const error = await failure(http.json('GET', '/models'));
+  expect(error).toMatchObject({ code: 'request_timeout', status: 504 });
+  expect(coordinator.waitsMs).toEqual([250, 500, 1000]);
+});
+
+test('waits as long as Retry-After says, also for a POST, which was not carried out', async () => {
+  coordinator.json(429, { code: 'rate_limited', message: 'slow down' }, { 'retry-after': '7' }).json(200, { ok: 1 });
+  await expect(http.json('POST', '/models', { json: {} })).resolves.toEqual({ ok: 1 });
+  expect(coordinator.waitsMs).toEqual([7000]);
+});
+
+test('does not wait a Retry-After of more than a minute', async () => {
+  coordinator.json(503, {}, { 'retry-after': '61' });
+  expect(await failure(http.json('GET', '/models'))).toMatchObject({ retryAfterSeconds: 61 });
+  expect(coordinator.requests).toHaveLength(1);
+});
+
+test.each([500, 502, 504])('never repeats a POST after %i: it may have been carried out', async (status) => {
+  coordinator.json(status, {});
+  expect((await failure(http.json('POST', '/models', { json: {} }))).status).toBe(status);
+  expect(coordinator.requests).toHaveLength(1);
+});
+
+test('never repeats what the code says is final, whatever the status', async () => {
+  coordinator.json(503, { code: 'accelerator_unavailable', message: 'no GPU' });
+  expect((await failure(http.json('GET', '/models'))).code).toBe('accelerator_unavailable');
+  expect(coordinator.requests).toHaveLength(1);
+});
+
+test('an error keeps code, message, details, retry class and request id', async () => {
+  const body = { error: 'conflict', code: 'conflict', message: 'version 1.0.0 exists', details: { version: '1.0.0' } };
+  coordinator.json(409, body, { 'x-request-id': 'req-7' });
+  const error = await failure(http.json('POST', '/models', { json: {} }));
+  expect(error).toMatchObject({
+    name: 'OctomilClientError',
+    message: '[conflict] version 1.0.0 exists',
+    code: 'conflict',
+    reason: 'version 1.0.0 exists',
+    status: 409,
+    retryClass: 'never',
+    requestId: 'req-7',
+    details: { version: '1.0.0' },
+  });
+});
+
+test.each([
+  ['a page of a proxy', 401, '<html>who are you</html>', 'authentication_failed'],
+  ['a body in the style of OpenAI', 400, '{"error":{"message":"bad","code":"invalid_input"}}', 'invalid_input'],
+  ['an unknown code', 404, '{"code":"gone_fishing","message":"away"}', 'not_found'],
+])('reads %s', async (_name, status, text, code) => {
+  coordinator.next((_request, response) => response.writeHead(status).end(text));
+  expect(await failure(http.json('GET', '/models'))).toMatchObject({ code, status });
+});
+
+test('says where no coordinator answers, after trying again', async () => {
+  const base = coordinator.apiBase;
+  await coordinator.stop();
+  const error = await failure(http.json('POST', '/models', { json: {} }));
+  expect(error.code).toBe('network_unavailable');
+  expect(error.reason).toContain(base);
+  expect(error.reason).toContain('ECONNREFUSED');
+  expect(coordinator.waitsMs).toHaveLength(3);
+});
+
+test('an answer that is not JSON names the base URL', async () => {
+  coordinator.next((_request, response) => response.writeHead(200).end('<html>'));
+  expect((await failure(http.json('GET', '/models'))).reason).toContain('does http://127.0.0.1');
+});
+
+test('an attempt without an answer times out and is tried again', async () => {
+  coordinator.next(() => undefined).json(200, { ok: 1 });
+  await expect(http.json('GET', '/models', { timeoutMs: 20 })).resolves.toEqual({ ok: 1 });
+});
+
+test('an aborted signal ends the request at once as cancelled', async () => {
+  const controller = new AbortController();
+  coordinator.next(() => controller.abort());
+  expect((await failure(http.json('GET', '/models', { signal: controller.signal }))).code).toBe('cancelled');
+  expect(coordinator.requests).toHaveLength(1);
+  expect((await failure(http.json('GET', '/models', { signal: controller.signal }))).code).toBe('cancelled');
+  expect(coordinator.requests).toHaveLength(1);
+});
+
+test.each([
+  [{ apiKey: '' }, 'invalid_api_key'],
+  [{ apiKey: 'edg_a b' }, 'invalid_api_key'],
+  [{ apiKey: 'edg_a', apiBase: 'localhost:8000' }, 'invalid_input'],
+])('refuses %j before any request', (options, code) => {
+  expect(() => new HttpClient(options)).toThrow(expect.objectContaining({ code }));
+});

@@ -1,0 +1,150 @@
+import { createParser, type EventSourceMessage } from 'eventsource-parser';
+import { OctomilClientError } from './client-error.js';
+import type { HttpClient } from './http-client.js';
+import { camelNames } from './wire-names.js';
+
+export const TRAINING_EVENT_TYPES = [
+  'session',
+  'round',
+  'assignment',
+  'update',
+  'checkpoint',
+  'evaluation',
+  'version',
+  'end',
+] as const;
+
+/** Something that happened in a training session. `end` is the last one. */
+export interface TrainingEvent {
+  /** Resumes the stream after this event. */
+  readonly id: string;
+  readonly type: (typeof TRAINING_EVENT_TYPES)[number] | (string & {});
+  /** What the coordinator says about it, such as `roundNumber`, `state`, `device`, `reason`. */
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+export interface EventStreamOptions {
+  /** The id of the last event that was seen. Default: from the session's first event. */
+  readonly lastEventId?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Silence, keep-alive comments included, after which the connection counts as dead. Default 60 000. */
+  readonly idleTimeoutMs?: number;
+  /** How long the coordinator may stay away before the stream gives up with its last error. Default 600 000. */
+  readonly maxOutageMs?: number;
+}
+
+/**
+ * The events of a session, each once and in order, until `end`. A connection that breaks, or a coordinator that
+ * restarts, is followed by a new connection that goes on after the last event seen (`Last-Event-ID`).
+ *
+ * @throws OctomilClientError of the first answer that trying again would not change, such as `not_found`;
+ * `network_unavailable` after `maxOutageMs`; `cancelled`
+ */
+export async function* sessionEvents(
+  http: HttpClient,
+  sessionId: string,
+  options: EventStreamOptions = {},
+): AsyncGenerator<TrainingEvent, void, undefined> {
+  const maxOutageMs = options.maxOutageMs ?? 600_000;
+  let lastEventId = options.lastEventId;
+  let waitedMs = 0;
+  let attempt = 0;
+  while (true) {
+    try {
+      for await (const event of connection(http, sessionId, lastEventId, options)) {
+        waitedMs = 0;
+        attempt = 0;
+        // An event without an id cannot be resumed after; the one before it can.
+        if (event.id !== '') lastEventId = event.id;
+        yield event;
+        if (event.type === 'end') return;
+      }
+    } catch (error) {
+      if (!(error instanceof OctomilClientError) || !mayReconnect(error) || waitedMs >= maxOutageMs) throw error;
+    }
+    attempt += 1;
+    const delayMs = http.backoffMs(attempt);
+    waitedMs += delayMs;
+    await http.sleep(delayMs, options.signal);
+  }
+}
+
+function mayReconnect(error: OctomilClientError): boolean {
+  if (error.code === 'cancelled') return false;
+  return error.status === undefined || error.status === 429 || error.status >= 500 || error.status < 400;
+}
+
+async function* connection(
+  http: HttpClient,
+  sessionId: string,
+  lastEventId: string | undefined,
+  options: EventStreamOptions,
+): AsyncGenerator<TrainingEvent, void, undefined> {
+  const idleTimeoutMs = options.idleTimeoutMs ?? 60_000;
+  const idle = new AbortController();
+  const signal = options.signal === undefined ? idle.signal : AbortSignal.any([idle.signal, options.signal]);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const heard = (): void => {
+    clearTimeout(timer);
+    timer = setTimeout(() => idle.abort(), idleTimeoutMs);
+  };
+  try {
+    heard();
+    const response = await http.send('GET', `/training/sessions/${encodeURIComponent(sessionId)}/events`, {
+      headers: {
+        accept: 'text/event-stream',
+        ...(lastEventId === undefined ? {} : { 'last-event-id': lastEventId }),
+      },
+      signal,
+      maxAttempts: 1,
+    });
+    if (response.body === null) return;
+    const ready: TrainingEvent[] = [];
+    const parser = createParser({
+      onEvent: (message) => {
+        const event = readEvent(message);
+        if (event !== undefined) ready.push(event);
+      },
+    });
+    const decoder = new TextDecoder();
+    for await (const chunk of readChunks(response.body)) {
+      heard();
+      parser.feed(decoder.decode(chunk, { stream: true }));
+      yield* ready.splice(0);
+    }
+  } catch (error) {
+    if (options.signal?.aborted) {
+      throw new OctomilClientError('cancelled', 'following the training session was cancelled', { cause: error });
+    }
+    if (error instanceof OctomilClientError && error.code !== 'cancelled') throw error;
+    throw new OctomilClientError('network_unavailable', 'the event stream broke', { cause: error });
+  } finally {
+    clearTimeout(timer);
+    idle.abort();
+  }
+}
+
+/** Not every browser iterates a ReadableStream. */
+async function* readChunks(body: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  const reader = body.getReader();
+  try {
+    while (true) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+  }
+}
+
+function readEvent(message: EventSourceMessage): TrainingEvent | undefined {
+  let data: unknown;
+  try {
+    data = JSON.parse(message.data);
+  } catch {
+    return undefined;
+  }
+  if (typeof data !== 'object' || data === null || Array.isArray(data)) return undefined;
+  return { id: message.id ?? '', type: message.event ?? 'message', data: camelNames(data as Record<string, unknown>) };
+}

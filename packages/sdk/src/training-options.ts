@@ -1,0 +1,80 @@
+import { snakeNames } from './wire-names.js';
+
+/** How one site trains in one round. */
+export interface LocalTrainingOptions {
+  /** Passes over the site's rows. Default 1. */
+  readonly epochs?: number;
+  /** Rows per step. Default 32. */
+  readonly batchSize?: number;
+  /** Default 0.01. */
+  readonly learningRate?: number;
+  /** Default `adam`. */
+  readonly optimizer?: 'sgd' | 'momentum' | 'adam' | 'adamax' | 'rmsprop' | 'adagrad' | 'adadelta';
+  /** FedProx μ. Default 0, or what the algorithm says. */
+  readonly proximalMu?: number;
+  /** Shuffling and dropout. Default: from the session's `seed`. */
+  readonly seed?: number;
+}
+
+export interface HoldoutOptions {
+  /** 0 to 1: the share of each site's rows that is never trained on. Default 0.2. */
+  readonly share?: number;
+  /** Rows of one entity (a patient) stay on the same side. Default: the row's whole content decides. */
+  readonly entityColumn?: string;
+}
+
+/** What `federation.train` is asked for. */
+export interface TrainingOptions {
+  /** Name or id of a model in the registry (`ModelRegistry.ensureModel`). */
+  readonly model: string;
+  /** Default 10. */
+  readonly rounds?: number;
+  /** Accepted updates that close a round. More than the devices that could answer is an error. Default 1. */
+  readonly minUpdates?: number;
+  /** `fedavg` (default), `fedprox`, `fedavgm`, `fedadam`, `fedyogi`, `fedadagrad`. */
+  readonly algorithm?: string;
+  /** The algorithm's own numbers, such as `{ proximalMu: 0.1 }` or `{ serverLearningRate: 0.1 }`. */
+  readonly algorithmOptions?: Readonly<Record<string, unknown>>;
+  /** Default: the latest version, or fresh weights from `seed` when there is none. */
+  readonly baseVersion?: string;
+  /** Semantic version to make. Default: the next one. */
+  readonly newVersion?: string;
+  /** What sites send: their change (`delta`, default) or their weights. */
+  readonly updateFormat?: 'delta' | 'weights';
+  /** false leaves the new version a draft. Default true. */
+  readonly publish?: boolean;
+  /** `logistic`, `mlp`, `cnn`, or an object with the sizes, or `{ name: 'layers', topology, output }`. Default: the model's. */
+  readonly architecture?: string | Readonly<Record<string, unknown>>;
+  /** What to learn: a column, or a rule such as `num>0`. Default: the model's. */
+  readonly target?: string;
+  /** Name that the sites' configuration gives to their data. Default: the only one, or `default`. */
+  readonly dataSet?: string;
+  /** Values that mean "missing", by column, such as `{ chol: [0] }`. */
+  readonly missingMarkers?: Readonly<Record<string, readonly (string | number)[]>>;
+  readonly local?: LocalTrainingOptions;
+  /** Initial weights, selection and local shuffling follow from it. Default: random. */
+  readonly seed?: number;
+  /** Devices asked per update needed, 1 or more. Default 1. */
+  readonly overSelection?: number;
+  readonly roundDeadlineSeconds?: number;
+  /** Without bytes moved or steps trained for this long, a device's part is given to another. */
+  readonly noProgressSeconds?: number;
+  readonly maxRoundRetries?: number;
+  readonly holdout?: HoldoutOptions;
+  /** Only devices with these labels. */
+  readonly selector?: Readonly<Record<string, string>>;
+  /** `tfjs` (default), or `echo` to prove a deployment's plumbing. */
+  readonly trainer?: 'tfjs' | 'echo';
+}
+
+/** The request body of `POST /training/sessions` (and of the dry run). */
+export function trainingRequest(federation: string, options: TrainingOptions): Record<string, unknown> {
+  const { algorithm, algorithmOptions, local, holdout, ...rest } = options;
+  return {
+    federation,
+    ...snakeNames({ ...rest, strategy: algorithm, strategyOptions: algorithmOptions }),
+    ...(algorithmOptions === undefined ? {} : { strategy_options: snakeNames(algorithmOptions) }),
+    ...(local === undefined ? {} : { local: snakeNames(local) }),
+    ...(holdout === undefined ? {} : { holdout: snakeNames(holdout) }),
+  };
+}

@@ -1,0 +1,128 @@
+import { OctomilClientError } from './client-error.js';
+import type { HttpClient } from './http-client.js';
+import { type EventStreamOptions, sessionEvents, type TrainingEvent } from './session-events.js';
+import {
+  fetchRounds,
+  fetchSession,
+  listOf,
+  readMetrics,
+  readSession,
+  sessionProblem,
+  type TrainingResult,
+  type TrainingRound,
+  type TrainingSession,
+} from './training-session.js';
+
+export interface ResultOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called with every event on the way. */
+  readonly onEvent?: ((event: TrainingEvent) => void) | undefined;
+}
+
+/** A training session that goes on whether or not anybody watches. */
+export class TrainingRun {
+  readonly sessionId: string;
+  readonly #http: HttpClient;
+
+  constructor(http: HttpClient, sessionId: string) {
+    this.#http = http;
+    this.sessionId = sessionId;
+  }
+
+  /**
+   * What happens, from the first event on and until the session ends; survives lost connections and restarts of the
+   * coordinator. Each call is a stream of its own.
+   *
+   * @throws OctomilClientError `not_found`, `network_unavailable` after ten minutes without a coordinator, `cancelled`
+   */
+  events(options: EventStreamOptions = {}): AsyncGenerator<TrainingEvent, void, undefined> {
+    return sessionEvents(this.#http, this.sessionId, options);
+  }
+
+  /**
+   * Waits for the new version. Cancelling the signal stops the waiting, not the training: see `cancel`.
+   *
+   * @throws OctomilClientError with the session's reason, which names the sites: its code where it failed or paused for
+   * want of updates, `cancelled` where somebody cancelled it; else as `events`
+   */
+  async result(options: ResultOptions = {}): Promise<TrainingResult> {
+    for await (const event of this.events({ signal: options.signal })) {
+      options.onEvent?.(event);
+      if (event.type !== 'session') continue;
+      const state = event.data['state'] ?? event.data['status'];
+      // Without updates it stays paused until somebody acts, so waiting on would be waiting for oneself.
+      if (state === 'paused') throwIfStuck(await this.session(options.signal));
+    }
+    const session = await this.session(options.signal);
+    throwIfStuck(session);
+    return this.#assemble(session, options.signal);
+  }
+
+  session(signal?: AbortSignal): Promise<TrainingSession> {
+    return fetchSession(this.#http, this.sessionId, signal);
+  }
+
+  rounds(signal?: AbortSignal): Promise<TrainingRound[]> {
+    return fetchRounds(this.#http, this.sessionId, signal);
+  }
+
+  /** @throws OctomilClientError `wrong_state` when it does not run */
+  pause(): Promise<TrainingSession> {
+    return this.#act('pause');
+  }
+
+  /** @throws OctomilClientError `wrong_state` when it is not paused */
+  resume(): Promise<TrainingSession> {
+    return this.#act('resume');
+  }
+
+  /** Ends it for good; sites that train for it are told to stop. @throws OctomilClientError `wrong_state` when it is over */
+  cancel(): Promise<TrainingSession> {
+    return this.#act('cancel');
+  }
+
+  async #act(action: 'pause' | 'resume' | 'cancel'): Promise<TrainingSession> {
+    const path = `/training/sessions/${encodeURIComponent(this.sessionId)}/${action}`;
+    return readSession(await this.#http.json('POST', path, { json: {} }));
+  }
+
+  async #assemble(session: TrainingSession, signal: AbortSignal | undefined): Promise<TrainingResult> {
+    const version = session['resultVersion'] ?? session['newVersion'] ?? session['version'];
+    if (session.status !== 'completed' || typeof version !== 'string') {
+      throw new OctomilClientError(
+        'internal',
+        `training session ${session.sessionId} ended as "${session.status}" without naming its version`,
+      );
+    }
+    const rounds = await this.rounds(signal);
+    const evaluated = rounds.filter((round) => round.kind === 'evaluate' && round.state === 'completed').at(-1);
+    return {
+      sessionId: session.sessionId,
+      modelId: session.modelId,
+      status: 'completed',
+      version,
+      digest: await this.#digest(session, version, signal),
+      rounds: rounds.filter((round) => round.kind === 'train' && round.state === 'completed'),
+      metrics: readMetrics(session['metrics']) ?? evaluated?.metrics ?? null,
+    };
+  }
+
+  async #digest(session: TrainingSession, version: string, signal: AbortSignal | undefined): Promise<string> {
+    const path = `/models/${encodeURIComponent(session.modelId)}/versions/${encodeURIComponent(version)}`;
+    const answer = await this.#http.json<Record<string, unknown>>('GET', path, { signal });
+    const weights = listOf(answer, 'artifacts').find(
+      (artifact) => (artifact as Record<string, unknown>)['format'] === 'safetensors',
+    ) as Record<string, unknown> | undefined;
+    return plainDigest(weights?.['sha256'] ?? answer['model_hash'] ?? answer['sha256']);
+  }
+}
+
+/** Without the `sha256:` that some fields carry in front. */
+export function plainDigest(value: unknown): string {
+  return typeof value === 'string' ? value.replace(/^sha256:/, '') : '';
+}
+
+function throwIfStuck(session: TrainingSession): void {
+  const problem = sessionProblem(session);
+  if (problem !== undefined) throw problem;
+}
