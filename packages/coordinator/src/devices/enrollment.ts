@@ -1,0 +1,160 @@
+import { randomUUID } from 'node:crypto';
+import { OctomilError } from '@octomil/shared/errors';
+import { type Kysely, sql } from 'kysely';
+import type { Database } from '../database/database.js';
+import type { Tables } from '../database/tables.js';
+import { createCredential, hashSecret, looksLikeEnrollmentToken } from './device-credential.js';
+
+export interface EnrollmentRequest {
+  readonly enrollmentToken: string;
+  readonly deviceIdentifier: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly agentVersion: string;
+}
+
+export interface Enrollment {
+  readonly deviceId: string;
+  readonly organizationId: string;
+  /** Shown once; only its hash is kept. */
+  readonly credential: string;
+}
+
+/** A device identifier is a file name, a label and a column of tables at once. */
+const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$/;
+const MAX_LABELS = 64;
+const MAX_LABEL_LENGTH = 256;
+
+/** @throws `invalid_input` naming the identifier and what it may hold */
+export function checkDeviceIdentifier(identifier: string): void {
+  if (IDENTIFIER.test(identifier)) return;
+  throw new OctomilError(
+    'invalid_input',
+    `device identifier ${JSON.stringify(identifier.slice(0, 140))} is not valid: 1 to 128 letters, digits and . _ : @ -, beginning with a letter or digit`,
+    { details: { field: 'device_identifier' } },
+  );
+}
+
+/** @throws `invalid_input` beyond 64 labels or 256 characters in a name or value */
+export function checkLabels(labels: Readonly<Record<string, string>>): void {
+  const entries = Object.entries(labels);
+  if (entries.length > MAX_LABELS) {
+    throw new OctomilError(
+      'invalid_input',
+      `${entries.length} labels are more than the ${MAX_LABELS} a device may have`,
+    );
+  }
+  const long = entries.find(([name, value]) => name === '' || name.length + value.length > MAX_LABEL_LENGTH);
+  if (long !== undefined) {
+    throw new OctomilError(
+      'invalid_input',
+      `label ${JSON.stringify(long[0].slice(0, 80))} is empty or longer than ${MAX_LABEL_LENGTH} characters with its value`,
+    );
+  }
+}
+
+async function explainToken(transaction: Kysely<Tables>, tokenHash: string): Promise<OctomilError> {
+  const row = await transaction
+    .selectFrom('enrollment_tokens')
+    .leftJoin('devices', 'devices.id', 'enrollment_tokens.used_by_device_id')
+    .select(['enrollment_tokens.used_at', 'enrollment_tokens.expires_at', 'devices.device_identifier'])
+    .where('token_hash', '=', tokenHash)
+    .executeTakeFirst();
+  if (row === undefined) {
+    return new OctomilError(
+      'enrollment_token_invalid',
+      'this enrolment token is not known here: check that it was copied whole and made by this coordinator',
+    );
+  }
+  if (row.used_at !== null) {
+    const usedAt = row.used_at.toISOString();
+    const by = row.device_identifier === null ? '' : ` by device ${row.device_identifier}`;
+    return new OctomilError(
+      'enrollment_token_used',
+      `this enrolment token was used at ${usedAt}${by}; a token enrols one device once: make a new one with \`octomil enroll\``,
+      { details: { usedAt, ...(row.device_identifier === null ? {} : { deviceIdentifier: row.device_identifier }) } },
+    );
+  }
+  const expiredAt = row.expires_at.toISOString();
+  return new OctomilError(
+    'enrollment_token_invalid',
+    `this enrolment token expired at ${expiredAt}; make a new one with \`octomil enroll\``,
+    { details: { expiredAt } },
+  );
+}
+
+/**
+ * Spends a one-time token on a device credential. The identifier of a device that exists already keeps its row and its
+ * history; its older credential stops working and its session ends.
+ *
+ * @param random uniform in [0, 1), for the device's placement
+ * @throws `enrollment_token_invalid` (unknown or expired), `enrollment_token_used` (says when and by whom), `invalid_input`
+ */
+export async function enroll(
+  database: Database,
+  request: EnrollmentRequest,
+  random: () => number,
+): Promise<Enrollment> {
+  checkDeviceIdentifier(request.deviceIdentifier);
+  checkLabels(request.labels);
+  const tokenHash = hashSecret(request.enrollmentToken);
+  return database.transact(async (transaction) => {
+    const spent = looksLikeEnrollmentToken(request.enrollmentToken)
+      ? await transaction
+          .updateTable('enrollment_tokens')
+          .set({ used_at: sql`now()` })
+          .where('token_hash', '=', tokenHash)
+          .where('used_at', 'is', null)
+          .where('expires_at', '>', sql<Date>`now()`)
+          .returning(['id', 'organization_id', 'labels'])
+          .executeTakeFirst()
+      : undefined;
+    if (spent === undefined) throw await explainToken(transaction, tokenHash);
+    // What the organization wrote on the token outranks what the device says of itself.
+    const labels = JSON.stringify({ ...request.labels, ...spent.labels });
+    const device = await transaction
+      .insertInto('devices')
+      .values({
+        id: randomUUID(),
+        organization_id: spent.organization_id,
+        device_identifier: request.deviceIdentifier,
+        credential_hash: null,
+        placement: random(),
+        labels,
+        capabilities: '{}',
+        site: '{}',
+        agent_version: request.agentVersion,
+        status: 'active',
+        session_process_id: null,
+        session_host: null,
+        session_coordinator_id: null,
+      })
+      .onConflict((conflict) =>
+        conflict.columns(['organization_id', 'device_identifier']).doUpdateSet({
+          labels,
+          agent_version: request.agentVersion,
+          status: 'active',
+          revoked_at: null,
+          session_epoch: sql`devices.session_epoch + 1`,
+          session_process_id: null,
+          session_host: null,
+          session_coordinator_id: null,
+          session_since: null,
+          lease_until: null,
+        }),
+      )
+      .returning('id')
+      .executeTakeFirstOrThrow();
+    const credential = createCredential(device.id);
+    await transaction
+      .updateTable('devices')
+      .set({ credential_hash: hashSecret(credential) })
+      .where('id', '=', device.id)
+      .execute();
+    await transaction
+      .updateTable('enrollment_tokens')
+      .set({ used_by_device_id: device.id })
+      .where('id', '=', spent.id)
+      .execute();
+    return { deviceId: device.id, organizationId: spent.organization_id, credential };
+  });
+}
