@@ -86,7 +86,8 @@ function bind(
     },
     async listen(channel, receive) {
       refuseInsideTransaction('listen');
-      const stop = await pglite.listen(channel, (payload) => {
+      // Quoted, or PGlite would fold the name to lower case where `pg_notify` does not.
+      const stop = await pglite.listen(`"${channel}"`, (payload) => {
         // PGlite runs receivers outside every promise: what they throw would end the process.
         outsideAnyTransaction(() => {
           try {
