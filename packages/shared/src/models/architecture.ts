@@ -102,7 +102,9 @@ export function parseArchitecture(value: unknown): Architecture {
   const filled = { ...DEFAULTS[name], ...given };
   const schema = SCHEMAS[name];
   if (Value.Check(schema, filled)) return filled as Architecture;
-  const [first] = Value.Errors(schema, filled);
+  const errors = Value.Errors(schema, filled);
+  // An unknown field is reported twice, the other time as 'schema is false'.
+  const first = errors.find((error) => error.keyword === 'additionalProperties') ?? errors[0];
   throw new OctomilError('invalid_input', `architecture ${name}: ${explain(first, filled)}`);
 }
 

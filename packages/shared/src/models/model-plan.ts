@@ -70,6 +70,7 @@ export function planModel(architecture: Architecture, inputWidth: number, caps: 
     weights.set(layer.name, plan.weights);
   }
   checkOutput(shapes.get(graph.outputName) ?? [], architecture.output);
+  checkEnd(graph, architecture.output);
   return { graph, inputShape, weights, parameters, layers: graph.layers.length };
 }
 
@@ -122,6 +123,18 @@ function checkOutput(shape: Shape, output: Output): void {
   throw new OctomilError(
     'invalid_input',
     `the model gives rows of shape [${shape.join(', ')}], but output ${output.kind} needs [${width}]`,
+  );
+}
+
+/** A model ends in logits, or in the activation that turns these into what its output promises. */
+function checkEnd(graph: LayerGraph, output: Output): void {
+  const end = graph.layers.find((layer) => layer.name === graph.outputName);
+  const given = end?.className === 'Softmax' ? 'softmax' : (end?.config['activation'] ?? 'linear');
+  const fitting = { binary: ['linear', 'sigmoid'], multiclass: ['linear', 'softmax'], regression: null }[output.kind];
+  if (fitting === null || fitting.some((name) => name === given)) return;
+  throw new OctomilError(
+    'invalid_input',
+    `the last layer's activation is ${JSON.stringify(given)}; for output ${output.kind} it must be ${fitting.join(' or ')}`,
   );
 }
 

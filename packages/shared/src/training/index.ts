@@ -1,3 +1,6 @@
+export { DatasetCache } from './dataset-cache.js';
+export { evaluate } from './evaluate.js';
+export { InProcessTrainer } from './in-process-trainer.js';
 export {
   DEFAULT_LOCAL_OPTIONS,
   type LocalOptions,
@@ -6,7 +9,8 @@ export {
   type OptimizerName,
   parseLocalOptions,
 } from './local-options.js';
-export type { EvaluationMetrics } from './metrics.js';
+export { areaUnderRoc, type EvaluationMetrics, metricsOf } from './metrics.js';
+export { type RunTaskOptions, runTask } from './run-task.js';
 export type {
   DescribeTask,
   EchoTrainTask,
@@ -21,4 +25,6 @@ export type {
   UpdateDestination,
   UpdateFile,
 } from './task.js';
+export { type LocalTraining, type LocalTrainingOptions, trainLocally } from './train-locally.js';
 export type { RunOptions, Trainer } from './trainer.js';
+export { TrainerSupervisor, type TrainerSupervisorOptions } from './trainer-supervisor.js';

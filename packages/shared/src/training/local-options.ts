@@ -48,7 +48,9 @@ export function parseLocalOptions(value: unknown): LocalOptions {
   }
   const filled: Record<string, unknown> = { ...DEFAULT_LOCAL_OPTIONS, ...value };
   if (Value.Check(LocalOptionsSchema, filled)) return filled as unknown as LocalOptions;
-  const [first] = Value.Errors(LocalOptionsSchema, filled);
+  const errors = Value.Errors(LocalOptionsSchema, filled);
+  // An unknown field is reported twice, the other time as 'schema is false'.
+  const first = errors.find((error) => error.keyword === 'additionalProperties') ?? errors[0];
   if (first?.keyword === 'additionalProperties') {
     const unknown = first.params.additionalProperties.join(', ');
     throw new OctomilError(

@@ -1,0 +1,147 @@
+import { readFile } from 'node:fs/promises';
+import { OctomilError } from '@octomil/shared/errors';
+import { MINIMUM_ROWS } from '@octomil/shared/features';
+import { type BuiltModel, buildModel, getFlat, type Output, setFlat } from '@octomil/shared/models';
+import { flatView, parseLayout, sameLayout } from '@octomil/shared/tensors';
+import { throwIfCancelled } from './cancellation.js';
+import type { DatasetCache } from './dataset-cache.js';
+import { echo } from './echo.js';
+import { evaluate } from './evaluate.js';
+import type { EvaluationMetrics } from './metrics.js';
+import type { EvaluateTask, TfjsTrainTask, TrainerResult, TrainerTask, TrainResult, UpdateFile } from './task.js';
+import { trainLocally } from './train-locally.js';
+import type { RunOptions } from './trainer.js';
+import { writeUpdate } from './update-file.js';
+
+export interface RunTaskOptions extends RunOptions {
+  /** Keeps encoded rows from one task to the next. Default: none. */
+  readonly datasets?: DatasetCache;
+}
+
+/**
+ * Runs a task in this process. Loads DuckDB and tfjs when the task needs them.
+ *
+ * @throws OctomilError as {@link Trainer.run}
+ */
+export async function runTask<T extends TrainerTask>(task: T, options: RunTaskOptions = {}): Promise<TrainerResult<T>> {
+  throwIfCancelled(options.signal);
+  return (await dispatch(task, options)) as TrainerResult<T>;
+}
+
+async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<TrainerResult> {
+  switch (task.kind) {
+    case 'describe': {
+      const { describeTable } = await import('./describe.js');
+      return describeTable(task, options.signal);
+    }
+    case 'evaluate':
+      return evaluateWeights(task, options);
+    case 'train':
+      return task.trainer === 'echo' ? echo(task, options.signal) : train(task, options);
+  }
+}
+
+async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<TrainResult> {
+  checkOutputs(task);
+  const { train: rows, heldOut } = await load(task, options);
+  if (rows.rows < MINIMUM_ROWS) {
+    throw new OctomilError(
+      'too_few_rows',
+      `${task.source.path} has ${rows.rows} rows to train on; a site takes part with at least ${MINIMUM_ROWS}`,
+      { details: { rows: rows.rows, limit: MINIMUM_ROWS } },
+    );
+  }
+  return withModel(task, rows.width, task.basePath, async ({ built, base, backend }) => {
+    const { architecture, options: local } = task;
+    const evaluation = await evaluate(built, architecture.output, heldOut, options.signal);
+    const { trainLoss, steps } = await trainLocally(built, architecture.output, rows, local, options);
+    const trained = await getFlat(built);
+    const update = await writeTrained(task, built, base, trained);
+    return { sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps };
+  });
+}
+
+function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<EvaluationMetrics | null> {
+  checkOutputs(task);
+  return load(task, options).then(({ heldOut }) =>
+    heldOut.rows < MINIMUM_ROWS
+      ? null
+      : withModel(task, heldOut.width, task.weightsPath, ({ built }) =>
+          evaluate(built, task.architecture.output, heldOut, options.signal),
+        ),
+  );
+}
+
+async function load(task: TfjsTrainTask | EvaluateTask, options: RunTaskOptions) {
+  const { DatasetCache } = await import('./dataset-cache.js');
+  const loaded = await (options.datasets ?? new DatasetCache()).load(task);
+  throwIfCancelled(options.signal);
+  return loaded;
+}
+
+interface ReadyModel {
+  readonly built: BuiltModel;
+  readonly base: Float32Array;
+  readonly backend: string;
+}
+
+/** Builds the model with the weights of a file, and frees it afterwards. */
+async function withModel<R>(
+  task: TfjsTrainTask | EvaluateTask,
+  width: number,
+  weightsPath: string,
+  use: (ready: ReadyModel) => Promise<R>,
+): Promise<R> {
+  const bytes = await readFile(weightsPath);
+  const layout = parseLayout(bytes);
+  const { selectBackend } = await import('@octomil/shared/compute');
+  const backend = await selectBackend();
+  const built = await buildModel(backend, task.architecture, width);
+  try {
+    const difference = sameLayout(built.layout, layout);
+    if (difference !== undefined) {
+      throw new OctomilError(
+        'data_mismatch',
+        `the weights do not fit the architecture ${task.architecture.name} with ${width} inputs: ${difference}`,
+      );
+    }
+    const base = flatView(bytes, layout);
+    setFlat(built, base);
+    return await use({ built, base, backend: backend.name });
+  } finally {
+    built.dispose();
+  }
+}
+
+function writeTrained(
+  task: TfjsTrainTask,
+  built: BuiltModel,
+  base: Float32Array,
+  trained: Float32Array,
+): Promise<UpdateFile> {
+  for (let index = 0; index < trained.length; index++) {
+    const value = trained[index] ?? 0;
+    if (!Number.isFinite(value)) {
+      throw new OctomilError(
+        'training_failed',
+        `a weight became ${value} at learning rate ${task.options.learningRate}; try a smaller one`,
+        { details: { learningRate: task.options.learningRate } },
+      );
+    }
+    if (task.updateFormat === 'delta') trained[index] = value - (base[index] ?? 0);
+  }
+  return writeUpdate(task.outputPath, async (writer) => {
+    await writer.write(built.layout.headerBytes);
+    await writer.write(new Uint8Array(trained.buffer, trained.byteOffset, trained.byteLength));
+  });
+}
+
+function checkOutputs(task: TfjsTrainTask | EvaluateTask): void {
+  const wanted = outputText(task.architecture.output);
+  const given = outputText(task.featureSpec.target.output);
+  if (wanted === given) return;
+  throw new OctomilError('data_mismatch', `the model's output is ${wanted}, but the feature spec's target is ${given}`);
+}
+
+const outputText = (output: Output): string =>
+  output.kind === 'multiclass' ? `multiclass with ${output.classes} classes` : output.kind;

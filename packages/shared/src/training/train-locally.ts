@@ -1,0 +1,144 @@
+import { setImmediate } from 'node:timers/promises';
+import { OctomilError } from '@octomil/shared/errors';
+import type { Dataset } from '@octomil/shared/features';
+import { type BuiltModel, type Output, seededRandom, shuffle } from '@octomil/shared/models';
+import type { NamedTensorMap, Optimizer, Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
+import { throwIfCancelled } from './cancellation.js';
+import type { LocalOptions } from './local-options.js';
+import { batchLoss } from './loss.js';
+import type { TrainingProgress } from './task.js';
+
+export interface LocalTrainingOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: TrainingProgress) => void;
+}
+
+export interface LocalTraining {
+  /** Mean over the rows of the last epoch, each row's loss as it was when its batch was trained. */
+  readonly trainLoss: number;
+  readonly steps: number;
+}
+
+/**
+ * Trains the model in place, from the weights it has, by mini-batches in seeded order. The same weights, rows, options and
+ * backend give the same bytes: shuffling and dropout draw from the seed alone.
+ *
+ * With `proximalMu` > 0 the loss gains (μ/2)·‖w − w₀‖² over the trainable weights, w₀ being those at the start (FedProx:
+ * Li et al. 2020, "Federated Optimization in Heterogeneous Networks").
+ *
+ * @throws OctomilError `training_failed` when the loss is no number any more, `too_few_rows` without rows, `cancelled`
+ */
+export async function trainLocally(
+  built: BuiltModel,
+  output: Output,
+  dataset: Dataset,
+  options: LocalOptions,
+  { signal, onProgress }: LocalTrainingOptions = {},
+): Promise<LocalTraining> {
+  if (dataset.rows === 0) throw new OctomilError('too_few_rows', 'there are no rows to train on');
+  const { tf } = built.backend;
+  const optimizer = makeOptimizer(tf, options);
+  const variables = built.layersModel.trainableWeights.map((weight) => weight.read() as Variable);
+  const anchors = options.proximalMu > 0 ? variables.map((variable) => tf.tidy(() => tf.clone(variable))) : undefined;
+  const shuffling = seededRandom(options.seed, 'shuffle');
+  const dropping = seededRandom(options.seed, 'dropout');
+  const dropouts = built.layersModel.layers.filter((layer) => layer.getClassName().includes('Dropout'));
+  const order = Uint32Array.from({ length: dataset.rows }, (_, row) => row);
+  const stepsPerEpoch = Math.ceil(dataset.rows / options.batchSize);
+  const totalSteps = stepsPerEpoch * options.epochs;
+  let step = 0;
+  let lossSum = 0;
+  try {
+    for (let epoch = 1; epoch <= options.epochs; epoch++) {
+      lossSum = 0;
+      shuffle(order, shuffling);
+      for (let start = 0; start < dataset.rows; start += options.batchSize) {
+        throwIfCancelled(signal);
+        const rows = order.subarray(start, start + options.batchSize);
+        // tfjs would draw the same mask at every step from one seed, and an unseeded one without.
+        for (const layer of dropouts) (layer as unknown as { seed: number }).seed = dropping.uint32();
+        const loss = await trainStep(built, output, gather(dataset, rows), { optimizer, variables, anchors, options });
+        step += 1;
+        if (!Number.isFinite(loss)) throw diverged(loss, step, options);
+        lossSum += loss * rows.length;
+        onProgress?.({ step, totalSteps, epoch, loss });
+        // Lets the message that cancels come in.
+        await setImmediate();
+      }
+    }
+  } finally {
+    tf.dispose(anchors ?? []);
+    optimizer.dispose();
+  }
+  return { trainLoss: lossSum / dataset.rows, steps: step };
+}
+
+interface Batch {
+  readonly rows: number;
+  readonly x: Float32Array;
+  readonly y: Float32Array;
+}
+
+function gather(dataset: Dataset, rows: Uint32Array): Batch {
+  const { width } = dataset;
+  const x = new Float32Array(rows.length * width);
+  const y = new Float32Array(rows.length);
+  rows.forEach((row, index) => {
+    x.set(dataset.x.subarray(row * width, (row + 1) * width), index * width);
+    y[index] = dataset.y[row] ?? 0;
+  });
+  return { rows: rows.length, x, y };
+}
+
+interface StepContext {
+  readonly optimizer: Optimizer;
+  readonly variables: Variable[];
+  readonly anchors: Tensor[] | undefined;
+  readonly options: LocalOptions;
+}
+
+async function trainStep(built: BuiltModel, output: Output, batch: Batch, context: StepContext): Promise<number> {
+  const { tf } = built.backend;
+  const loss = tf.tidy(() => {
+    const x = tf.tensor(batch.x, [batch.rows, ...built.plan.inputShape]);
+    const y = tf.tensor1d(batch.y);
+    let plain: Scalar | undefined;
+    const { grads } = tf.variableGrads(() => {
+      plain = batchLoss(tf, output, built.layersModel.apply(x, { training: true }) as Tensor, y);
+      // Weight regularisers of the topology; they belong to the loss that is reported, as in tfjs.
+      for (const penalty of built.layersModel.calculateLosses()) plain = tf.add(plain, penalty);
+      tf.keep(plain);
+      return plain;
+    }, context.variables);
+    context.optimizer.applyGradients(withProximal(tf, grads, context));
+    return plain ?? tf.scalar(Number.NaN);
+  });
+  const [value = Number.NaN] = await loss.data();
+  loss.dispose();
+  return value;
+}
+
+/** The proximal term enters as its gradient, μ·(w − w₀): exact, and nothing to differentiate. */
+function withProximal(tf: BuiltModel['backend']['tf'], grads: NamedTensorMap, context: StepContext): NamedTensorMap {
+  const { anchors, variables, options } = context;
+  if (anchors === undefined) return grads;
+  return Object.fromEntries(
+    variables.map((variable, index) => {
+      const pull = tf.mul(tf.sub(variable, anchors[index] ?? variable), options.proximalMu);
+      const gradient = grads[variable.name];
+      return [variable.name, gradient === undefined ? pull : tf.add(gradient, pull)];
+    }),
+  );
+}
+
+function makeOptimizer(tf: BuiltModel['backend']['tf'], { optimizer, learningRate }: LocalOptions): Optimizer {
+  return optimizer === 'momentum' ? tf.train.momentum(learningRate, 0.9) : tf.train[optimizer](learningRate);
+}
+
+function diverged(loss: number, step: number, options: LocalOptions): OctomilError {
+  return new OctomilError(
+    'training_failed',
+    `the loss became ${loss} at step ${step} with ${options.optimizer} at learning rate ${options.learningRate}; try a smaller learning rate`,
+    { details: { step, learningRate: options.learningRate, optimizer: options.optimizer } },
+  );
+}

@@ -1,0 +1,93 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { OctomilError } from '@octomil/shared/errors';
+import type { Clock, EntryPoint } from '@octomil/shared/runtime';
+import type { FromTrainer, ToTrainer } from './trainer-messages.js';
+
+const TAIL_CHARACTERS = 2_000;
+
+/** One trainer process, from its start to its end. */
+export class TrainerChild {
+  /** Resolves when the process is gone and its output is read; never rejects. */
+  readonly ended: Promise<void>;
+  #process: ChildProcess;
+  #clock: Clock;
+  #graceMs: number;
+  #tail = '';
+  #listener: ((message: FromTrainer) => void) | undefined;
+  #end = 'it could not be started';
+
+  constructor(entry: EntryPoint, clock: Clock, graceMs: number) {
+    this.#clock = clock;
+    this.#graceMs = graceMs;
+    this.#process = fork(entry.path, {
+      execArgv: entry.execArgv,
+      serialization: 'advanced',
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    });
+    const child = this.#process;
+    // Both are read: a full pipe would stop the trainer.
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.#tail = (this.#tail + text).slice(-TAIL_CHARACTERS);
+      });
+    }
+    child.on('message', (message: FromTrainer) => this.#listener?.(message));
+    this.ended = new Promise((resolve) => {
+      child.on('close', (code, signal) => {
+        this.#end = signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`;
+        resolve();
+      });
+      child.on('error', (error) => {
+        this.#tail += error.message;
+        // A process that never started has no `close`.
+        if (child.pid === undefined) resolve();
+      });
+    });
+  }
+
+  get pid(): number | undefined {
+    return this.#process.pid;
+  }
+
+  /** Whether a task can still be sent. */
+  get usable(): boolean {
+    return this.#process.connected;
+  }
+
+  /** One listener at a time; output of earlier tasks is forgotten, so that it is not shown with another's failure. */
+  listen(listener: (message: FromTrainer) => void): void {
+    this.#tail = '';
+    this.#listener = listener;
+  }
+
+  send(message: ToTrainer): void {
+    // A closed channel means that the process is ending; `ended` tells what became of the task.
+    if (this.#process.connected) this.#process.send(message, () => undefined);
+  }
+
+  /** Kills the process after the grace period; the answer calls that off. */
+  killLater(): () => void {
+    return this.#clock.after(this.#graceMs, () => this.kill());
+  }
+
+  kill(): void {
+    this.#process.kill('SIGKILL');
+  }
+
+  /** Closes the channel, at which the process ends itself; kills it after the grace period. */
+  async end(): Promise<void> {
+    if (this.#process.connected) this.#process.disconnect();
+    const callOff = this.killLater();
+    await this.ended;
+    callOff();
+  }
+
+  /** What to say about a task that the process did not survive. */
+  failure(): OctomilError {
+    const tail = this.#tail.trim();
+    return new OctomilError(
+      'training_failed',
+      `the trainer process did not finish the task: ${this.#end}${tail === '' ? '' : `; its last output:\n${tail}`}`,
+    );
+  }
+}

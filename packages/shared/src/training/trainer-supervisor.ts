@@ -1,0 +1,121 @@
+import { OctomilError } from '@octomil/shared/errors';
+import {
+  type Clock,
+  type EntryPoint,
+  entryPoint,
+  type Logger,
+  silentLogger,
+  systemClock,
+} from '@octomil/shared/runtime';
+import { cancelledBy } from './cancellation.js';
+import type { TrainerResult, TrainerTask } from './task.js';
+import { TaskQueue } from './task-queue.js';
+import type { RunOptions, Trainer } from './trainer.js';
+import { TrainerChild } from './trainer-child.js';
+
+export interface TrainerSupervisorOptions {
+  /** The process is ended after this long without a task. Default 5 minutes. */
+  readonly idleMs?: number;
+  /** A cancelled task, or a process that is to end, is killed after this long. Default 5 s. */
+  readonly graceMs?: number;
+  readonly clock?: Clock;
+  readonly logger?: Logger;
+  /** The program of the process. Default: this package's trainer. */
+  readonly entry?: EntryPoint;
+}
+
+/**
+ * Trains in a process of its own, started with the first task, kept warm between tasks and ended when idle: a crash, or what
+ * tfjs and DuckDB allocate, never touches the agent. The process ends by itself when the agent's process does.
+ */
+export class TrainerSupervisor implements Trainer {
+  readonly #queue = new TaskQueue();
+  readonly #idleMs: number;
+  readonly #graceMs: number;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #entry: EntryPoint;
+  #child: TrainerChild | undefined;
+  #ending: Promise<void> = Promise.resolve();
+  #callOffIdleEnd: () => void = () => undefined;
+  #stopping = new AbortController();
+  #lastId = 0;
+
+  constructor(options: TrainerSupervisorOptions = {}) {
+    this.#idleMs = options.idleMs ?? 5 * 60_000;
+    this.#graceMs = options.graceMs ?? 5_000;
+    this.#clock = options.clock ?? systemClock;
+    this.#logger = options.logger ?? silentLogger;
+    this.#entry = options.entry ?? entryPoint(import.meta.url, 'trainer-process');
+  }
+
+  /** Of the trainer process; undefined while there is none. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  run<T extends TrainerTask>(task: T, options: RunOptions = {}): Promise<TrainerResult<T>> {
+    return this.#queue.add(() => this.#run(task, options), options.signal);
+  }
+
+  /** Cancels what runs and what waits, and ends the process; resolves when it is gone. */
+  async stop(): Promise<void> {
+    this.#queue.stop();
+    this.#stopping.abort();
+    await this.#queue.idle();
+    this.#endChild();
+    await this.#ending;
+  }
+
+  async #run<T extends TrainerTask>(task: T, { signal, onProgress }: RunOptions): Promise<TrainerResult<T>> {
+    this.#callOffIdleEnd();
+    // Two trainers at once would double the memory that a site gives.
+    await this.#ending;
+    const child = this.#startedChild();
+    const id = ++this.#lastId;
+    const stops = AbortSignal.any([this.#stopping.signal, ...(signal === undefined ? [] : [signal])]);
+    const { promise, resolve, reject } = Promise.withResolvers<TrainerResult<T>>();
+    child.listen((message) => {
+      if (message.id !== id) return;
+      if (message.type === 'progress') onProgress?.(message.progress);
+      else if (message.type === 'result') resolve(message.result as TrainerResult<T>);
+      else reject(OctomilError.fromBody(message.error));
+    });
+    let callOffKill = (): void => undefined;
+    const onAbort = (): void => {
+      child.send({ type: 'cancel', id });
+      callOffKill = child.killLater();
+    };
+    void child.ended.then(() => {
+      if (this.#child === child) this.#child = undefined;
+      reject(stops.aborted ? cancelledBy(stops) : child.failure());
+    });
+    child.send({ type: 'run', id, task });
+    stops.addEventListener('abort', onAbort, { once: true });
+    if (stops.aborted) onAbort();
+    try {
+      return await promise;
+    } finally {
+      callOffKill();
+      stops.removeEventListener('abort', onAbort);
+      this.#callOffIdleEnd = this.#clock.after(this.#idleMs, () => this.#endChild());
+    }
+  }
+
+  #startedChild(): TrainerChild {
+    if (this.#child?.usable) return this.#child;
+    const child = new TrainerChild(this.#entry, this.#clock, this.#graceMs);
+    this.#child = child;
+    this.#logger.debug({ pid: child.pid }, 'trainer process started');
+    return child;
+  }
+
+  #endChild(): void {
+    this.#callOffIdleEnd();
+    const child = this.#child;
+    if (child === undefined) return;
+    this.#child = undefined;
+    this.#logger.debug({ pid: child.pid }, 'trainer process is being ended');
+    this.#ending = child.end();
+  }
+}
