@@ -1,0 +1,99 @@
+import { createFoldKernel, type FoldKernel, kernelMemoryBytes } from '@octomil/shared/compute';
+import { flatView, type ParameterLayout, parseLayout } from '@octomil/shared/tensors';
+import type { UpdateMeasure, ValidationJob } from './aggregation-job.js';
+import { ReadAhead } from './read-ahead.js';
+import { asRejection, nonFiniteRejection, rejectCorrupt, requireSameLayout } from './update-rejection.js';
+import { WeightsSource } from './weights-source.js';
+
+/** Parameters looked at in one piece; a multiple of 4, so that the norm does not depend on it. */
+const PIECE_PARAMS = 131_072;
+const PIECES = 3;
+
+/**
+ * Checks an update in a file before it counts: that it is whole, has the base's names and shapes, and holds finite numbers
+ * only. Reads piece by piece: about 2 MiB of memory whatever its size.
+ *
+ * @throws `update_rejected` naming what is wrong and where; `cancelled` by the signal
+ */
+export async function validateUpdate(job: ValidationJob, signal?: AbortSignal): Promise<UpdateMeasure> {
+  const source = await rejectCorrupt(() => WeightsSource.open(job.path));
+  const { layout } = source;
+  let reads: ReadAhead | undefined;
+  try {
+    requireSameLayout(job.layout, layout);
+    const pieceParams = Math.max(4, Math.min(PIECE_PARAMS, layout.totalParams));
+    const memoryBytes = kernelMemoryBytes(Array.from({ length: PIECES }, () => pieceParams * 4));
+    const kernel = createFoldKernel({ memoryBytes });
+    const buffers = Array.from({ length: PIECES }, () => kernel.float32(pieceParams));
+    reads = new ReadAhead(
+      starts(layout.totalParams, pieceParams).map((start) =>
+        source.request(start, Math.min(pieceParams, layout.totalParams - start)),
+      ),
+      buffers,
+    );
+    kernel.resetMeasure();
+    for (const start of starts(layout.totalParams, pieceParams)) {
+      signal?.throwIfAborted();
+      const { values, release } = await reads.take();
+      measurePiece(kernel, layout, values, start);
+      release();
+    }
+    return figures(kernel, layout);
+  } catch (error) {
+    throw asRejection(error);
+  } finally {
+    await reads?.drain();
+    await source.close();
+  }
+}
+
+let small: { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> } | undefined;
+
+/**
+ * Checks an update that is in memory already, at once: for the few MiB that come with a message.
+ *
+ * @throws `update_rejected` naming what is wrong and where
+ */
+export function validateUpdateBytes(bytes: Uint8Array, layout: ParameterLayout): UpdateMeasure {
+  let values: Float32Array;
+  try {
+    const received = parseLayout(bytes);
+    requireSameLayout(layout, received);
+    values = flatView(bytes, received);
+  } catch (error) {
+    throw asRejection(error);
+  }
+  small ??= smallKernel();
+  const { kernel, piece } = small;
+  kernel.resetMeasure();
+  for (let start = 0; start < values.length; start += PIECE_PARAMS) {
+    const part = values.subarray(start, start + PIECE_PARAMS);
+    const placed = piece.subarray(0, part.length);
+    placed.set(part);
+    measurePiece(kernel, layout, placed, start);
+  }
+  return { ...figures(kernel, layout), sizeBytes: bytes.length };
+}
+
+function smallKernel(): { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> } {
+  const kernel = createFoldKernel({ memoryBytes: PIECE_PARAMS * 4 });
+  return { kernel, piece: kernel.float32(PIECE_PARAMS) };
+}
+
+function measurePiece(kernel: FoldKernel, layout: ParameterLayout, values: Float32Array, start: number): void {
+  kernel.measure(values);
+  if (!kernel.measured().finite) throw nonFiniteRejection(layout, values, start);
+}
+
+function figures(kernel: FoldKernel, layout: ParameterLayout): UpdateMeasure {
+  const { sumOfSquares, maxAbs } = kernel.measured();
+  return {
+    normL2: Math.sqrt(sumOfSquares),
+    maxAbs,
+    sizeBytes: layout.headerBytes.length + layout.totalParams * 4,
+  };
+}
+
+function starts(totalParams: number, pieceParams: number): number[] {
+  return Array.from({ length: Math.ceil(totalParams / pieceParams) }, (_, piece) => piece * pieceParams);
+}
