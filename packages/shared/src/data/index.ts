@@ -1,2 +1,26 @@
+export {
+  FALSE_TEXTS,
+  foldCell,
+  foldName,
+  isMissingText,
+  MISSING_TEXTS,
+  type MissingMarker,
+  numberOfText,
+  splitMarkers,
+  TRUE_TEXTS,
+  trimCell,
+} from './cells.js';
+export { digestOf } from './digest.js';
+export { openTable } from './duckdb-reader.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
 export type { DataSource, TableFormat } from './source.js';
+export type {
+  CellChunk,
+  CellRequest,
+  ColumnFamily,
+  ColumnProfile,
+  LevelCount,
+  ProfileRequest,
+  TableColumn,
+  TableReader,
+} from './table-reader.js';

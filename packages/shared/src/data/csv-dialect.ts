@@ -1,0 +1,156 @@
+import { closeSync, openSync, readSync } from 'node:fs';
+import { gunzipSync, constants as zlib } from 'node:zlib';
+import { OctomilError } from '@octomil/shared/errors';
+import { isMissingText, numberOfText } from './cells.js';
+import { ENCODINGS, type Encoding } from './encoding.js';
+import type { DataSource } from './source.js';
+
+export interface CsvDialect {
+  readonly delimiter: string;
+  readonly encoding: Encoding;
+  readonly decimalSeparator: '.' | ',';
+  readonly names: readonly string[];
+}
+
+/** Bytes read to find the dialect; the header line must end within them. */
+const SAMPLE_BYTES = 1 << 20;
+const DELIMITERS = [',', ';', '\t', '|'] as const;
+
+/**
+ * Finds encoding, delimiter, decimal separator and column names from the first mebibyte of the file.
+ *
+ * The reader is then told all of them: left to guess, it reads a ragged file as one text column without an error.
+ *
+ * @throws `data_unreadable` for an empty file, a first line that is no header, or one longer than a mebibyte.
+ */
+export function detectDialect(source: DataSource): CsvDialect {
+  const { bytes, whole } = readSample(source.path);
+  const encoding = source.encoding ?? detectEncoding(bytes, whole);
+  if (!ENCODINGS.includes(encoding)) {
+    throw new OctomilError('invalid_input', `encoding "${encoding}" is unknown; use ${ENCODINGS.join(', ')}`);
+  }
+  const text = decode(bytes, encoding);
+  if (text.trim() === '') {
+    throw new OctomilError('data_unreadable', `${source.path} is empty; it needs a header line and rows`);
+  }
+  const named = /\.tsv(\.gz)?$/i.test(source.path) ? '\t' : undefined;
+  const delimiter = source.delimiter ?? named ?? detectDelimiter(text);
+  const records = splitRecords(text, delimiter, 200);
+  const names = records[0];
+  if (names === undefined || (!whole && records.length < 2)) {
+    throw new OctomilError('data_unreadable', `${source.path}: the header line is longer than ${SAMPLE_BYTES} bytes`);
+  }
+  if (names.every((name) => numberOfText(name) !== undefined || isMissingText(name))) {
+    throw new OctomilError(
+      'data_unreadable',
+      `${source.path}: the first line holds numbers, not column names; put a header line above the data`,
+    );
+  }
+  const decimalSeparator = source.decimalSeparator ?? (delimiter === ',' ? '.' : detectDecimal(records.slice(1)));
+  return { delimiter, encoding, decimalSeparator, names };
+}
+
+function readSample(path: string): { bytes: Uint8Array; whole: boolean } {
+  const buffer = Buffer.alloc(SAMPLE_BYTES);
+  const file = openSync(path, 'r');
+  let length: number;
+  try {
+    length = readSync(file, buffer, 0, SAMPLE_BYTES, 0);
+  } finally {
+    closeSync(file);
+  }
+  const raw = buffer.subarray(0, length);
+  if (raw[0] !== 0x1f || raw[1] !== 0x8b) return { bytes: raw, whole: length < SAMPLE_BYTES };
+  try {
+    // The sample ends in the middle of the stream: whatever can be had of it is enough. A small file of zeros may
+    // unpack to a thousand times its size, hence the bound.
+    const bytes = gunzipSync(raw, { finishFlush: zlib.Z_SYNC_FLUSH, maxOutputLength: SAMPLE_BYTES * 1100 });
+    return { bytes: bytes.subarray(0, SAMPLE_BYTES), whole: length < SAMPLE_BYTES && bytes.length < SAMPLE_BYTES };
+  } catch (cause) {
+    throw new OctomilError('corrupt_file', `${path} is not a whole gzip file; copy it again`, { cause });
+  }
+}
+
+function detectEncoding(bytes: Uint8Array, whole: boolean): Encoding {
+  const [first, second] = bytes;
+  if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff)) return 'utf-16';
+  try {
+    // `stream` keeps a character that the sample cuts in two from counting as invalid.
+    new TextDecoder('utf-8', { fatal: true }).decode(bytes, { stream: !whole });
+    return 'utf-8';
+  } catch {
+    return 'latin-1';
+  }
+}
+
+function decode(bytes: Uint8Array, encoding: Encoding): string {
+  if (encoding === 'utf-16') {
+    return new TextDecoder(bytes[0] === 0xfe && bytes[1] === 0xff ? 'utf-16be' : 'utf-16le').decode(bytes);
+  }
+  // Not TextDecoder('latin1'): the web calls windows-1252 by that name.
+  if (encoding === 'latin-1') return Buffer.from(bytes).toString('latin1');
+  return new TextDecoder('utf-8').decode(bytes);
+}
+
+/** The candidate that gives the most columns in the header while the next records agree with it. */
+function detectDelimiter(text: string): string {
+  let best: string = ',';
+  let bestScore = 1;
+  for (const delimiter of DELIMITERS) {
+    const records = splitRecords(text, delimiter, 50);
+    const width = records[0]?.length ?? 0;
+    const body = records.slice(1);
+    const agreeing = body.filter((record) => record.length === width).length;
+    const score = width <= 1 ? 0 : width * ((agreeing + 1) / (body.length + 1));
+    if (score > bestScore) {
+      best = delimiter;
+      bestScore = score;
+    }
+  }
+  return best;
+}
+
+function detectDecimal(records: readonly (readonly string[])[]): '.' | ',' {
+  let commas = 0;
+  for (const record of records) {
+    for (const cell of record) {
+      if (/^\s*[+-]?\d+\.\d+\s*$/.test(cell)) return '.';
+      if (/^\s*[+-]?\d+,\d+\s*$/.test(cell)) commas++;
+    }
+  }
+  return commas > 0 ? ',' : '.';
+}
+
+/**
+ * The first records of a CSV text by RFC 4180: a quoted cell may hold delimiters, line ends and doubled quotes.
+ * Empty lines are skipped; a last record without a line end counts.
+ */
+export function splitRecords(text: string, delimiter: string, maxRecords: number): string[][] {
+  const records: string[][] = [];
+  let record: string[] = [];
+  let cell = '';
+  let quoted = false;
+  const endRecord = () => {
+    record.push(cell);
+    if (record.length > 1 || cell !== '') records.push(record);
+    record = [];
+    cell = '';
+  };
+  for (let at = 0; at < text.length && records.length < maxRecords; at++) {
+    const character = text[at];
+    if (quoted) {
+      if (character !== '"') cell += character;
+      else if (text[at + 1] === '"') {
+        cell += '"';
+        at++;
+      } else quoted = false;
+    } else if (character === '"' && cell === '') quoted = true;
+    else if (character === delimiter) {
+      record.push(cell);
+      cell = '';
+    } else if (character === '\n' || character === '\r') endRecord();
+    else cell += character;
+  }
+  if (records.length < maxRecords && (record.length > 0 || cell !== '')) endRecord();
+  return records;
+}

@@ -1,0 +1,42 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import { locate } from './locate.js';
+import type { DataSource } from './source.js';
+
+interface Known {
+  readonly sizeBytes: number;
+  readonly modifiedMs: number;
+  readonly digest: string;
+}
+
+/** Digests by real path; a file is read again only when its size or modification time has changed. */
+const known = new Map<string, Known>();
+const MAX_KNOWN = 1000;
+
+/**
+ * SHA-256 (hex) of the file's bytes and of how it is to be read: equal digests mean equal statistics.
+ *
+ * @throws `data_unreadable` where the file cannot be read.
+ */
+export async function digestOf(source: DataSource, signal?: AbortSignal): Promise<string> {
+  const file = locate(source);
+  const content = await contentDigest(file, signal);
+  const { path: _, ...reading } = source;
+  return createHash('sha256')
+    .update(JSON.stringify([content, Object.entries(reading).sort(([a], [b]) => (a < b ? -1 : 1))]))
+    .digest('hex');
+}
+
+async function contentDigest(file: { path: string; sizeBytes: number; modifiedMs: number }, signal?: AbortSignal) {
+  const found = known.get(file.path);
+  if (found !== undefined && found.sizeBytes === file.sizeBytes && found.modifiedMs === file.modifiedMs) {
+    return found.digest;
+  }
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(file.path, { highWaterMark: 1 << 20 }), hash, signal === undefined ? {} : { signal });
+  const digest = hash.digest('hex');
+  if (known.size >= MAX_KNOWN) known.clear();
+  known.set(file.path, { sizeBytes: file.sizeBytes, modifiedMs: file.modifiedMs, digest });
+  return digest;
+}

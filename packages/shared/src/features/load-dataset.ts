@@ -1,0 +1,188 @@
+import { type CellRequest, type DataSource, foldName, openTable, type TableReader } from '@octomil/shared/data';
+import { OctomilError } from '@octomil/shared/errors';
+import type { Dataset, HoldoutRule, LoadedDataset } from './dataset.js';
+import { columnEncoder, encodedWidth } from './encode.js';
+import type { FeatureSpec } from './feature-spec.js';
+import { RowSplitter } from './holdout.js';
+import { targetEncoder } from './target-cells.js';
+
+export interface LoadOptions {
+  /** Bytes of encoded rows; more is refused. Default 4 GiB. */
+  readonly maxBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Reads a table once and encodes it by the spec alone: the site's own statistics play no part. Rows keep the file's
+ * order; a column that the file lacks is imputed; columns that the spec does not know only take part in the row hash.
+ *
+ * @throws `data_mismatch` where the file lacks the target, every column of the spec or the entity column, or a column
+ * of numbers holds something else; `insufficient_memory` beyond `maxBytes`; `cancelled`; and as `openTable`.
+ */
+export async function loadDataset(
+  source: DataSource,
+  spec: FeatureSpec,
+  holdout: HoldoutRule,
+  options: LoadOptions = {},
+): Promise<LoadedDataset> {
+  const reader = await openTable(source);
+  try {
+    return await encodeTable(reader, spec, holdout, options);
+  } finally {
+    reader.close();
+  }
+}
+
+/** `loadDataset` for an open table of any reader. */
+export async function encodeTable(
+  reader: TableReader,
+  spec: FeatureSpec,
+  holdout: HoldoutRule,
+  options: LoadOptions = {},
+): Promise<LoadedDataset> {
+  const { path } = reader.source;
+  const splitter = new RowSplitter(holdout);
+  const plan = planCells(reader, spec, holdout);
+  const width = encodedWidth(spec);
+  const maxBytes = options.maxBytes ?? 4 * 2 ** 30;
+  const train = new RowBuffer(width, maxBytes, path);
+  const heldOut = new RowBuffer(width, maxBytes, path);
+  let droppedRows = 0;
+  for await (const chunk of reader.stream(plan.cells)) {
+    if (options.signal?.aborted === true) throw new OctomilError('cancelled', `reading ${path} was cancelled`);
+    const cellsOf = (index: number) => chunk.columns[index] ?? new Float64Array(chunk.rows);
+    splitter.start(chunk.rows);
+    if (holdout.shareRatio > 0) for (const index of plan.hashed) splitter.add(cellsOf(index), chunk.rows);
+    const targets = cellsOf(0);
+    train.begin(chunk.rows);
+    heldOut.begin(chunk.rows);
+    for (let row = 0; row < chunk.rows; row++) {
+      const y = plan.target.encode(targets[row] ?? Number.NaN);
+      if (Number.isNaN(y)) droppedRows++;
+      else if (splitter.isHeldOut(row)) heldOut.pick(row, y);
+      else train.pick(row, y);
+    }
+    for (const { encoder, name, index, offset } of plan.features) {
+      const cells = cellsOf(index ?? -1);
+      if (index === undefined) cells.fill(Number.NaN);
+      if (!train.encode(encoder, cells, offset) || !heldOut.encode(encoder, cells, offset)) {
+        throw new OctomilError(
+          'data_mismatch',
+          `${path}: the column "${name}" is numeric in the agreed features, but some of its cells are no finite numbers; mend them or declare them as missing (missingMarkers)`,
+        );
+      }
+    }
+    train.end();
+    heldOut.end();
+  }
+  return { train: train.take(), heldOut: heldOut.take(), droppedRows };
+}
+
+function planCells(reader: TableReader, spec: FeatureSpec, holdout: HoldoutRule) {
+  const { path } = reader.source;
+  const keys = new Set(reader.columns.map(({ key }) => key));
+  const targetKey = foldName(spec.target.rule.column);
+  if (!keys.has(targetKey)) {
+    throw new OctomilError(
+      'data_mismatch',
+      `${path} has no target column "${spec.target.rule.column}"; its columns are ${listNames(reader)}`,
+    );
+  }
+  const target = targetEncoder(spec.target, targetKey, path);
+  const cells: CellRequest[] = [target.cell];
+  const readAsNumber = new Map<string, number>();
+  let offset = 0;
+  const features = spec.columns.map((column) => {
+    const encoder = columnEncoder(column);
+    const at = offset;
+    offset += encoder.width;
+    const index = keys.has(encoder.cell.column) ? cells.push(encoder.cell) - 1 : undefined;
+    const plain = column.kind === 'numeric' && column.missingMarkers.every((marker) => typeof marker === 'number');
+    if (index !== undefined && plain) readAsNumber.set(encoder.cell.column, index);
+    return { encoder, name: column.name, index, offset: at };
+  });
+  if (features.every(({ index }) => index === undefined)) {
+    throw new OctomilError(
+      'data_mismatch',
+      `${path} has none of the agreed columns; its columns are ${listNames(reader)}`,
+    );
+  }
+  const content = (column: string) => readAsNumber.get(column) ?? cells.push({ column, as: 'content' }) - 1;
+  return { cells, target, features, hashed: hashedColumns(reader, holdout, keys).map(content) };
+}
+
+/** The columns that decide the side of a row, in the order of their folded names. */
+function hashedColumns(reader: TableReader, holdout: HoldoutRule, keys: ReadonlySet<string>): string[] {
+  if (holdout.shareRatio === 0) return [];
+  if (holdout.entityColumn === undefined) return [...keys].sort();
+  const entity = foldName(holdout.entityColumn);
+  if (keys.has(entity)) return [entity];
+  throw new OctomilError(
+    'data_mismatch',
+    `${reader.source.path} has no entity column "${holdout.entityColumn}"; its columns are ${listNames(reader)}`,
+  );
+}
+
+function listNames(reader: TableReader): string {
+  const names = reader.columns.map(({ name }) => name);
+  return names.length <= 20 ? names.join(', ') : `${names.slice(0, 20).join(', ')} and ${names.length - 20} more`;
+}
+
+/** Encoded rows that grow by doubling; within a chunk, rows are picked first and then filled column by column. */
+class RowBuffer {
+  readonly #width: number;
+  readonly #maxBytes: number;
+  readonly #path: string;
+  #x = new Float32Array(0);
+  #y = new Float32Array(0);
+  #picked = new Uint32Array(0);
+  #rows = 0;
+  #count = 0;
+
+  constructor(width: number, maxBytes: number, path: string) {
+    this.#width = width;
+    this.#maxBytes = maxBytes;
+    this.#path = path;
+  }
+
+  begin(chunkRows: number): void {
+    this.#count = 0;
+    if (this.#picked.length < chunkRows) this.#picked = new Uint32Array(chunkRows);
+    const needed = this.#rows + chunkRows;
+    if (needed <= this.#y.length) return;
+    if (needed * this.#width * 4 > this.#maxBytes) {
+      throw new OctomilError(
+        'insufficient_memory',
+        `${this.#path}: the encoded rows take more than ${this.#maxBytes} bytes (${this.#width} inputs a row); train on fewer rows or columns`,
+      );
+    }
+    const capacity = Math.max(needed, Math.min(needed * 2, Math.floor(this.#maxBytes / (4 * this.#width))));
+    this.#x = grown(this.#x, capacity * this.#width);
+    this.#y = grown(this.#y, capacity);
+  }
+
+  pick(row: number, y: number): void {
+    this.#picked[this.#count] = row;
+    this.#y[this.#rows + this.#count] = y;
+    this.#count++;
+  }
+
+  encode(encoder: ReturnType<typeof columnEncoder>, cells: Float64Array, offset: number): boolean {
+    return encoder.encode(cells, this.#picked, this.#count, this.#x, this.#rows * this.#width + offset, this.#width);
+  }
+
+  end(): void {
+    this.#rows += this.#count;
+  }
+
+  take(): Dataset {
+    const rows = this.#rows;
+    return { rows, width: this.#width, x: this.#x.slice(0, rows * this.#width), y: this.#y.slice(0, rows) };
+  }
+}
+
+function grown(array: Float32Array<ArrayBuffer>, length: number): Float32Array<ArrayBuffer> {
+  const larger = new Float32Array(length);
+  larger.set(array);
+  return larger;
+}
