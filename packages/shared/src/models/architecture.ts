@@ -104,7 +104,8 @@ export function parseArchitecture(value: unknown): Architecture {
   if (Value.Check(schema, filled)) return filled as Architecture;
   const errors = Value.Errors(schema, filled);
   // An unknown field is reported twice, the other time as 'schema is false'.
-  const first = errors.find((error) => error.keyword === 'additionalProperties') ?? errors[0];
+  const first =
+    errors.find((error) => error.keyword === 'additionalProperties' && error.instancePath === '') ?? errors[0];
   throw new OctomilError('invalid_input', `architecture ${name}: ${explain(first, filled)}`);
 }
 

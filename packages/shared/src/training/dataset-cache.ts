@@ -8,12 +8,12 @@ export class DatasetCache {
   #last: { key: string; dataset: Promise<LoadedDataset> } | undefined;
 
   /** @throws OctomilError from reading the source; a failure is not kept */
-  async load({ source, featureSpec, holdout }: Request): Promise<LoadedDataset> {
+  async load({ source, featureSpec, holdout }: Request, signal?: AbortSignal): Promise<LoadedDataset> {
     const { digestOf } = await import('@octomil/shared/data');
-    const key = JSON.stringify([await digestOf(source), featureSpec.hash, ordered(holdout)]);
+    const key = JSON.stringify([await digestOf(source, signal), featureSpec.hash, ordered(holdout)]);
     if (this.#last?.key === key) return this.#last.dataset;
     const { loadDataset } = await import('@octomil/shared/features');
-    const entry = { key, dataset: loadDataset(source, featureSpec, holdout) };
+    const entry = { key, dataset: loadDataset(source, featureSpec, holdout, signal === undefined ? {} : { signal }) };
     this.#last = entry;
     entry.dataset.catch(() => {
       if (this.#last === entry) this.#last = undefined;

@@ -31,8 +31,8 @@ export async function runTask<T extends TrainerTask>(task: T, options: RunTaskOp
 async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<TrainerResult> {
   switch (task.kind) {
     case 'describe': {
-      const { describeTable } = await import('./describe.js');
-      return describeTable(task, options.signal);
+      const { describeSite } = await import('@octomil/shared/features');
+      return describeSite(task.source, task);
     }
     case 'evaluate':
       return evaluateWeights(task, options);
@@ -74,7 +74,7 @@ function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<E
 
 async function load(task: TfjsTrainTask | EvaluateTask, options: RunTaskOptions) {
   const { DatasetCache } = await import('./dataset-cache.js');
-  const loaded = await (options.datasets ?? new DatasetCache()).load(task);
+  const loaded = await (options.datasets ?? new DatasetCache()).load(task, options.signal);
   throwIfCancelled(options.signal);
   return loaded;
 }

@@ -11,8 +11,6 @@ export interface DescribeTask {
   readonly target: TargetRule;
   /** Values that stand for "missing", by column, such as `{ chol: [0] }`. */
   readonly missingMarkers?: Readonly<Record<string, readonly (string | number)[]>>;
-  /** Columns to leave out, such as identifiers. */
-  readonly exclude?: readonly string[];
 }
 
 export interface UpdateDestination {

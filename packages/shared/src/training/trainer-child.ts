@@ -74,9 +74,10 @@ export class TrainerChild {
     this.#process.kill('SIGKILL');
   }
 
-  /** Closes the channel, at which the process ends itself; kills it after the grace period. */
+  /** Ends the process, which is to have no task; kills it after the grace period. */
   async end(): Promise<void> {
-    if (this.#process.connected) this.#process.disconnect();
+    // Not disconnect(): after it Node emits no `close`.
+    this.#process.kill('SIGTERM');
     const callOff = this.killLater();
     await this.ended;
     callOff();

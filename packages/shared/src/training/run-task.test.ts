@@ -1,0 +1,123 @@
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { encodedWidth, type FeatureSpec, mergeStatistics, parseTargetRule } from '@octomil/shared/features';
+import { initialWeights, parseArchitecture, seededRandom } from '@octomil/shared/models';
+import { decodeWeights, encodeWeights } from '@octomil/shared/tensors';
+import { InProcessTrainer } from './in-process-trainer.js';
+import { DEFAULT_LOCAL_OPTIONS } from './local-options.js';
+import { runTask } from './run-task.js';
+import type { TfjsTrainTask } from './task.js';
+import { TrainerSupervisor } from './trainer-supervisor.js';
+
+let folder: string;
+let csv: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'run-task-'));
+  const random = seededRandom(4, 'table');
+  const lines = Array.from({ length: 300 }, () => {
+    const age = 50 + 10 * random.normal();
+    const sick = age + 8 * random.normal() > 52 ? 1 : 0;
+    return `${age.toFixed(1)},${random.uniform() < 0.5 ? 'f' : 'm'},${sick}`;
+  });
+  csv = join(folder, 'site.csv');
+  await writeFile(csv, ['age,sex,sick', ...lines].join('\n'));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+async function specOf(path: string, target: string, missingMarkers = {}): Promise<FeatureSpec> {
+  const rule = parseTargetRule(target);
+  const statistics = await runTask({ kind: 'describe', source: { path }, target: rule, missingMarkers });
+  return mergeStatistics([{ deviceId: 'd1', name: 'one', statistics }], { target: rule, missingMarkers });
+}
+
+async function taskFor(path: string, spec: FeatureSpec, options = {}): Promise<TfjsTrainTask> {
+  const architecture = parseArchitecture({ name: 'mlp', hidden: [8] });
+  const basePath = join(folder, 'base.safetensors');
+  await writeFile(basePath, encodeWeights(initialWeights(architecture, encodedWidth(spec), 3)));
+  return {
+    kind: 'train',
+    trainer: 'tfjs',
+    architecture,
+    featureSpec: spec,
+    source: { path },
+    basePath,
+    outputPath: join(folder, 'update.safetensors'),
+    updateFormat: 'weights',
+    options: { ...DEFAULT_LOCAL_OPTIONS, epochs: 10, seed: 9, ...options },
+    holdout: { salt: 'salt', shareRatio: 0.25 },
+  };
+}
+
+test('a table is described, trained on and evaluated, alike in this process and in its own', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'));
+  const inProcess = new InProcessTrainer();
+  const here = await inProcess.run(task);
+  const update = await readFile(task.outputPath);
+  expect(here.sampleCount).toBeGreaterThan(150);
+  expect(here.sampleCount + (here.evaluation?.count ?? 0)).toBe(300);
+
+  const after = await inProcess.run({ ...task, kind: 'evaluate', weightsPath: task.outputPath });
+  expect(after?.count).toBe(here.evaluation?.count);
+  expect(after?.loss).toBeLessThan(here.evaluation?.loss ?? 0);
+  expect(after?.auc).toBeGreaterThan(0.8);
+  await inProcess.stop();
+
+  const supervisor = new TrainerSupervisor();
+  const steps: number[] = [];
+  const there = await supervisor.run(task, { onProgress: ({ step }) => steps.push(step) });
+  await supervisor.stop();
+  expect(there).toEqual(here);
+  expect((await readFile(task.outputPath)).equals(update)).toBe(true);
+  expect(steps.at(-1)).toBe(there.steps);
+}, 30_000);
+
+test('a delta is the trained weights minus the base', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'));
+  await runTask(task);
+  const weights = decodeWeights(await readFile(task.outputPath));
+  await runTask({ ...task, updateFormat: 'delta' });
+  const delta = decodeWeights(await readFile(task.outputPath));
+  const base = decodeWeights(await readFile(task.basePath));
+  weights.forEach(({ name, data }, index) => {
+    expect(delta[index]?.name).toBe(name);
+    expect(delta[index]?.data).toEqual(data.map((value, at) => value - (base[index]?.data[at] ?? 0)));
+  });
+});
+
+test('a base of another model is refused with the first difference', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'));
+  const architecture = parseArchitecture({ name: 'mlp', hidden: [9] });
+  await expect(runTask({ ...task, architecture })).rejects.toMatchObject({
+    code: 'data_mismatch',
+    reason: expect.stringMatching(/dense_1\/bias.*\[8\], expected \[9\]/),
+  });
+});
+
+test('an output that the target does not have is refused before anything is read', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'));
+  const architecture = parseArchitecture({ name: 'logistic', output: { kind: 'regression' } });
+  await expect(runTask({ ...task, architecture, source: { path: 'absent.csv' } })).rejects.toMatchObject({
+    code: 'data_mismatch',
+    reason: "the model's output is regression, but the feature spec's target is binary",
+  });
+});
+
+const cleveland = '../shared/data/heart-disease/cleveland.csv';
+const testWithData = existsSync(cleveland) ? test : test.skip;
+
+testWithData(
+  `${cleveland}: a site alone predicts heart disease on rows that it has not seen`,
+  async () => {
+    const spec = await specOf(cleveland, 'num>0');
+    const task = await taskFor(cleveland, spec, { epochs: 20 });
+    const trainer = new InProcessTrainer();
+    await trainer.run(task);
+    const metrics = await trainer.run({ ...task, kind: 'evaluate', weightsPath: task.outputPath });
+    await trainer.stop();
+    expect(metrics?.auc).toBeGreaterThan(0.75);
+  },
+  30_000,
+);
