@@ -1,0 +1,13 @@
+export type { ChunkReceiver } from './chunk-receiver.js';
+export { BufferPool } from './file-pump.js';
+export { PART_SIZE_BYTES } from './part-layout.js';
+export type { IssuedTicket, Ticket } from './ticket-store.js';
+export {
+  createTransferService,
+  type Download,
+  type TicketProof,
+  type TransferService,
+  type TransferServiceOptions,
+  type TransferSettings,
+  type UploadState,
+} from './transfer-service.js';

@@ -1,0 +1,298 @@
+import { access, statfs } from 'node:fs/promises';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { ObjectStore } from '@octomil/shared/storage';
+import type { Database } from '../database/database.js';
+import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
+import { ChunkReceiver } from './chunk-receiver.js';
+import { type BufferPool, pumpFile } from './file-pump.js';
+import { PART_SIZE_BYTES, partRange } from './part-layout.js';
+import { receivePart } from './receive-part.js';
+import { StagedUpload } from './staged-upload.js';
+import { StagingFolder } from './staging-folder.js';
+import { type IssuedTicket, type Ticket, TicketStore } from './ticket-store.js';
+
+export interface TransferSettings {
+  /** Folder for unfinished uploads; processes may share it. */
+  readonly stagingRoot: string;
+  /** 5 to 16 MiB; default 8 MiB. */
+  readonly partSizeBytes?: number;
+  /** How long a ticket lives without being asked for again. Default 1 h. */
+  readonly ticketLifetimeMs?: number;
+  /** Largest update that gets a ticket. Default 4 GiB. */
+  readonly maxUpdateBytes?: number;
+  /** A part whose bytes stop for this long is cut off. Default 60 s. */
+  readonly partIdleMs?: number;
+}
+
+export interface TransferServiceOptions {
+  readonly database: Database;
+  readonly objects: ObjectStore;
+  readonly assignments: AssignmentPort;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly settings: TransferSettings;
+}
+
+/** An upload as its sender sees it. Parts are counted from 0. */
+export interface UploadState {
+  readonly ticket: Ticket;
+  readonly receivedParts: readonly number[];
+}
+
+/** Proof that the caller may use a ticket; `deviceId` where the connection has proved one. */
+export interface TicketProof {
+  readonly ticketId: string;
+  readonly token: string;
+  readonly deviceId?: string;
+}
+
+export interface Download {
+  readonly sizeBytes: number;
+  /** Sends a range of the object. `send` resolves when the chunk's memory may be used again. */
+  pump(
+    range: { start: number; end: number },
+    pool: BufferPool,
+    send: (chunk: Buffer, offset: number) => Promise<void>,
+  ): Promise<void>;
+  /** Call once, also after a failure. */
+  release(): Promise<void>;
+}
+
+/** Bulk bytes of devices: uploads by ticket and parts, downloads of what an assignment names. */
+export interface TransferService {
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  /** @throws what `AssignmentPort.checkHeader` throws; `too_large`, `insufficient_storage` */
+  issueTicket(deviceId: string, header: UpdateHeaderFields): Promise<{ ticket: IssuedTicket; receivedParts: number[] }>;
+  /** @throws `ticket_invalid`, `ticket_expired` */
+  state(proof: TicketProof): Promise<UploadState>;
+  /** @throws `ticket_invalid`, `ticket_expired`, `too_large`, `transfer_incomplete`, `insufficient_storage` */
+  putPart(
+    proof: TicketProof,
+    index: number,
+    body: AsyncIterable<Uint8Array>,
+    contentLength: number | undefined,
+  ): Promise<UploadState>;
+  /** For a stream of chunks by offset. @throws `ticket_invalid`, `ticket_expired` */
+  receiveChunks(proof: TicketProof): Promise<ChunkReceiver>;
+  /** Verifies size and digest and hands the file over. Repeating it answers the same verdict. @throws `checksum_mismatch`, `transfer_incomplete` */
+  complete(proof: TicketProof): Promise<Verdict>;
+  /** @throws `not_found` unless an assignment of this device names the digest */
+  openDownload(deviceId: string, sha256: string): Promise<Download>;
+}
+
+const SWEEP_MS = 60_000;
+/** Longer than a part may take between two signs of life, so that nobody still writes through what is forgotten. */
+const FORGET_AFTER_MS = 900_000;
+const PROGRESS_EVERY_MS = 1000;
+/** Left free on the staging disk for everything else. */
+const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
+
+export function createTransferService(options: TransferServiceOptions): TransferService {
+  const { database, objects, assignments, clock, logger, settings } = options;
+  const partSizeBytes = settings.partSizeBytes ?? PART_SIZE_BYTES.usual;
+  if (partSizeBytes < PART_SIZE_BYTES.smallest || partSizeBytes > PART_SIZE_BYTES.largest) {
+    throw new OctomilError(
+      'config_invalid',
+      `a part size of ${partSizeBytes} bytes is outside ${PART_SIZE_BYTES.smallest} to ${PART_SIZE_BYTES.largest}`,
+    );
+  }
+  const maxUpdateBytes = settings.maxUpdateBytes ?? 4 * 1024 ** 3;
+  const tickets = new TicketStore(database, partSizeBytes, settings.ticketLifetimeMs ?? 3_600_000);
+  const uploads = new Map<string, { staged: Promise<StagedUpload>; usedAtMs: number }>();
+  const completing = new Map<string, Promise<Verdict>>();
+  const lastProgressMs = new Map<string, number>();
+  let staging: StagingFolder | undefined;
+  let cancelSweep = (): void => undefined;
+
+  const folder = (): StagingFolder => {
+    if (staging === undefined) throw new OctomilError('internal', 'the transfer service is not started');
+    return staging;
+  };
+
+  const stagedUpload = (ticket: Ticket): Promise<StagedUpload> => {
+    let upload = uploads.get(ticket.id);
+    if (upload === undefined) {
+      upload = { staged: StagedUpload.load(folder().path, ticket.id, ticket.layout), usedAtMs: 0 };
+      uploads.set(ticket.id, upload);
+    }
+    upload.usedAtMs = clock.now();
+    return upload.staged;
+  };
+
+  const forget = async (ticketId: string): Promise<void> => {
+    const upload = uploads.get(ticketId);
+    uploads.delete(ticketId);
+    lastProgressMs.delete(ticketId);
+    await (await upload?.staged)?.remove();
+    await staging?.remove(ticketId);
+  };
+
+  /** Bytes that arrive keep the assignment alive, whatever the session's stream does meanwhile. */
+  const progressed = (ticket: Ticket, upload: StagedUpload): void => {
+    const now = clock.now();
+    if (now - (lastProgressMs.get(ticket.id) ?? Number.NEGATIVE_INFINITY) < PROGRESS_EVERY_MS) return;
+    lastProgressMs.set(ticket.id, now);
+    assignments
+      .progress(ticket.deviceId, ticket.header.key, {
+        phase: 'upload',
+        completed: upload.receivedBytes,
+        total: ticket.layout.sizeBytes,
+      })
+      .catch((error: unknown) => logger.debug({ error, ticketId: ticket.id }, 'upload progress was not recorded'));
+  };
+
+  const checkDisk = async (neededBytes: number): Promise<void> => {
+    const disk = await statfs(folder().path);
+    const freeBytes = disk.bavail * disk.bsize - DISK_RESERVE_BYTES;
+    if (freeBytes >= neededBytes) return;
+    throw new OctomilError(
+      'insufficient_storage',
+      `the coordinator has ${Math.max(0, freeBytes)} bytes free for uploads and this one needs ${neededBytes}; free space there, then try again`,
+      { details: { freeBytes: Math.max(0, freeBytes), neededBytes }, retryAfterSeconds: 60 },
+    );
+  };
+
+  const sweep = async (): Promise<void> => {
+    const staged = await folder().ticketIds();
+    const open = await tickets.stillOpen(staged);
+    for (const ticketId of staged) {
+      if (!open.has(ticketId) && !completing.has(ticketId)) await forget(ticketId);
+    }
+    // What is known of uploads that rest is read again when they go on.
+    for (const [ticketId, { staged: upload, usedAtMs }] of uploads) {
+      if (clock.now() - usedAtMs > FORGET_AFTER_MS && (await upload).idle) uploads.delete(ticketId);
+    }
+  };
+  const scheduleSweep = (): void => {
+    cancelSweep = clock.after(SWEEP_MS, () => {
+      sweep()
+        .catch((error: unknown) => logger.warn({ error }, 'could not sweep the staging folder; trying again'))
+        .finally(() => {
+          if (staging !== undefined) scheduleSweep();
+        });
+    });
+  };
+
+  const submit = async (ticket: Ticket): Promise<Verdict> => {
+    const upload = await stagedUpload(ticket);
+    const sealed = await upload.seal();
+    if (sealed.sha256 !== ticket.header.sha256) {
+      await upload.reset();
+      throw new OctomilError(
+        'checksum_mismatch',
+        `the ${ticket.layout.sizeBytes} bytes that arrived have SHA-256 ${sealed.sha256}, not ${ticket.header.sha256} as announced; all parts were dropped: send them again, or ask for a ticket with the right digest`,
+        { details: { expected: ticket.header.sha256, received: sealed.sha256 } },
+      );
+    }
+    let verdict: Verdict;
+    try {
+      verdict = await assignments.submitUpdate(ticket.deviceId, ticket.header, sealed);
+    } catch (thrown) {
+      const error = toOctomilError(thrown);
+      if (error.entry.retry === 'never') {
+        await tickets.abandon(ticket.id);
+        await forget(ticket.id);
+      } else if (await exists(sealed.path)) {
+        upload.unseal();
+      } else {
+        await upload.reset();
+      }
+      throw thrown;
+    }
+    await tickets.complete(ticket, verdict);
+    await forget(ticket.id);
+    return verdict;
+  };
+
+  return {
+    start: async () => {
+      if (staging !== undefined) return;
+      staging = await StagingFolder.take(settings.stagingRoot, clock);
+      await sweep();
+      scheduleSweep();
+    },
+    stop: async () => {
+      cancelSweep();
+      const held = staging;
+      staging = undefined;
+      await held?.release();
+    },
+    issueTicket: async (deviceId, header) => {
+      await assignments.checkHeader(deviceId, header);
+      if (header.sizeBytes > maxUpdateBytes) {
+        throw new OctomilError(
+          'too_large',
+          `an update of ${header.sizeBytes} bytes is larger than the ${maxUpdateBytes} this coordinator takes`,
+          { details: { sizeBytes: header.sizeBytes, limitBytes: maxUpdateBytes } },
+        );
+      }
+      const { ticket, abandoned } = await tickets.issue(deviceId, header);
+      for (const ticketId of abandoned) await forget(ticketId);
+      const upload = await stagedUpload(ticket);
+      await checkDisk(ticket.layout.sizeBytes - upload.receivedBytes);
+      return { ticket, receivedParts: upload.received };
+    },
+    state: async (proof) => {
+      const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
+      if (ticket.verdict !== undefined) return { ticket, receivedParts: allParts(ticket) };
+      return { ticket, receivedParts: (await stagedUpload(ticket)).received };
+    },
+    putPart: async (proof, index, body, contentLength) => {
+      const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
+      if (ticket.verdict !== undefined) return { ticket, receivedParts: allParts(ticket) };
+      const { start, end } = partRange(ticket.layout, index);
+      const upload = await stagedUpload(ticket);
+      await receivePart({
+        upload,
+        index,
+        sizeBytes: end - start,
+        body,
+        contentLength,
+        clock,
+        idleMs: settings.partIdleMs ?? 60_000,
+        onBytes: () => progressed(ticket, upload),
+      });
+      return { ticket, receivedParts: upload.received };
+    },
+    receiveChunks: async (proof) => {
+      const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
+      if (ticket.verdict !== undefined) {
+        throw new OctomilError('wrong_state', `upload ${ticket.id} is complete; nothing more is needed`);
+      }
+      const upload = await stagedUpload(ticket);
+      return new ChunkReceiver(upload, () => progressed(ticket, upload));
+    },
+    complete: async (proof) => {
+      const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
+      if (ticket.verdict !== undefined) return ticket.verdict;
+      let running = completing.get(ticket.id);
+      if (running === undefined) {
+        running = submit(ticket).finally(() => completing.delete(ticket.id));
+        completing.set(ticket.id, running);
+      }
+      return running;
+    },
+    openDownload: async (deviceId, sha256) => {
+      const { objectKey, sizeBytes } = await assignments.baseObject(deviceId, sha256);
+      const local = await objects.localFile(objectKey);
+      return {
+        sizeBytes,
+        pump: (range, pool, send) => pumpFile(local.path, range, pool, send),
+        release: () => local.release(),
+      };
+    },
+  };
+}
+
+function allParts(ticket: Ticket): number[] {
+  return Array.from({ length: ticket.layout.partCount }, (_, index) => index);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
