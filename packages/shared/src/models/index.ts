@@ -10,6 +10,6 @@ export {
 } from './architecture.js';
 export { type BuiltModel, buildModel, getFlat, setFlat, type TensorBackend } from './build-model.js';
 export { DEFAULT_CAPS, type ModelCaps } from './caps.js';
-export type { ModelDocument } from './document.js';
+export { encodeModelDocument, type ModelDocument, modelDocument, parseModelDocument } from './document.js';
 export { checkCaps, initialWeights, LAYER_TYPES, type ModelPlan, parameterLayout, planModel } from './model-plan.js';
 export { type Random, seededRandom, shuffle } from './random.js';

@@ -1,4 +1,4 @@
-import type { OctomilError } from '@octomil/shared/errors';
+import { OctomilError } from '@octomil/shared/errors';
 import { type Random, seededRandom } from './random.js';
 
 /** How a weight starts. Semantics are those of tfjs-layers 4.22; numbers come from our own generator. */
@@ -172,11 +172,21 @@ function fans(shape: readonly number[]): [number, number] {
   return [total / fanOut, total / fanIn];
 }
 
+/** Multiplications; about ten seconds. */
+const MAX_ORTHOGONAL_WORK = 1e10;
+
 /** Rows (or columns, where there are fewer) made orthonormal by modified Gram-Schmidt. */
 function fillOrthogonal(data: Float32Array, columns: number, gain: number, random: Random): void {
   const rows = data.length / columns;
   const count = Math.min(rows, columns);
   const length = Math.max(rows, columns);
+  // Its time grows with the square of the short side.
+  if (count * count * length > MAX_ORTHOGONAL_WORK) {
+    throw new OctomilError(
+      'too_large',
+      `an orthogonal start for ${rows} × ${columns} numbers takes too long; name another initialiser, such as glorotUniform`,
+    );
+  }
   const vectors: Float64Array[] = [];
   while (vectors.length < count) {
     const vector = Float64Array.from({ length }, () => random.normal());

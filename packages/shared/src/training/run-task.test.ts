@@ -1,3 +1,5 @@
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -5,6 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { encodedWidth, type FeatureSpec, mergeStatistics, parseTargetRule } from '@octomil/shared/features';
 import { initialWeights, parseArchitecture, seededRandom } from '@octomil/shared/models';
+import { entryPoint } from '@octomil/shared/runtime';
 import { decodeWeights, encodeWeights } from '@octomil/shared/tensors';
 import { InProcessTrainer } from './in-process-trainer.js';
 import { DEFAULT_LOCAL_OPTIONS } from './local-options.js';
@@ -73,6 +76,39 @@ test('a table is described, trained on and evaluated, alike in this process and 
   expect((await readFile(task.outputPath)).equals(update)).toBe(true);
   expect(steps.at(-1)).toBe(there.steps);
 }, 30_000);
+
+test('a cancelled training stops in its process, which stays; no update is left', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'), { epochs: 10_000, batchSize: 1 });
+  const outputPath = join(folder, 'cancelled.safetensors');
+  const supervisor = new TrainerSupervisor({ graceMs: 60_000 });
+  const controller = new AbortController();
+  const run = supervisor.run(
+    { ...task, outputPath },
+    { signal: controller.signal, onProgress: () => controller.abort() },
+  );
+  await expect(run).rejects.toMatchObject({ code: 'cancelled' });
+  expect(supervisor.pid).toBeDefined();
+  expect(existsSync(outputPath)).toBe(false);
+  await supervisor.stop();
+}, 30_000);
+
+test('fewer than 10 rows to train on are refused', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'));
+  const few = join(folder, 'few.csv');
+  await writeFile(
+    few,
+    ['age,sex,sick', ...Array.from({ length: 9 }, (_, row) => `${40 + row},f,${row % 2}`)].join('\n'),
+  );
+  await expect(runTask({ ...task, source: { path: few } })).rejects.toMatchObject({ code: 'too_few_rows' });
+});
+
+test('the trainer process ends by itself when its parent is gone', async () => {
+  const { path, execArgv } = entryPoint(import.meta.url, 'trainer-process');
+  const child = fork(path, { execArgv, serialization: 'advanced' });
+  const exited = once(child, 'exit');
+  child.disconnect();
+  expect(await exited).toEqual([0, null]);
+});
 
 test('a delta is the trained weights minus the base', async () => {
   const task = await taskFor(csv, await specOf(csv, 'sick'));
