@@ -31,6 +31,8 @@ export class WorkerLane {
   #worker: Worker | undefined;
   #current: QueuedTask | undefined;
   #cancelIdle: (() => void) | undefined;
+  /** Set while `stop` waits. */
+  #onCurrentEnd: (() => void) | undefined;
   #nextId = 1;
   #stopped = false;
 
@@ -61,9 +63,9 @@ export class WorkerLane {
     this.#stopped = true;
     this.#cancelIdle?.();
     for (const waiting of this.#queue.splice(0)) this.#settle(waiting, cancelled('the aggregator is stopped'));
-    const { current } = { current: this.#current };
-    if (current !== undefined) {
-      this.#abort(current.id);
+    const running = this.#current;
+    if (running !== undefined) {
+      this.#abort(running.id);
       const deadline = new AbortController();
       const ended = this.#currentEnded().finally(() => deadline.abort());
       await Promise.race([ended, this.#options.clock.sleep(graceMs, deadline.signal).catch(() => undefined)]);
@@ -71,8 +73,6 @@ export class WorkerLane {
     await this.#endWorker();
     if (this.#current !== undefined) this.#finishCurrent(cancelled('the aggregator is stopped'));
   }
-
-  #onCurrentEnd: (() => void) | undefined;
 
   #currentEnded(): Promise<void> {
     return new Promise((resolve) => {
