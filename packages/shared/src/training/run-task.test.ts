@@ -92,6 +92,17 @@ test('a cancelled training stops in its process, which stays; no update is left'
   await supervisor.stop();
 }, 30_000);
 
+test('trainers that share this process do not disturb each other', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'), { epochs: 3 });
+  const alone = await runTask(task);
+  const trainers = [new InProcessTrainer(), new InProcessTrainer(), new InProcessTrainer()];
+  const together = await Promise.all(
+    trainers.map((trainer, index) => trainer.run({ ...task, outputPath: join(folder, `together-${index}`) })),
+  );
+  for (const { update } of together) expect(update.sha256).toBe(alone.update.sha256);
+  await Promise.all(trainers.map((trainer) => trainer.stop()));
+});
+
 test('fewer than 10 rows to train on are refused', async () => {
   const task = await taskFor(csv, await specOf(csv, 'sick'));
   const few = join(folder, 'few.csv');

@@ -14,7 +14,7 @@ import {
 } from '@octomil/shared/models';
 import { flatten } from '@octomil/shared/tensors';
 import { evaluate } from './evaluate.js';
-import { DEFAULT_LOCAL_OPTIONS, type LocalOptions } from './local-options.js';
+import { DEFAULT_LOCAL_OPTIONS, type LocalOptions, OPTIMIZERS } from './local-options.js';
 import { trainLocally } from './train-locally.js';
 
 /** Rows whose target follows from the first input and some noise. */
@@ -176,6 +176,23 @@ test.each<[string, Architecture, number, number]>([
   expect(result.trainLoss).toBeLessThan(before?.loss ?? 0);
   expect(progress).toHaveLength(75);
   expect(progress.at(-1)).toBe(1);
+  built.dispose();
+});
+
+test.each(OPTIMIZERS)('%s lowers the loss', async (optimizer) => {
+  const architecture = parseArchitecture({ name: 'mlp', hidden: [8] });
+  const dataset = makeRows(120, 3, 2);
+  const built = await start(architecture, 3);
+  const before = await evaluate(built, architecture.output, dataset);
+  const learningRate = optimizer === 'adadelta' ? 5 : 0.05;
+  await trainLocally(built, architecture.output, dataset, {
+    ...DEFAULT_LOCAL_OPTIONS,
+    optimizer,
+    learningRate,
+    epochs: 5,
+  });
+  const after = await evaluate(built, architecture.output, dataset);
+  expect(after?.loss).toBeLessThan(0.95 * (before?.loss ?? 0));
   built.dispose();
 });
 
