@@ -128,7 +128,9 @@ async function foldAll(
       const write = sinks.checkpoint.write(start, next);
       write.catch(() => undefined);
       writing[turn % 2] = write;
-      await Promise.all(state.map((values, slot) => sinks.state?.write(slot * layout.totalParams + start, values)));
+      await Promise.all(
+        state.map(async (values, slot) => sinks.state?.write(slot * layout.totalParams + start, values)),
+      );
       for (const buffer of [base, ...held]) buffer.release();
     }
     await Promise.all(writing);

@@ -102,18 +102,11 @@ export function weightsFromSafetensors(bytes: Uint8Array, options: ParseOptions 
 function toFloat32({ name, dtype, bytes }: RawTensor): Float32Array {
   // A copy of its own: aligned, and it does not keep the file alive.
   const own = new Uint8Array(bytes).buffer;
-  switch (dtype) {
-    case 'F32':
-      return new Float32Array(own);
-    case 'F64':
-      return Float32Array.from(new Float64Array(own));
-    case 'F16':
-      return float16ToFloat32(new Uint16Array(own));
-    case 'BF16':
-      return bfloat16ToFloat32(new Uint16Array(own));
-    default:
-      throw new OctomilError('invalid_input', `tensor "${name}" is ${dtype}; weights are F64, F32, F16 or BF16`);
-  }
+  if (dtype === 'F32') return new Float32Array(own);
+  if (dtype === 'F64') return Float32Array.from(new Float64Array(own));
+  if (dtype === 'F16') return float16ToFloat32(new Uint16Array(own));
+  if (dtype === 'BF16') return bfloat16ToFloat32(new Uint16Array(own));
+  throw new OctomilError('invalid_input', `tensor "${name}" is ${dtype}; weights are F64, F32, F16 or BF16`);
 }
 
 function flattenInto(tensors: readonly NamedTensor[], out: Float32Array): void {
