@@ -282,6 +282,17 @@ test('an abort stops it and leaves nothing behind', async () => {
   expect(readdirSync(folder)).toEqual(before);
 });
 
+test('more updates than files may be open at once are all read', async () => {
+  const updates = Array.from({ length: 140 }, (_, index) => [index, 1]);
+  const job = jobOf(
+    [0, 0],
+    updates,
+    updates.map(() => 1),
+  );
+  await aggregate(job);
+  expect(valuesOf(job.outputPath)).toEqual([69.5, 1]);
+});
+
 test('a model without parameters is aggregated too', async () => {
   const empty = [{ name: 'none', shape: [0], data: new Float32Array() }];
   const job = { ...jobOf([1, 2], [], []), basePath: fileOf(empty), updates: [{ path: fileOf(empty), weight: 1 }] };

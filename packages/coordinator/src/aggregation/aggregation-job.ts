@@ -32,7 +32,7 @@ export interface AggregationJob {
    * tensor products in float32 on the tfjs backend of this process, which is the way to a GPU.
    */
   readonly backend?: 'wasm' | 'js' | 'tfjs';
-  /** Parameters folded at a time: memory is about 80 bytes for each. Default 131,072; the bytes do not depend on it. */
+  /** Parameters folded at a time: memory is 52 to 68 bytes for each. Default 131,072; the bytes do not depend on it. */
   readonly rangeParams?: number;
 }
 
