@@ -1,0 +1,300 @@
+import { randomUUID } from 'node:crypto';
+import { createReadStream, type Stats } from 'node:fs';
+import { copyFile, type FileHandle, mkdir, open, opendir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { dirname, join, relative, resolve, sep } from 'node:path';
+import { OctomilError } from '../errors/index.js';
+import { type Clock, type FolderLock, lockFolder } from '../runtime/index.js';
+import { checkObjectKey } from './object-key.js';
+import type { ByteRange, ByteSource, ObjectStat, ObjectStore } from './object-store.js';
+
+export interface FileObjectStoreOptions {
+  readonly folder: string;
+  /**
+   * Waits until the disk has an object (fsync of file and folder) before a put resolves. On beside PostgreSQL, which
+   * does the same for its rows. Off beside PGlite, which does not fsync: after a power cut its rows may be gone anyway,
+   * and after a crash of the process the operating system still writes what it was given.
+   */
+  readonly durable: boolean;
+  readonly clock: Clock;
+}
+
+const OBJECTS = 'objects';
+const TEMPORARY = 'temporary';
+
+/**
+ * Objects as files in a folder: `objects/<key>`, written under `temporary/` and renamed into place.
+ * The folder is locked against a second process until `close`; what a killed writer left under `temporary/` is removed
+ * when the folder is opened.
+ *
+ * @see FileObjectStore.open
+ */
+export class FileObjectStore implements ObjectStore {
+  readonly folder: string;
+  readonly #durable: boolean;
+  readonly #lock: FolderLock;
+
+  private constructor(lock: FolderLock, durable: boolean) {
+    this.#lock = lock;
+    this.folder = lock.folder;
+    this.#durable = durable;
+  }
+
+  /** @throws OctomilError `store_locked` when another process holds the folder */
+  static async open({ folder, durable, clock }: FileObjectStoreOptions): Promise<FileObjectStore> {
+    const lock = await lockFolder(resolve(folder), () => clock.now());
+    try {
+      await rm(join(lock.folder, TEMPORARY), { recursive: true, force: true });
+      await mkdir(join(lock.folder, TEMPORARY), { recursive: true });
+      await mkdir(join(lock.folder, OBJECTS), { recursive: true });
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+    return new FileObjectStore(lock, durable);
+  }
+
+  async stat(key: string): Promise<ObjectStat | undefined> {
+    const found = await this.#find(key);
+    return found === undefined ? undefined : toStat(key, found);
+  }
+
+  async *read(key: string, range?: ByteRange): AsyncGenerator<Uint8Array> {
+    const path = this.#path(key);
+    if (range !== undefined && range.end <= range.start) {
+      await this.#require(key);
+      return;
+    }
+    const file = await open(path).catch((error: unknown) => {
+      throw asMissing(error, key);
+    });
+    if ((await file.stat()).isDirectory()) {
+      await file.close();
+      throw missing(key);
+    }
+    // `end` of Node's streams is inclusive.
+    const bounds = range === undefined ? {} : { start: range.start, end: range.end - 1 };
+    yield* createReadStream(path, { fd: file, highWaterMark: 256 * 1024, ...bounds }) as AsyncIterable<Uint8Array>;
+  }
+
+  async readAll(key: string, maxBytes: number): Promise<Uint8Array> {
+    const file = await open(this.#path(key)).catch((error: unknown) => {
+      throw asMissing(error, key);
+    });
+    try {
+      const { size } = await this.#fileOnly(key, await file.stat());
+      if (size > maxBytes) {
+        throw new OctomilError('too_large', `object ${key} has ${size} bytes, more than the ${maxBytes} allowed here`);
+      }
+      const bytes = new Uint8Array(size);
+      let filled = 0;
+      while (filled < size) {
+        const { bytesRead } = await file.read(bytes, filled, size - filled, filled);
+        if (bytesRead === 0)
+          throw new OctomilError('corrupt_file', `object ${key} ended after ${filled} of ${size} bytes`);
+        filled += bytesRead;
+      }
+      return bytes;
+    } finally {
+      await file.close();
+    }
+  }
+
+  async put(key: string, source: ByteSource): Promise<ObjectStat> {
+    const path = this.#path(key);
+    const temporary = this.#temporaryPath();
+    try {
+      const file = await open(temporary, 'wx');
+      try {
+        if (source instanceof Uint8Array) await writeAll(file, source);
+        else for await (const chunk of source) await writeAll(file, chunk);
+        if (this.#durable) await file.sync();
+      } finally {
+        await file.close();
+      }
+      await this.#publish(temporary, path);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw asFull(error, this.folder);
+    }
+    return toStat(key, await stat(path));
+  }
+
+  async putFile(key: string, source: string): Promise<ObjectStat> {
+    const path = this.#path(key);
+    const temporary = this.#temporaryPath();
+    try {
+      try {
+        await rename(source, temporary);
+      } catch (error) {
+        if ((error as { code?: unknown }).code !== 'EXDEV') throw error;
+        // Another file system: the copy is made beside the object, so that the last step is still one rename.
+        await copyFile(source, temporary);
+        await rm(source);
+      }
+      if (this.#durable) await syncPath(temporary);
+      await this.#publish(temporary, path);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw asFull(error, this.folder);
+    }
+    return toStat(key, await stat(path));
+  }
+
+  async delete(key: string): Promise<void> {
+    const path = this.#path(key);
+    await rm(path, { force: true }).catch((error: unknown) => {
+      // A folder of other keys, or a key below a file: there is no such object.
+      if (!isMissing(error) && (error as { code?: unknown }).code !== 'ERR_FS_EISDIR') throw error;
+    });
+    await this.#removeEmptyFolders(dirname(path));
+  }
+
+  async *list(prefix: string): AsyncGenerator<ObjectStat> {
+    const root = join(this.folder, OBJECTS);
+    // The prefix need not end at a word: start at the folder that certainly holds all matches.
+    const words = prefix.split('/').slice(0, -1);
+    if (words.length > 0) checkObjectKey(words.join('/'));
+    yield* this.#walk(root, join(root, ...words), prefix);
+  }
+
+  async localFile(key: string): Promise<{ path: string; release(): Promise<void> }> {
+    await this.#require(key);
+    return { path: this.#path(key), release: async () => undefined };
+  }
+
+  /** Lets another process have the folder. Safe to repeat. */
+  close(): Promise<void> {
+    return this.#lock.release();
+  }
+
+  async *#walk(root: string, folder: string, prefix: string): AsyncGenerator<ObjectStat> {
+    const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
+      if (isMissing(error)) return [];
+      throw error;
+    });
+    for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      const path = join(folder, entry.name);
+      const key = relative(root, path).split(sep).join('/');
+      if (entry.isDirectory()) {
+        if (`${key}/`.startsWith(prefix) || prefix.startsWith(`${key}/`)) yield* this.#walk(root, path, prefix);
+      } else if (key.startsWith(prefix)) {
+        const found = await this.#find(key);
+        if (found !== undefined) yield toStat(key, found);
+      }
+    }
+  }
+
+  #path(key: string): string {
+    checkObjectKey(key);
+    return join(this.folder, OBJECTS, ...key.split('/'));
+  }
+
+  #temporaryPath(): string {
+    return join(this.folder, TEMPORARY, randomUUID());
+  }
+
+  async #find(key: string): Promise<Stats | undefined> {
+    try {
+      const found = await stat(this.#path(key));
+      return found.isFile() ? found : undefined;
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+  }
+
+  async #require(key: string): Promise<Stats> {
+    const found = await this.#find(key);
+    if (found === undefined) throw missing(key);
+    return found;
+  }
+
+  async #fileOnly(key: string, found: Stats): Promise<Stats> {
+    if (!found.isFile()) throw missing(key);
+    return found;
+  }
+
+  async #publish(temporary: string, path: string): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      await mkdir(dirname(path), { recursive: true });
+      try {
+        await rename(temporary, path);
+        break;
+      } catch (error) {
+        // A delete may remove the folder, empty for a moment, between the two steps.
+        if (!isMissing(error) || attempt >= 5) throw error;
+      }
+    }
+    if (this.#durable) await this.#syncFolders(dirname(path));
+  }
+
+  /** Folders are synchronised too, or a power cut could forget the name of a file whose content is safe. */
+  async #syncFolders(folder: string): Promise<void> {
+    const root = join(this.folder, OBJECTS);
+    for (let current = folder; current.startsWith(root); current = dirname(current)) await syncPath(current);
+  }
+
+  async #removeEmptyFolders(folder: string): Promise<void> {
+    const root = join(this.folder, OBJECTS);
+    for (let current = folder; current !== root && current.startsWith(root); current = dirname(current)) {
+      try {
+        if (await hasEntries(current)) return;
+        await rmdir(current);
+      } catch {
+        // Filled or removed by somebody else meanwhile: either way not ours to remove.
+        return;
+      }
+    }
+  }
+}
+
+async function hasEntries(folder: string): Promise<boolean> {
+  const handle = await opendir(folder);
+  try {
+    return (await handle.read()) !== null;
+  } finally {
+    await handle.close();
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  let written = 0;
+  while (written < bytes.byteLength) {
+    const { bytesWritten } = await file.write(bytes, written, bytes.byteLength - written);
+    written += bytesWritten;
+  }
+}
+
+async function syncPath(path: string): Promise<void> {
+  const file = await open(path, 'r');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function toStat(key: string, found: Stats): ObjectStat {
+  return { key, sizeBytes: found.size, modifiedAtMs: found.mtimeMs };
+}
+
+function isMissing(error: unknown): boolean {
+  const code = (error as { code?: unknown }).code;
+  return code === 'ENOENT' || code === 'ENOTDIR';
+}
+
+function missing(key: string): OctomilError {
+  return new OctomilError('not_found', `there is no object ${key}`, { details: { key } });
+}
+
+function asMissing(error: unknown, key: string): unknown {
+  return isMissing(error) ? missing(key) : error;
+}
+
+function asFull(error: unknown, folder: string): unknown {
+  const code = (error as { code?: unknown }).code;
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
+  return new OctomilError('insufficient_storage', `the disk of ${folder} is full; nothing was stored`, {
+    cause: error,
+  });
+}

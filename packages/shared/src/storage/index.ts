@@ -1,0 +1,4 @@
+export { FileObjectStore, type FileObjectStoreOptions } from './file-object-store.js';
+export { requireFreeSpace } from './free-space.js';
+export { checkObjectKey } from './object-key.js';
+export type { ByteRange, ByteSource, ObjectStat, ObjectStore } from './object-store.js';
