@@ -1,0 +1,345 @@
+import type { ServerDuplexStream } from '@grpc/grpc-js';
+import type { AssignmentRef, SessionRequest, SessionResponse } from '@octomil/proto';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { DeviceIdentity, DeviceService, HeldSession } from '../devices/index.js';
+import type { AssignmentKey, AssignmentPort } from '../training/assignment-port.js';
+import type { TransferService } from '../transfers/index.js';
+import { AssignmentTracker } from './assignment-tracker.js';
+import type { Semaphore } from './semaphore.js';
+import { isCallersFault, toStatusError } from './status.js';
+import { readAnyJson, readCount, readHeader, readKey, readProblem, say, writeKey } from './wire-fields.js';
+
+export interface SessionContext {
+  readonly devices: DeviceService;
+  readonly assignments: AssignmentPort;
+  readonly transfers: TransferService;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Bounds how many updates of the stream are in memory at once, over all sessions. */
+  readonly inlineUpdates: Semaphore;
+  readonly inlineUpdateMaxBytes: number;
+}
+
+export type SessionStream = ServerDuplexStream<SessionRequest, SessionResponse>;
+
+/** Messages of one device that wait their turn; beyond this, its stream is not read. */
+const MAX_QUEUED = 8;
+const PROGRESS_EVERY_MS = 1000;
+
+/**
+ * One device's open stream. Its messages are handled one after the other, in order, except lease renewals: those never
+ * wait behind an update that is being taken.
+ */
+export class DeviceSession implements HeldSession {
+  readonly deviceId: string;
+  readonly epoch: number;
+  readonly #context: SessionContext;
+  readonly #stream: SessionStream;
+  readonly #logger: Logger;
+  readonly #tracker = new AssignmentTracker();
+  readonly #queue: SessionRequest[] = [];
+  readonly #lastProgress = new Map<string, { atMs: number; phase: string }>();
+  #handling = false;
+  #looking = false;
+  #lookAgain = false;
+  #over = false;
+
+  constructor(context: SessionContext, stream: SessionStream, device: DeviceIdentity, epoch: number) {
+    this.#context = context;
+    this.#stream = stream;
+    this.deviceId = device.deviceId;
+    this.epoch = epoch;
+    this.#logger = context.logger.child({ deviceId: device.deviceId, epoch });
+  }
+
+  get busy(): boolean {
+    return this.#tracker.busy;
+  }
+
+  /** What the agent says it still works on, from its hello or a renewal. */
+  claim(inProgress: readonly AssignmentRef[]): void {
+    for (const ref of inProgress) this.#tracker.acknowledge({ assignmentId: ref.assignmentId, attempt: ref.attempt });
+  }
+
+  wake(): void {
+    if (this.#over) return;
+    this.#lookAgain = true;
+    if (!this.#looking) void this.#look();
+  }
+
+  end(reason: OctomilError): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#logger.info({ code: reason.code }, 'a session was ended');
+    if (reason.code === 'superseded') {
+      this.#stream.write(say.superseded(reason.toBody()));
+      this.#stream.end();
+    } else {
+      this.#stream.emit('error', toStatusError(reason));
+    }
+  }
+
+  /** The stream is gone; nothing can be said any more. What has been received is still handled. */
+  closed(): void {
+    this.#over = true;
+  }
+
+  /** Waits while the agent does not read: that is the back pressure of everything said in answer. */
+  #say(message: SessionResponse): Promise<void> | undefined {
+    if (this.#over || this.#stream.write(message)) return undefined;
+    return new Promise((resolve) => {
+      const done = (): void => {
+        this.#stream.off('drain', done);
+        this.#stream.off('close', done);
+        resolve();
+      };
+      this.#stream.once('drain', done);
+      this.#stream.once('close', done);
+    });
+  }
+
+  async #look(): Promise<void> {
+    this.#looking = true;
+    try {
+      while (this.#lookAgain && !this.#over) {
+        this.#lookAgain = false;
+        await this.#compare();
+      }
+    } catch (error) {
+      this.#logger.warn({ error }, 'could not read the assignments of a device; looking again in 5 s');
+    } finally {
+      this.#looking = false;
+    }
+  }
+
+  async #compare(): Promise<void> {
+    const open = await this.#context.assignments.openAssignments(this.deviceId);
+    const doubtful = this.#tracker.doubtful(open);
+    if (doubtful.length > 0) {
+      for (const { key, reason } of await this.#context.assignments.obsolete(this.deviceId, doubtful)) {
+        this.#tracker.finish(key);
+        await this.#say(say.cancelled(key, reason));
+      }
+    }
+    for (const assignment of this.#tracker.toPush(open, this.#context.clock.now())) {
+      await this.#say(say.assignment(assignment));
+    }
+  }
+
+  /** Takes the next message of the stream. Never throws. */
+  receive(request: SessionRequest): void {
+    if (this.#over) return;
+    if (Number(request.epoch) !== this.epoch) {
+      this.end(
+        new OctomilError(
+          'superseded',
+          `the message carries epoch ${request.epoch} and this session has epoch ${this.epoch}; say hello again`,
+          { details: { epoch: Number(request.epoch), current: this.epoch } },
+        ),
+      );
+      return;
+    }
+    if (request.event.case === 'leaseRenewal') {
+      void this.#renew(request.event.value.inProgress);
+      return;
+    }
+    this.#queue.push(request);
+    if (this.#queue.length >= MAX_QUEUED) this.#stream.pause();
+    if (!this.#handling) void this.#drain();
+  }
+
+  async #renew(inProgress: readonly AssignmentRef[]): Promise<void> {
+    try {
+      this.claim(inProgress);
+      await this.#context.devices.renewSession(this);
+      await this.#say(say.leaseRenewed(this.#context.devices.leaseMs));
+    } catch (thrown) {
+      const error = toOctomilError(thrown);
+      if (error.code === 'superseded' || error.code === 'device_revoked') this.end(error);
+      else this.#logger.warn({ error }, 'could not renew a lease');
+    }
+  }
+
+  async #drain(): Promise<void> {
+    this.#handling = true;
+    for (let request = this.#queue.shift(); request !== undefined; request = this.#queue.shift()) {
+      await this.#handle(request);
+      if (this.#queue.length < MAX_QUEUED / 2 && this.#stream.isPaused()) this.#stream.resume();
+    }
+    this.#handling = false;
+  }
+
+  /** Says what went wrong instead of throwing: a faulty message is no reason to end the session. */
+  async #handle(request: SessionRequest): Promise<void> {
+    let key: AssignmentKey | undefined;
+    try {
+      key = keyOf(request);
+      await this.#dispatch(request, key);
+    } catch (thrown) {
+      const error = toOctomilError(thrown);
+      if (!isCallersFault(error)) this.#logger.error({ error: thrown, event: request.event.case }, 'a message failed');
+      await this.#say(this.#answerTo(request, key, error));
+    }
+  }
+
+  /** How a failure is told: an agent that waits for a verdict gets one, unless trying again makes sense. */
+  #answerTo(request: SessionRequest, key: AssignmentKey | undefined, error: OctomilError): SessionResponse {
+    if (key === undefined || error.entry.retry !== 'never') return say.problem(key, error.toBody());
+    switch (request.event.case) {
+      case 'inlineUpdate':
+      case 'ticketRequest':
+      case 'report':
+        this.#tracker.finish(key);
+        return say.verdict(key, { accepted: false, reason: error.toBody() });
+      case 'progress':
+      case 'assignmentAnswer':
+        if (error.code === 'invalid_input') return say.problem(key, error.toBody());
+        this.#tracker.finish(key);
+        return say.cancelled(key, error.toBody());
+      default:
+        return say.problem(key, error.toBody());
+    }
+  }
+
+  async #dispatch(request: SessionRequest, key: AssignmentKey | undefined): Promise<void> {
+    const { assignments, devices } = this.#context;
+    const { event } = request;
+    switch (event.case) {
+      case 'assignmentAnswer': {
+        const asked = requireKey(key);
+        const { answer } = event.value;
+        if (answer.case === 'refused') {
+          await assignments.refuse(this.deviceId, asked, readProblem(answer.value));
+          this.#tracker.finish(asked);
+        } else {
+          await assignments.accept(this.deviceId, asked);
+          this.#tracker.acknowledge(asked);
+        }
+        return;
+      }
+      case 'progress': {
+        const asked = requireKey(key);
+        const { phase, completed, total, loss } = event.value;
+        const step = {
+          phase: phase.slice(0, 40),
+          completed: readCount(completed, 'completed'),
+          total: readCount(total, 'total'),
+          ...(loss === undefined ? {} : { loss }),
+        };
+        if (!this.#progressIsDue(asked, step)) return;
+        await assignments.progress(this.deviceId, asked, step);
+        return;
+      }
+      case 'inlineUpdate':
+        return this.#takeUpdate(event.value.header, event.value.data);
+      case 'ticketRequest': {
+        const header = readHeader(event.value.header);
+        const { ticket, receivedParts } = await this.#context.transfers.issueTicket(this.deviceId, header);
+        await this.#say(
+          say.ticket({
+            assignment: writeKey(header.key),
+            ticketId: ticket.id,
+            token: ticket.token,
+            partSizeBytes: BigInt(ticket.layout.partSizeBytes),
+            partCount: ticket.layout.partCount,
+            receivedParts,
+            expiresInMs: BigInt(ticket.expiresInMs),
+          }),
+        );
+        return;
+      }
+      case 'report': {
+        const asked = requireKey(key);
+        await this.#submitting(asked, () =>
+          assignments.report(this.deviceId, asked, readAnyJson(event.value.json, 'json')),
+        );
+        this.#tracker.finish(asked);
+        await this.#say(say.verdict(asked, { accepted: true }));
+        return;
+      }
+      case 'assignmentFailure': {
+        const asked = requireKey(key);
+        await assignments.fail(this.deviceId, asked, readProblem(event.value.problem));
+        this.#tracker.finish(asked);
+        return;
+      }
+      case 'siteSummary':
+        await devices.describeSite(this.deviceId, event.value);
+        return;
+      case 'hello':
+        throw new OctomilError('invalid_input', 'Hello is said once, at the start of a session');
+      default:
+        // A newer agent may say what this coordinator does not know.
+        return;
+    }
+  }
+
+  /** At most one a second and assignment goes to the rows, but every new phase and every end of one does. */
+  #progressIsDue(
+    { assignmentId }: AssignmentKey,
+    { phase, completed, total }: { phase: string; completed: number; total: number },
+  ): boolean {
+    const nowMs = this.#context.clock.now();
+    const last = this.#lastProgress.get(assignmentId);
+    const ended = total > 0 && completed >= total;
+    if (last !== undefined && last.phase === phase && !ended && nowMs - last.atMs < PROGRESS_EVERY_MS) return false;
+    if (this.#lastProgress.size > 64) this.#lastProgress.clear();
+    this.#lastProgress.set(assignmentId, { atMs: nowMs, phase });
+    return true;
+  }
+
+  async #takeUpdate(wireHeader: Parameters<typeof readHeader>[0], data: Uint8Array): Promise<void> {
+    const { assignments, inlineUpdates, inlineUpdateMaxBytes } = this.#context;
+    const header = readHeader(wireHeader);
+    if (data.length > inlineUpdateMaxBytes) {
+      throw new OctomilError(
+        'too_large',
+        `an update of ${data.length} bytes is larger than the ${inlineUpdateMaxBytes} the stream takes; ask for a ticket`,
+        { details: { sizeBytes: data.length, limitBytes: inlineUpdateMaxBytes } },
+      );
+    }
+    if (data.length !== header.sizeBytes) {
+      throw new OctomilError(
+        'update_rejected',
+        `the update has ${data.length} bytes and its header says ${header.sizeBytes}`,
+        { details: { sizeBytes: data.length, announcedBytes: header.sizeBytes } },
+      );
+    }
+    // `data` is a view of the received message, which holds hardly anything else: a copy would only cost.
+    const verdict = await this.#submitting(header.key, () =>
+      inlineUpdates.run(() => assignments.submitUpdate(this.deviceId, header, { bytes: data })),
+    );
+    this.#tracker.finish(header.key);
+    await this.#say(say.verdict(header.key, verdict));
+  }
+
+  async #submitting<T>(key: AssignmentKey, submit: () => Promise<T>): Promise<T> {
+    this.#tracker.submitting(key, true);
+    try {
+      return await submit();
+    } finally {
+      this.#tracker.submitting(key, false);
+    }
+  }
+}
+
+function requireKey(key: AssignmentKey | undefined): AssignmentKey {
+  return key ?? readKey(undefined);
+}
+
+/** @throws `invalid_input` when a message about an assignment names none */
+function keyOf({ event }: SessionRequest): AssignmentKey | undefined {
+  switch (event.case) {
+    case 'assignmentAnswer':
+    case 'progress':
+    case 'report':
+    case 'assignmentFailure':
+      return readKey(event.value.assignment);
+    case 'inlineUpdate':
+    case 'ticketRequest':
+      return readKey(event.value.header?.assignment);
+    default:
+      return undefined;
+  }
+}
