@@ -21,13 +21,20 @@ const DELIMITERS = [',', ';', '\t', '|'] as const;
  *
  * The reader is then told all of them: left to guess, it reads a ragged file as one text column without an error.
  *
- * @throws `data_unreadable` for an empty file, a first line that is no header, or one longer than a mebibyte.
+ * @throws `data_unreadable` for an empty file, a first line that is no header or is longer than a mebibyte, and for
+ * big-endian UTF-16; `corrupt_file` for a broken gzip file.
  */
 export function detectDialect(source: DataSource): CsvDialect {
   const { bytes, whole } = readSample(source.path);
   const encoding = source.encoding ?? detectEncoding(bytes, whole);
   if (!ENCODINGS.includes(encoding)) {
     throw new OctomilError('invalid_input', `encoding "${encoding}" is unknown; use ${ENCODINGS.join(', ')}`);
+  }
+  if (encoding === 'utf-16' && bytes[0] === 0xfe && bytes[1] === 0xff) {
+    throw new OctomilError(
+      'data_unreadable',
+      `${source.path} is big-endian UTF-16, which cannot be read; save it as UTF-8`,
+    );
   }
   const text = decode(bytes, encoding);
   if (text.trim() === '') {
@@ -85,7 +92,7 @@ function detectEncoding(bytes: Uint8Array, whole: boolean): Encoding {
 
 function decode(bytes: Uint8Array, encoding: Encoding): string {
   if (encoding === 'utf-16') {
-    return new TextDecoder(bytes[0] === 0xfe && bytes[1] === 0xff ? 'utf-16be' : 'utf-16le').decode(bytes);
+    return new TextDecoder('utf-16le').decode(bytes);
   }
   // Not TextDecoder('latin1'): the web calls windows-1252 by that name.
   if (encoding === 'latin-1') return Buffer.from(bytes).toString('latin1');

@@ -1,12 +1,13 @@
 import type { DuckDBConnection, DuckDBMapValue, DuckDBValue } from '@duckdb/node-api';
-import { type CellRules, profileSql, type SqlColumn } from './duckdb-cells.js';
+import { foldCell } from './cells.js';
+import { type CellRules, profileCell, type SqlColumn } from './duckdb-cells.js';
 import type { ColumnProfile, LevelCount, ProfileRequest, TableColumn } from './table-reader.js';
 
 /** One query holds this many columns; a table of ten thousand is read a few times. */
 const COLUMNS_PER_QUERY = 500;
 
-/** Estimates are a few percent off: columns up to this factor above `maxLevels` are counted exactly. */
-const ESTIMATE_MARGIN = 2;
+/** Estimates count spellings and are a few percent off: up to this factor above `maxLevels`, values are counted. */
+const ESTIMATE_MARGIN = 4;
 
 export interface ProfiledColumn {
   readonly column: TableColumn;
@@ -33,8 +34,8 @@ export async function profileColumns(
   const profiles: ColumnProfile[] = [];
   for (let from = 0; from < columns.length; from += COLUMNS_PER_QUERY) {
     const batch = columns.slice(from, from + COLUMNS_PER_QUERY);
-    const cells = batch.map(({ column, sql }) => profileSql(sql, request.missingMarkers.get(column.key) ?? [], rules));
-    const typed = `(SELECT ${cells.map(({ text, number }, i) => `${text} AS u${i}, ${number} AS d${i}`).join(', ')} FROM ${table})`;
+    const cells = batch.map(({ column, sql }) => profileCell(sql, request.missingMarkers.get(column.key) ?? [], rules));
+    const typed = `(SELECT ${batch.map(({ sql }, i) => `${sql.sql} AS c${i}, ${cells[i]?.missing} AS m${i}, ${cells[i]?.number} AS d${i}`).join(', ')} FROM ${table})`;
     const shapes = await measureShapes(connection, typed, batch);
     profiles.push(...(await measureValues(connection, typed, batch, shapes, request.maxLevels)));
   }
@@ -48,13 +49,11 @@ async function measureShapes(
 ): Promise<Shape[]> {
   const selected = batch.map(({ sql }, i) =>
     [
-      `count(u${i})`,
+      `count_if(NOT m${i})`,
       `count(d${i})`,
-      sql.family === 'text'
-        ? `coalesce(bool_or(CASE WHEN starts_with(u${i}, '0') THEN regexp_matches(u${i}, '^0[0-9]') ELSE false END), false)`
-        : 'false',
+      sql.family === 'text' ? `coalesce(bool_or(regexp_matches(c${i}, '^[ \\t]*0[0-9]')), false)` : 'false',
       `coalesce(bool_and(d${i} = trunc(d${i})), false)`,
-      `approx_count_distinct(u${i})`,
+      sql.family === 'unsupported' ? '0' : `approx_count_distinct(c${i})`,
       `coalesce(max(d${i}) - min(d${i}), 0)`,
     ].join(', '),
   );
@@ -95,7 +94,7 @@ async function measureValues(
     } else selected.push('0', '0', '0', '0', '0');
     const countable = sql.family !== 'time' && sql.family !== 'unsupported';
     const few = countable && shape.present > 0 && shape.distinctEstimate <= maxLevels * ESTIMATE_MARGIN;
-    selected.push(few ? `histogram(${isNumeric(shape) ? d : `u${i}`})` : 'NULL');
+    selected.push(few ? `histogram(${isNumeric(shape) ? d : `c${i}`}) FILTER (NOT m${i})` : 'NULL');
   });
   const row = await readRow(connection, `SELECT ${selected.join(', ')} FROM ${typed}`);
   return batch.map(({ column }, i) => {
@@ -132,13 +131,16 @@ const EMPTY: Shape = { present: 0, numbers: 0, hasCodes: false, whole: false, di
 /** Every value is a number and none is a code with a leading zero. */
 const isNumeric = (shape: Shape) => shape.present > 0 && shape.numbers === shape.present && !shape.hasCodes;
 
+/** Spellings of the same level are counted together. */
 function levelsOf(histogram: DuckDBValue | undefined): LevelCount[] | null {
   if (histogram === null || histogram === undefined) return null;
-  return (histogram as DuckDBMapValue).entries.map(({ key, value }) => ({
+  const counts = new Map<string, number>();
+  for (const { key, value } of (histogram as DuckDBMapValue).entries) {
     // Adding 0 turns -0 into 0.
-    value: typeof key === 'number' ? String(key + 0) : String(key),
-    count: Number(value),
-  }));
+    const level = typeof key === 'number' ? String(key + 0) : foldCell(String(key));
+    counts.set(level, (counts.get(level) ?? 0) + Number(value));
+  }
+  return [...counts].map(([value, count]) => ({ value, count }));
 }
 
 async function readRow(connection: DuckDBConnection, sql: string): Promise<DuckDBValue[]> {
