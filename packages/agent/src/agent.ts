@@ -1,0 +1,226 @@
+import { type Clock, createLogger, Lifecycle, type Logger, type Service, systemClock } from '@octomil/shared/runtime';
+import type { Trainer } from '@octomil/shared/training';
+import { AuditLog } from './audit/audit-log.js';
+import type { AgentConfig } from './config/agent-config.js';
+import { bearer, type CoordinatorClient, openCoordinatorClient } from './connection/coordinator-client.js';
+import { HttpTransfers } from './connection/http-transfers.js';
+import { DataSetSummaries, type Summarize, summarizeInProcess } from './data-sets/summary.js';
+import { AgentMetrics } from './http/agent-metrics.js';
+import { startHealthServer } from './http/health-server.js';
+import { BaseStore } from './models/base-store.js';
+import { grpcBaseTransport, httpBaseTransport } from './models/transports.js';
+import { CoordinatorSession } from './session/coordinator-session.js';
+import type { SessionDelegate } from './session/session-link.js';
+import { Site } from './site.js';
+import { Journal } from './state/journal.js';
+import { openStateFolder } from './state/state-folder.js';
+import { Assignments } from './training/assignments.js';
+import { LazyTrainer } from './training/lazy-trainer.js';
+import { SiteRunner } from './training/site-runner.js';
+
+/** A running agent. */
+export interface Agent extends Service {
+  /** Undefined until enrolled. */
+  readonly deviceId: string | undefined;
+  /** Of `/metrics`; undefined where it is not served. */
+  readonly metricsPort: number | undefined;
+  readonly connected: boolean;
+  /** Resolves with the first session; rejects when there can be none (spent enrolment token) or the agent is stopped. */
+  readonly ready: Promise<void>;
+  /** Resolves after `stop`; rejects when the agent cannot go on. Stop it then as well. */
+  readonly finished: Promise<void>;
+  /** Waits for running work within the configured grace, then abandons it. Safe to repeat. */
+  stop(): Promise<void>;
+}
+
+/** What tests and `startFleet` replace. */
+export interface AgentOverrides {
+  readonly trainer?: Trainer;
+  readonly summarize?: Summarize;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  readonly logger?: Logger;
+}
+
+/** How often the data files are looked at for changes. */
+const DATA_CHECK_MS = 60_000;
+
+/**
+ * Starts the agent on its state folder and returns at once: the coordinator may be down, and is looked for until it
+ * answers.
+ *
+ * @throws OctomilError `store_locked` when another agent uses the state folder, `config_invalid` when it cannot be used,
+ * `port_in_use` for the metrics port
+ */
+export async function startAgent(config: AgentConfig, overrides: AgentOverrides = {}): Promise<Agent> {
+  const clock = overrides.clock ?? systemClock;
+  const logger = overrides.logger ?? createLogger('agent', config.logLevel);
+  const lifecycle = new Lifecycle();
+  try {
+    return await compose(config, overrides, clock, logger, lifecycle);
+  } catch (error) {
+    await lifecycle.stop();
+    throw error;
+  }
+}
+
+async function compose(
+  config: AgentConfig,
+  overrides: AgentOverrides,
+  clock: Clock,
+  logger: Logger,
+  lifecycle: Lifecycle,
+): Promise<Agent> {
+  const folder = await openStateFolder(config.stateDir, () => clock.now());
+  lifecycle.onStop('state folder', () => folder.close());
+  const metrics = new AgentMetrics();
+  const audit = new AuditLog(folder.auditPath, { clock });
+  lifecycle.onStop('audit log', () => audit.close());
+  const journal = Journal.open(folder.journalPath);
+
+  const credential = (): string => session.credential?.credential ?? '';
+  const http = new HttpTransfers(config, credential);
+  lifecycle.onStop('HTTP transfers', () => http.close());
+  let bulk: CoordinatorClient | undefined;
+  const bulkClient = (): CoordinatorClient => {
+    bulk ??= openCoordinatorClient(config);
+    return bulk;
+  };
+  lifecycle.onStop('bulk channel', () => bulk?.close());
+  const metadata = () => bearer(credential());
+
+  const trainer = overrides.trainer ?? new LazyTrainer(config.trainer, { clock, logger });
+  lifecycle.onStop('trainer', () => trainer.stop());
+  const bases = new BaseStore({
+    folder: folder.modelsPath,
+    maxBytes: config.modelsCacheBytes,
+    transports: [httpBaseTransport(http), grpcBaseTransport(bulkClient, metadata)],
+    clock,
+    logger,
+    onDownloaded: (sizeBytes) => metrics.add('octomil_agent_downloaded_bytes_total', sizeBytes),
+  });
+  const summaries = new DataSetSummaries({
+    dataSets: config.dataSets,
+    path: folder.summariesPath,
+    summarize: overrides.summarize ?? summarizeInProcess,
+    logger,
+  });
+  lifecycle.onStop('data set summaries', () => summaries.stop());
+  const site = new Site(config, summaries, audit, (delayMs) => wait(clock, delayMs));
+  const assignments = new Assignments({
+    journal,
+    clock,
+    logger,
+    runner: new SiteRunner({
+      config,
+      updatesPath: folder.updatesPath,
+      journal,
+      bases,
+      trainer,
+      audit,
+      clock,
+      logger,
+      uploader: { http, grpc: bulkClient, metadata, clock, logger },
+      onUploaded: (sizeBytes) => metrics.add('octomil_agent_uploaded_bytes_total', sizeBytes),
+    }),
+    onOutcome: (kind) => metrics.add('octomil_agent_assignments_total', 1, kind),
+  });
+  const delegate: SessionDelegate = {
+    inProgress: () => assignments.inProgress(),
+    connected: (link) => {
+      metrics.add('octomil_agent_sessions_total');
+      if (http.offer(link.welcome.transferUrl) === 'unsafe') {
+        logger.warn(
+          { transferUrl: link.welcome.transferUrl },
+          'the coordinator offers HTTP transfers in plaintext over the network; using gRPC (insecure: true would allow it)',
+        );
+      }
+      assignments.connected(link);
+    },
+    received: (event) => assignments.received(event),
+    renewalSent: () => assignments.renewalSent(),
+    renewalAnswered: () => assignments.renewalAnswered(),
+    disconnected: () => assignments.disconnected(),
+  };
+  const session = new CoordinatorSession({
+    config,
+    credentialPath: folder.credentialPath,
+    audit,
+    hello: () => site.hello(),
+    delegate,
+    clock,
+    random: overrides.random ?? Math.random,
+    logger,
+  });
+  lifecycle.add('session', session);
+  lifecycle.onStop('assignments', () => assignments.stop(config.stopGraceMs));
+
+  metrics.observe('octomil_agent_connected', () => (session.state.connected ? 1 : 0));
+  metrics.observe('octomil_agent_assignments_running', () => assignments.running);
+  metrics.observe('process_resident_memory_bytes', () => process.memoryUsage.rss());
+  const health =
+    config.metrics === undefined
+      ? undefined
+      : lifecycle.add(
+          'health server',
+          await startHealthServer({
+            ...config.metrics,
+            metrics,
+            notReady: () =>
+              session.state.connected ? undefined : (session.state.problem?.message ?? 'not connected yet'),
+          }),
+        );
+
+  // The order of stops is the reverse: data checks, work (with its grace), session, and what they use.
+  lifecycle.onStop(
+    'data checks',
+    watchData(clock, summaries, async () => {
+      assignments.send({ case: 'siteSummary', value: await site.summary() });
+    }),
+  );
+  assignments.start();
+  logger.info({ deviceIdentifier: config.deviceIdentifier, stateDir: config.stateDir }, 'agent started');
+  return {
+    get deviceId() {
+      return session.credential?.deviceId;
+    },
+    metricsPort: health?.port,
+    get connected() {
+      return session.state.connected;
+    },
+    ready: session.ready,
+    finished: session.finished,
+    stop: () => lifecycle.stop(),
+  };
+}
+
+/** Looks at the data files now and then, and tells the coordinator when one changed. */
+function watchData(clock: Clock, summaries: DataSetSummaries, tell: () => Promise<void>): () => void {
+  let callOff = (): void => undefined;
+  let stopped = false;
+  const check = async (): Promise<void> => {
+    if ((await summaries.refresh()) && !stopped) await tell();
+  };
+  const again = (): void => {
+    callOff = clock.after(DATA_CHECK_MS, () => {
+      void check()
+        .catch(() => undefined)
+        .finally(() => {
+          if (!stopped) again();
+        });
+    });
+  };
+  // The first reading may outlast the wait before Hello.
+  void check().catch(() => undefined);
+  again();
+  return () => {
+    stopped = true;
+    callOff();
+  };
+}
+
+function wait(clock: Clock, delayMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    clock.after(delayMs, resolve);
+  });
+}

@@ -1,0 +1,50 @@
+import type { DataSource } from '@octomil/shared/data';
+import type { LogLevel } from '@octomil/shared/runtime';
+import type { Policy } from '../policy/policy.js';
+import type { PeerAddress } from './address.js';
+import type { ProxySettings } from './proxy.js';
+
+/** Files, not contents: they are read when a connection is made, so that a renewed certificate is taken up. */
+export interface TlsSettings {
+  /** PEM file of the private certificate authority; default: the system's. */
+  readonly caPath?: string;
+  readonly certificatePath?: string;
+  readonly keyPath?: string;
+  /** Name in the coordinator's certificate where it differs from the address. */
+  readonly serverName?: string;
+}
+
+/** Everything that the agent was told at its start. Frozen. */
+export interface AgentConfig {
+  readonly coordinator: PeerAddress;
+  readonly deviceIdentifier: string;
+  /** Needed once; undefined where the state folder already holds a credential. */
+  readonly enrollmentToken: string | undefined;
+  /** Credential, cached bases, half-done uploads, audit log. Owner only. */
+  readonly stateDir: string;
+  readonly dataSets: Readonly<Record<string, DataSource>>;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly policy: Policy;
+  readonly tls: TlsSettings;
+  readonly proxy: ProxySettings;
+  /** Allows plaintext to hosts other than this machine. Default false. */
+  readonly insecure: boolean;
+  /** Where `/healthz`, `/readyz` and `/metrics` are served; undefined: nowhere. */
+  readonly metrics: { readonly host: string; readonly port: number } | undefined;
+  readonly logLevel: LogLevel;
+  readonly trainer: { readonly memoryLimitMb: number | undefined; readonly idleMs: number };
+  /** Bases beyond this are dropped, least recently used first. Default 4 GiB. */
+  readonly modelsCacheBytes: number;
+  /** How long a stop waits for running work before it is abandoned. Default 10 s. */
+  readonly stopGraceMs: number;
+}
+
+/** What `octomil config` prints: the same without secrets. */
+export function redactedConfig(config: AgentConfig): Record<string, unknown> {
+  const { url } = config.proxy;
+  return {
+    ...config,
+    enrollmentToken: config.enrollmentToken === undefined ? undefined : '[redacted]',
+    proxy: { ...config.proxy, url: url?.replace(/\/\/[^@/]*@/, '//[redacted]@') },
+  };
+}

@@ -1,0 +1,249 @@
+import { readFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import type { DataSource } from '@octomil/shared/data';
+import { OctomilError } from '@octomil/shared/errors';
+import { Value } from 'typebox/value';
+import { parse } from 'yaml';
+import { isLoopback, type PeerAddress, parseCoordinatorAddress } from './address.js';
+import type { AgentConfig } from './agent-config.js';
+import { applyEnvironment } from './environment.js';
+import { proxyFromEnvironment } from './proxy.js';
+import { type AgentFile, AgentFileSchema } from './schema.js';
+
+const MIB = 1_048_576;
+
+/** One thing that is wrong: where, the value (secrets left out), and what is allowed. */
+interface ConfigProblem {
+  readonly path: string;
+  readonly message: string;
+  readonly value?: unknown;
+}
+
+export interface LoadOptions {
+  /** YAML file; without it the environment must say everything. */
+  readonly path?: string | undefined;
+  /** Default: `process.env`. */
+  readonly environment?: Readonly<Record<string, string | undefined>>;
+}
+
+/**
+ * Reads the file, then the environment over it. Relative paths in the file are relative to the file's folder.
+ *
+ * @throws OctomilError `config_invalid` listing every problem at once, in `details.problems` as well
+ */
+export function loadAgentConfig(options: LoadOptions): AgentConfig {
+  const environment = options.environment ?? process.env;
+  const folder = options.path === undefined ? process.cwd() : dirname(resolve(options.path));
+  const problems: ConfigProblem[] = [];
+  const raw = options.path === undefined ? {} : readYaml(options.path, 'the configuration', problems);
+  return parseAgentConfig(raw, { folder, environment, problems });
+}
+
+interface ParseContext {
+  readonly folder: string;
+  readonly environment: Readonly<Record<string, string | undefined>>;
+  readonly problems?: ConfigProblem[];
+}
+
+/**
+ * The same from an object that is already read.
+ *
+ * @throws OctomilError `config_invalid` listing every problem at once
+ */
+export function parseAgentConfig(raw: unknown, context: ParseContext): AgentConfig {
+  const problems = context.problems ?? [];
+  const merged = applyEnvironment(raw, context.environment, problems);
+  expandShorthands(merged, context.folder, problems);
+  problems.push(...schemaProblems(merged));
+  const file = merged as AgentFile;
+  const coordinator = typeof file.coordinator === 'string' ? readAddress(file.coordinator, problems) : undefined;
+  if (coordinator !== undefined) checkPlaintext(coordinator, file, problems);
+  if (typeof file.proxy === 'string') checkProxy(file.proxy, problems);
+  const enrollmentToken = readToken(file, context.folder, problems);
+  checkReadable(file, context.folder, problems);
+  if (problems.length > 0 || coordinator === undefined) throw invalid(problems);
+  return deepFreeze(build(file, coordinator, enrollmentToken, context));
+}
+
+function build(
+  file: AgentFile,
+  coordinator: PeerAddress,
+  enrollmentToken: string | undefined,
+  { folder, environment }: ParseContext,
+): AgentConfig {
+  const at = (path: string): string => resolve(folder, path);
+  const { tls = {}, trainer = {}, metrics } = file;
+  return {
+    coordinator,
+    deviceIdentifier: file.device_identifier,
+    enrollmentToken,
+    stateDir: at(file.state_dir),
+    dataSets: Object.fromEntries(
+      Object.entries(file.data_sets ?? {}).map(([name, source]) => [
+        name,
+        {
+          path: at(source.path),
+          ...(source.format === undefined ? {} : { format: source.format }),
+          ...(source.delimiter === undefined ? {} : { delimiter: source.delimiter }),
+          ...(source.decimal_separator === undefined ? {} : { decimalSeparator: source.decimal_separator }),
+          ...(source.encoding === undefined ? {} : { encoding: source.encoding }),
+          ...(source.missing_texts === undefined ? {} : { missingTexts: source.missing_texts }),
+        } as DataSource,
+      ]),
+    ),
+    labels: file.labels ?? {},
+    policy: {
+      allow: (file.policy?.allow ?? []).map(({ data_sets, ...rule }) => ({ ...rule, dataSets: data_sets })),
+    },
+    tls: {
+      ...(tls.ca === undefined ? {} : { caPath: at(tls.ca) }),
+      ...(tls.certificate === undefined ? {} : { certificatePath: at(tls.certificate) }),
+      ...(tls.key === undefined ? {} : { keyPath: at(tls.key) }),
+      ...(tls.server_name === undefined ? {} : { serverName: tls.server_name }),
+    },
+    proxy: proxyFromEnvironment(environment, { url: file.proxy, noProxy: file.no_proxy }),
+    insecure: file.insecure ?? false,
+    metrics: metrics === undefined ? undefined : { host: metrics.host ?? '127.0.0.1', port: metrics.port },
+    logLevel: (file.log_level ?? 'info') as AgentConfig['logLevel'],
+    trainer: { memoryLimitMb: trainer.memory_limit_mb, idleMs: (trainer.idle_seconds ?? 300) * 1_000 },
+    modelsCacheBytes: (file.models_cache_mb ?? 4_096) * MIB,
+    stopGraceMs: (file.stop_grace_seconds ?? 10) * 1_000,
+  };
+}
+
+function readYaml(path: string, what: string, problems: ConfigProblem[], at = ''): unknown {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    problems.push({ path: at, message: `${what} ${path} cannot be read (${(error as NodeJS.ErrnoException).code})` });
+    return {};
+  }
+  try {
+    return parse(text) ?? {};
+  } catch (error) {
+    problems.push({ path: at, message: `${what} ${path} is not YAML: ${(error as Error).message.split('\n')[0]}` });
+    return {};
+  }
+}
+
+/** A bare path for a data set, and a file for the policy. */
+function expandShorthands(file: Record<string, unknown>, folder: string, problems: ConfigProblem[]): void {
+  const sets = file['data_sets'];
+  if (typeof sets === 'object' && sets !== null && !Array.isArray(sets)) {
+    file['data_sets'] = Object.fromEntries(
+      Object.entries(sets).map(([name, source]) => [name, typeof source === 'string' ? { path: source } : source]),
+    );
+  }
+  const policy = file['policy'];
+  if (typeof policy === 'string') {
+    file['policy'] = readYaml(resolve(folder, policy), 'the policy file', problems, 'policy');
+  }
+}
+
+function schemaProblems(value: Record<string, unknown>): ConfigProblem[] {
+  const found = new Map<string, ConfigProblem>();
+  for (const error of Value.Errors(AgentFileSchema, value)) {
+    const path = error.instancePath.slice(1).replaceAll('/', '.');
+    const params = error.params as {
+      requiredProperties?: string[];
+      additionalProperties?: string[];
+      allowedValues?: unknown[];
+    };
+    const within = (name: string): string => (path === '' ? name : `${path}.${name}`);
+    if (error.keyword === 'required') {
+      for (const name of params.requiredProperties ?? []) {
+        found.set(within(name), { path: within(name), message: 'is missing' });
+      }
+    } else if (error.keyword === 'additionalProperties') {
+      for (const name of params.additionalProperties ?? []) {
+        found.set(within(name), { path: within(name), message: 'is not a setting' });
+      }
+    } else if (!found.has(path) && error.keyword !== 'boolean') {
+      const allowed =
+        error.keyword === 'enum' ? `must be one of ${(params.allowedValues ?? []).join(', ')}` : error.message;
+      found.set(path, { path, message: allowed, ...(isSecret(path) ? {} : { value: valueAt(value, path) }) });
+    }
+  }
+  return [...found.values()];
+}
+
+const isSecret = (path: string): boolean => path === 'enrollment_token' || path === 'proxy';
+
+function valueAt(value: unknown, path: string): unknown {
+  return path.split('.').reduce<unknown>((inner, key) => (inner as Record<string, unknown> | undefined)?.[key], value);
+}
+
+function readAddress(text: string, problems: ConfigProblem[]): PeerAddress | undefined {
+  try {
+    return parseCoordinatorAddress(text);
+  } catch (error) {
+    problems.push({ path: 'coordinator', message: (error as OctomilError).reason });
+    return undefined;
+  }
+}
+
+function checkPlaintext(address: PeerAddress, file: AgentFile, problems: ConfigProblem[]): void {
+  if (address.tls || file.insecure === true || isLoopback(address.host)) return;
+  problems.push({
+    path: 'coordinator',
+    message: `plaintext to ${address.host} would show the credential and the updates to the network; use grpcs://, or set insecure: true`,
+    value: file.coordinator,
+  });
+}
+
+function checkProxy(text: string, problems: ConfigProblem[]): void {
+  if (URL.canParse(text) && new URL(text).protocol === 'http:') return;
+  problems.push({ path: 'proxy', message: 'must be an http:// URL, such as http://proxy.example:3128' });
+}
+
+function readToken(file: AgentFile, folder: string, problems: ConfigProblem[]): string | undefined {
+  if (typeof file.enrollment_token === 'string') return file.enrollment_token;
+  if (typeof file.enrollment_token_file !== 'string') return undefined;
+  const path = resolve(folder, file.enrollment_token_file);
+  try {
+    return readFileSync(path, 'utf8').trim() || undefined;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    // The file may be removed after the first enrolment: whether that matters is known when no credential is found.
+    if (code === 'ENOENT') return undefined;
+    problems.push({ path: 'enrollment_token_file', message: `${path} cannot be read (${code})` });
+    return undefined;
+  }
+}
+
+function checkReadable(file: AgentFile, folder: string, problems: ConfigProblem[]): void {
+  for (const name of ['ca', 'certificate', 'key'] as const) {
+    const path = (file.tls as Record<string, unknown> | undefined)?.[name];
+    if (typeof path !== 'string') continue;
+    try {
+      readFileSync(resolve(folder, path));
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      problems.push({ path: `tls.${name}`, message: `the file cannot be read (${code})`, value: path });
+    }
+  }
+  const { certificate, key } = file.tls ?? {};
+  if ((certificate === undefined) !== (key === undefined)) {
+    problems.push({ path: 'tls', message: 'certificate and key belong together: give both or neither' });
+  }
+}
+
+function invalid(problems: readonly ConfigProblem[]): OctomilError {
+  const lines = problems.map(({ path, message, value }) => {
+    const shown = value === undefined ? '' : ` = ${JSON.stringify(value).slice(0, 80)}`;
+    return `${path}${shown}${path === '' ? '' : ': '}${message}`;
+  });
+  const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`;
+  return new OctomilError('config_invalid', `the agent's configuration has ${count}:\n  ${lines.join('\n  ')}`, {
+    details: { problems },
+  });
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value);
+    for (const inner of Object.values(value)) deepFreeze(inner);
+  }
+  return value;
+}

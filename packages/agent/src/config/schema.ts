@@ -1,0 +1,73 @@
+import { type Static, Type } from 'typebox';
+
+const Text = Type.String({ minLength: 1, maxLength: 4096 });
+const Names = Type.Array(Type.String({ minLength: 1, maxLength: 256 }), { minItems: 1 });
+
+/** One allowance; `*` stands for every name. */
+export const PolicyRuleSchema = Type.Object(
+  { name: Text, federations: Names, models: Names, data_sets: Names },
+  { additionalProperties: false },
+);
+
+export const PolicySchema = Type.Object({ allow: Type.Array(PolicyRuleSchema) }, { additionalProperties: false });
+
+const DataSetSchema = Type.Object(
+  {
+    path: Text,
+    format: Type.Optional(Type.Enum(['csv', 'parquet'])),
+    delimiter: Type.Optional(Type.String({ minLength: 1, maxLength: 1 })),
+    decimal_separator: Type.Optional(Type.Enum(['.', ','])),
+    encoding: Type.Optional(Type.Enum(['utf-8', 'latin-1', 'utf-16'])),
+    missing_texts: Type.Optional(Type.Array(Type.String())),
+  },
+  { additionalProperties: false },
+);
+
+/** `agent.yaml`. A data set may be a bare path, and the policy the path of a file of its own. */
+export const AgentFileSchema = Type.Object(
+  {
+    coordinator: Text,
+    device_identifier: Type.String({ minLength: 1, maxLength: 256 }),
+    enrollment_token: Type.Optional(Text),
+    enrollment_token_file: Type.Optional(Text),
+    state_dir: Text,
+    data_sets: Type.Optional(Type.Record(Type.String(), DataSetSchema)),
+    labels: Type.Optional(Type.Record(Type.String(), Type.String({ maxLength: 256 }))),
+    policy: Type.Optional(PolicySchema),
+    tls: Type.Optional(
+      Type.Object(
+        {
+          ca: Type.Optional(Text),
+          certificate: Type.Optional(Text),
+          key: Type.Optional(Text),
+          server_name: Type.Optional(Text),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    proxy: Type.Optional(Text),
+    no_proxy: Type.Optional(Type.Array(Text)),
+    insecure: Type.Optional(Type.Boolean()),
+    metrics: Type.Optional(
+      Type.Object(
+        { host: Type.Optional(Text), port: Type.Integer({ minimum: 0, maximum: 65_535 }) },
+        { additionalProperties: false },
+      ),
+    ),
+    log_level: Type.Optional(Type.Enum(['debug', 'info', 'warn', 'error', 'silent'])),
+    trainer: Type.Optional(
+      Type.Object(
+        {
+          memory_limit_mb: Type.Optional(Type.Integer({ minimum: 64, maximum: 1_048_576 })),
+          idle_seconds: Type.Optional(Type.Integer({ minimum: 0, maximum: 86_400 })),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    models_cache_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_048_576 })),
+    stop_grace_seconds: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600 })),
+  },
+  { additionalProperties: false },
+);
+
+export type AgentFile = Static<typeof AgentFileSchema>;

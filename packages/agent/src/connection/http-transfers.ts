@@ -1,0 +1,168 @@
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Dispatcher } from 'undici';
+import { isLoopback } from '../config/address.js';
+import { proxyFor } from '../config/proxy.js';
+import { type ConnectionSettings, readTlsMaterial } from './coordinator-client.js';
+import { fromHttpFailure } from './http-failure.js';
+
+/** Answer to `complete`: the coordinator's verdict on an update. */
+export type UploadVerdict = { readonly accepted: true } | { readonly accepted: false; readonly problem: OctomilError };
+
+export interface TicketAccess {
+  readonly ticketId: string;
+  readonly token: string;
+}
+
+const CONNECT_TIMEOUT_MS = 10_000;
+/** No byte for this long ends a request. */
+const SILENCE_TIMEOUT_MS = 60_000;
+/** `complete` answers after the update was checked and stored. */
+const VERDICT_TIMEOUT_MS = 300_000;
+
+/**
+ * Bulk bytes over HTTP, where the coordinator offers it: one pool of kept-open connections, private CA and proxy as for
+ * gRPC. Failures that another transport or a later attempt may avoid have the retry class `backoff_safe`.
+ */
+export class HttpTransfers {
+  readonly #settings: ConnectionSettings;
+  readonly #credential: () => string;
+  #baseUrl: string | undefined;
+  #pool: Promise<{ dispatcher: Dispatcher; request: typeof import('undici').request }> | undefined;
+
+  constructor(settings: ConnectionSettings, credential: () => string) {
+    this.#settings = settings;
+    this.#credential = credential;
+  }
+
+  /** Called with every Welcome. An address that would send secrets in plaintext over a network is not used. */
+  offer(transferUrl: string): 'http' | 'none' | 'unsafe' {
+    this.#baseUrl = undefined;
+    if (transferUrl === '' || !URL.canParse(transferUrl)) return 'none';
+    const url = new URL(transferUrl);
+    if (url.protocol !== 'https:' && !isLoopback(url.hostname) && !this.#settings.insecure) return 'unsafe';
+    this.#baseUrl = transferUrl.replace(/\/+$/, '');
+    return 'http';
+  }
+
+  get available(): boolean {
+    return this.#baseUrl !== undefined;
+  }
+
+  /**
+   * The bytes of a base from `offset` on.
+   *
+   * @throws OctomilError `network_unavailable`, `request_timeout`, or what the coordinator answered
+   */
+  async *download(sha256: string, offset: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const response = await this.#request('GET', `/api/v1/transfers/objects/${sha256}`, {
+      signal,
+      ...(offset === 0 ? {} : { headers: { range: `bytes=${offset}-` } }),
+    });
+    if (offset > 0 && response.statusCode !== 206) {
+      await response.body.dump();
+      throw new OctomilError('download_failed', `the coordinator did not resume at byte ${offset}`);
+    }
+    try {
+      for await (const chunk of response.body) yield chunk as Buffer;
+    } catch (error) {
+      throw networkFailure(error, signal);
+    }
+  }
+
+  /** Sends one part; repeating it is safe. */
+  async putPart(ticket: TicketAccess, part: number, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+    const response = await this.#request('PUT', `/api/v1/transfers/${ticket.ticketId}/parts/${part}`, {
+      signal,
+      headers: { 'x-octomil-ticket': ticket.token, 'content-type': 'application/octet-stream' },
+      body: bytes,
+    });
+    await response.body.dump();
+  }
+
+  async complete(ticket: TicketAccess, signal: AbortSignal): Promise<UploadVerdict> {
+    const response = await this.#request('POST', `/api/v1/transfers/${ticket.ticketId}/complete`, {
+      signal,
+      headers: { 'x-octomil-ticket': ticket.token },
+      timeoutMs: VERDICT_TIMEOUT_MS,
+    });
+    const body = (await response.body.json()) as { accepted?: unknown; reason?: unknown };
+    if (body.accepted === true) return { accepted: true };
+    const reason = typeof body.reason === 'object' && body.reason !== null ? body.reason : {};
+    return { accepted: false, problem: OctomilError.fromBody(reason) };
+  }
+
+  async close(): Promise<void> {
+    const pool = await this.#pool;
+    this.#pool = undefined;
+    await pool?.dispatcher.destroy();
+  }
+
+  async #request(
+    method: 'GET' | 'PUT' | 'POST',
+    path: string,
+    options: { signal: AbortSignal; headers?: Record<string, string>; body?: Uint8Array; timeoutMs?: number },
+  ): Promise<Dispatcher.ResponseData> {
+    const baseUrl = this.#baseUrl;
+    if (baseUrl === undefined)
+      throw new OctomilError('network_unavailable', 'the coordinator offers no HTTP transfers');
+    const { dispatcher, request } = await this.#connected(new URL(baseUrl));
+    let response: Dispatcher.ResponseData;
+    try {
+      response = await request(`${baseUrl}${path}`, {
+        dispatcher,
+        method,
+        headers: { authorization: `Bearer ${this.#credential()}`, ...options.headers },
+        ...(options.body === undefined ? {} : { body: options.body }),
+        signal: options.signal,
+        headersTimeout: options.timeoutMs ?? SILENCE_TIMEOUT_MS,
+        bodyTimeout: SILENCE_TIMEOUT_MS,
+      });
+    } catch (error) {
+      throw networkFailure(error, options.signal);
+    }
+    if (response.statusCode < 300) return response;
+    throw fromHttpFailure(response.statusCode, await response.body.text().catch(() => ''), `${method} ${path}`);
+  }
+
+  /** The library is loaded with the first transfer: an idle agent does not carry it. */
+  #connected(origin: URL): Promise<{ dispatcher: Dispatcher; request: typeof import('undici').request }> {
+    this.#pool ??= import('undici').then(({ Agent, ProxyAgent, request }) => {
+      const port = Number(origin.port || (origin.protocol === 'https:' ? 443 : 80));
+      const proxy = proxyFor(this.#settings.proxy, { host: origin.hostname.replace(/^\[|\]$/g, ''), port });
+      const { serverName } = this.#settings.tls;
+      const tls = {
+        ...readTlsMaterial(this.#settings),
+        ...(serverName === undefined ? {} : { servername: serverName }),
+      };
+      const pooling = { keepAliveTimeout: 60_000, connections: 8, connectTimeout: CONNECT_TIMEOUT_MS };
+      if (proxy === undefined) {
+        return {
+          request,
+          dispatcher: new Agent({ ...pooling, connect: { ...tls, noDelay: true, timeout: CONNECT_TIMEOUT_MS } }),
+        };
+      }
+      const login = `${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`;
+      const dispatcher = new ProxyAgent({
+        ...pooling,
+        uri: `http://${proxy.host}`,
+        proxyTunnel: true,
+        requestTls: tls,
+        ...(login === ':' ? {} : { token: `Basic ${Buffer.from(login).toString('base64')}` }),
+      });
+      return { request, dispatcher };
+    });
+    return this.#pool;
+  }
+}
+
+function networkFailure(error: unknown, signal: AbortSignal): OctomilError {
+  if (signal.aborted) return toOctomilError(signal.reason, 'cancelled');
+  if (error instanceof OctomilError) return error;
+  const code = (error as { code?: unknown }).code;
+  const timeout = code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
+  return new OctomilError(
+    timeout ? 'request_timeout' : 'network_unavailable',
+    `the transfer was cut: ${error instanceof Error ? error.message || String(code) : String(error)}`,
+    { cause: error },
+  );
+}

@@ -1,0 +1,30 @@
+// Child process: reads each source once and answers what the coordinator may know of it. Ends with its parent.
+import { type DataSource, digestOf, openTable } from '@octomil/shared/data';
+import { toOctomilError } from '@octomil/shared/errors';
+import { type SummaryOfSource, withoutFolders } from './summary.js';
+
+async function summarize(source: DataSource): Promise<SummaryOfSource> {
+  const format = source.format ?? (/\.(parquet|pq)$/i.test(source.path) ? 'parquet' : 'csv');
+  try {
+    const reader = await openTable(source);
+    try {
+      const rows = await reader.countRows();
+      return { rowCount: Math.floor(rows / 10) * 10, format, digest: await digestOf(source), problem: '' };
+    } finally {
+      reader.close();
+    }
+  } catch (thrown) {
+    const error = toOctomilError(thrown, 'data_unreadable');
+    const problem = withoutFolders(`[${error.code}] ${error.reason.split('\n')[0]}`, source);
+    return { rowCount: 0, format, digest: '', problem };
+  }
+}
+
+process.once('message', (sources: readonly DataSource[]) => {
+  void (async () => {
+    const summaries: SummaryOfSource[] = [];
+    for (const source of sources) summaries.push(await summarize(source));
+    process.send?.(summaries, () => process.disconnect());
+  })();
+});
+process.once('disconnect', () => process.exit(0));

@@ -1,0 +1,189 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { readdir, rm, stat, utimes } from 'node:fs/promises';
+import { join } from 'node:path';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import { downloadBase } from './download.js';
+import type { BaseRef, BaseTransport } from './transports.js';
+
+/** A base that is on disk and verified; it is not evicted before `release`. */
+export interface HeldBase {
+  readonly path: string;
+  release(): void;
+}
+
+export interface BaseStoreOptions {
+  readonly folder: string;
+  readonly maxBytes: number;
+  readonly transports: readonly BaseTransport[];
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly onDownloaded?: (sizeBytes: number) => void;
+}
+
+interface Kept {
+  readonly sizeBytes: number;
+  holders: number;
+}
+
+interface Flight {
+  readonly controller: AbortController;
+  readonly done: Promise<void>;
+  readonly listeners: Set<(doneBytes: number) => void>;
+}
+
+const SUFFIX = '.safetensors';
+
+/** Bases by digest on disk: fetched once however many ask, kept within a size, least recently used dropped first. */
+export class BaseStore {
+  readonly #options: BaseStoreOptions;
+  /** Verified files, least recently used first. */
+  readonly #kept = new Map<string, Kept>();
+  readonly #flights = new Map<string, Flight>();
+
+  constructor(options: BaseStoreOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * The base's file, from the cache or the coordinator.
+   *
+   * @throws OctomilError as `downloadBase`; `cancelled` (the signal's reason) when the signal aborts: the download goes
+   * on while others wait for it
+   */
+  async hold(
+    base: BaseRef,
+    signal: AbortSignal,
+    onBytes: (doneBytes: number) => void = () => undefined,
+  ): Promise<HeldBase> {
+    if (!/^[0-9a-f]{64}$/.test(base.sha256)) {
+      throw new OctomilError(
+        'invalid_input',
+        `"${base.sha256.slice(0, 80)}" is not a SHA-256 in lower-case hexadecimal`,
+      );
+    }
+    const path = join(this.#options.folder, `${base.sha256}${SUFFIX}`);
+    if (this.#kept.has(base.sha256) && !(await exists(path))) this.#kept.delete(base.sha256);
+    if (!this.#kept.has(base.sha256)) await this.#join(base, path, signal, onBytes);
+    const kept = this.#kept.get(base.sha256) ?? { sizeBytes: base.sizeBytes, holders: 0 };
+    kept.holders += 1;
+    this.#kept.delete(base.sha256);
+    this.#kept.set(base.sha256, kept);
+    let released = false;
+    return {
+      path,
+      release: () => {
+        if (released) return;
+        released = true;
+        kept.holders -= 1;
+        void this.#touch(path);
+      },
+    };
+  }
+
+  /** Counts what earlier processes and cut downloads left as well. */
+  async #evict(): Promise<void> {
+    const files: { name: string; sizeBytes: number; usedAtMs: number }[] = [];
+    for (const name of await readdir(this.#options.folder)) {
+      const found = await stat(join(this.#options.folder, name)).catch(() => undefined);
+      if (found?.isFile()) files.push({ name, sizeBytes: found.size, usedAtMs: found.mtimeMs });
+    }
+    let total = files.reduce((sum, file) => sum + file.sizeBytes, 0);
+    for (const { name, sizeBytes } of files.sort((a, b) => a.usedAtMs - b.usedAtMs)) {
+      if (total <= this.#options.maxBytes) return;
+      const [sha256 = ''] = name.split('.');
+      if ((this.#kept.get(sha256)?.holders ?? 0) > 0 || this.#flights.has(sha256)) continue;
+      this.#kept.delete(sha256);
+      await rm(join(this.#options.folder, name), { force: true });
+      total -= sizeBytes;
+    }
+  }
+
+  async #touch(path: string): Promise<void> {
+    const nowSeconds = this.#options.clock.now() / 1_000;
+    await utimes(path, nowSeconds, nowSeconds).catch(() => undefined);
+  }
+
+  async #join(base: BaseRef, path: string, signal: AbortSignal, onBytes: (doneBytes: number) => void): Promise<void> {
+    let flight = this.#flights.get(base.sha256);
+    if (flight?.controller.signal.aborted) {
+      await flight.done.catch(() => undefined);
+      flight = this.#flights.get(base.sha256);
+    }
+    flight ??= this.#start(base, path);
+    const listener = (doneBytes: number): void => onBytes(doneBytes);
+    flight.listeners.add(listener);
+    const { promise: aborted, reject } = Promise.withResolvers<never>();
+    const onAbort = (): void => reject(toOctomilError(signal.reason, 'cancelled'));
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    try {
+      await Promise.race([flight.done, aborted]);
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+      flight.listeners.delete(listener);
+      if (flight.listeners.size === 0)
+        flight.controller.abort(new OctomilError('cancelled', 'nobody waits for this base'));
+    }
+  }
+
+  #start(base: BaseRef, path: string): Flight {
+    const controller = new AbortController();
+    const listeners = new Set<(doneBytes: number) => void>();
+    const done = this.#obtain(base, path, controller.signal, listeners).finally(() => {
+      this.#flights.delete(base.sha256);
+    });
+    // Whoever waits has the failure from the race; a flight that everybody left has nobody.
+    done.catch(() => undefined);
+    const flight = { controller, done, listeners };
+    this.#flights.set(base.sha256, flight);
+    return flight;
+  }
+
+  async #obtain(
+    base: BaseRef,
+    path: string,
+    signal: AbortSignal,
+    listeners: ReadonlySet<(doneBytes: number) => void>,
+  ): Promise<void> {
+    if (await isIntact(path, base, signal)) {
+      this.#kept.set(base.sha256, { sizeBytes: base.sizeBytes, holders: 0 });
+      return;
+    }
+    const { clock, logger, transports } = this.#options;
+    await downloadBase({
+      base,
+      path,
+      transports,
+      clock,
+      logger,
+      signal,
+      onBytes: (doneBytes) => {
+        for (const listener of listeners) listener(doneBytes);
+      },
+    });
+    this.#kept.set(base.sha256, { sizeBytes: base.sizeBytes, holders: 0 });
+    this.#options.onDownloaded?.(base.sizeBytes);
+    await this.#evict();
+    if (!this.#kept.has(base.sha256)) {
+      throw new OctomilError(
+        'insufficient_storage',
+        `base ${base.sha256.slice(0, 12)} has ${base.sizeBytes} bytes and the agent may keep ${this.#options.maxBytes}; raise models_cache_mb`,
+      );
+    }
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined)) !== undefined;
+}
+
+/** What an earlier process left is hashed once: a power cut may have damaged it. */
+async function isIntact(path: string, base: BaseRef, signal: AbortSignal): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined || found.size !== base.sizeBytes) return false;
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: 1_048_576, signal })) hash.update(chunk as Buffer);
+  return hash.digest('hex') === base.sha256;
+}

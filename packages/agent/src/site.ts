@@ -1,0 +1,72 @@
+import { availableParallelism, hostname, totalmem } from 'node:os';
+import type { AuditLog } from './audit/audit-log.js';
+import type { AgentConfig } from './config/agent-config.js';
+import type { DataSetSummaries } from './data-sets/summary.js';
+import type { HelloFacts } from './session/coordinator-session.js';
+import { AGENT_VERSION } from './version.js';
+
+/** A first connection waits this long for the data sets to be read; after it they are told of when they are. */
+const FIRST_READ_MS = 10_000;
+
+/** What this site says of itself: machine, labels, data sets, policy. */
+export class Site {
+  readonly #config: AgentConfig;
+  readonly #summaries: DataSetSummaries;
+  readonly #audit: Pick<AuditLog, 'record'>;
+  readonly #wait: (delayMs: number) => Promise<void>;
+  #told = '';
+
+  constructor(
+    config: AgentConfig,
+    summaries: DataSetSummaries,
+    audit: Pick<AuditLog, 'record'>,
+    wait: (delayMs: number) => Promise<void>,
+  ) {
+    this.#config = config;
+    this.#summaries = summaries;
+    this.#audit = audit;
+    this.#wait = wait;
+  }
+
+  /** Written to the audit log whenever it is not what was told before. */
+  async summary(): Promise<HelloFacts['site']> {
+    const { labels, policy } = this.#config;
+    const dataSets = this.#summaries.current;
+    const told = JSON.stringify({ labels, policy, dataSets });
+    if (told !== this.#told) {
+      await this.#audit.record({
+        kind: 'site_summary',
+        details: { labels, dataSets, policyRules: policy.allow.map(({ name }) => name) },
+      });
+      this.#told = told;
+    }
+    return {
+      labels: { ...labels },
+      dataSets: dataSets.map((dataSet) => ({ ...dataSet, rowCount: BigInt(dataSet.rowCount) })),
+      policyRules: policy.allow.map((rule) => ({
+        name: rule.name,
+        federations: [...rule.federations],
+        models: [...rule.models],
+        dataSets: [...rule.dataSets],
+      })),
+    };
+  }
+
+  async hello(): Promise<HelloFacts> {
+    await Promise.race([this.#summaries.refresh(), this.#wait(FIRST_READ_MS)]);
+    return {
+      agentVersion: AGENT_VERSION,
+      hostName: hostname(),
+      capabilities: {
+        platform: process.platform,
+        architecture: process.arch,
+        cpuCount: availableParallelism(),
+        memoryBytes: BigInt(totalmem()),
+        nodeVersion: process.versions.node,
+        trainers: ['tfjs', 'echo'],
+        computeBackends: (process.env['OCTOMIL_TFJS_BACKENDS'] ?? '').split(',').filter((name) => name !== ''),
+      },
+      site: await this.summary(),
+    };
+  }
+}

@@ -1,0 +1,24 @@
+import { basename } from 'node:path';
+import { OctomilError } from '@octomil/shared/errors';
+
+/** Codes whose details are this agent's own words and name nothing of the data. */
+const OWN_DETAILS: ReadonlySet<string> = new Set([
+  'policy_denied',
+  'data_mismatch',
+  'checksum_mismatch',
+  'request_timeout',
+]);
+const MAX_CHARACTERS = 1_000;
+
+/**
+ * An error as it may leave the site: one line, file names without their folders, and no output of the trainer process,
+ * which could quote data.
+ */
+export function outgoingProblem(error: OctomilError, paths: readonly string[]): OctomilError {
+  let reason = error.reason.split('\n')[0] ?? '';
+  for (const path of paths) reason = reason.replaceAll(path, basename(path));
+  return new OctomilError(error.code, reason.slice(0, MAX_CHARACTERS), {
+    cause: error,
+    ...(error.details !== undefined && OWN_DETAILS.has(error.code) ? { details: error.details } : {}),
+  });
+}

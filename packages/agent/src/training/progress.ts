@@ -1,0 +1,48 @@
+import { MINIMUM_ROWS } from '@octomil/shared/features';
+import type { Clock } from '@octomil/shared/runtime';
+import type { TrainingProgress } from '@octomil/shared/training';
+
+export interface ProgressStep {
+  readonly phase: 'download' | 'load' | 'train' | 'upload';
+  readonly completed: number;
+  readonly total: number;
+  readonly loss?: number;
+}
+
+/** Between two reports, and before the first: work that is done sooner says so by its result alone. */
+const INTERVAL_MS = 1_000;
+
+/** Thins out progress to one report a second. */
+export class ProgressThrottle {
+  readonly #clock: Clock;
+  readonly #send: (step: ProgressStep) => void;
+  #lastAtMs: number;
+
+  constructor(clock: Clock, send: (step: ProgressStep) => void) {
+    this.#clock = clock;
+    this.#send = send;
+    this.#lastAtMs = clock.now();
+  }
+
+  report(step: ProgressStep): void {
+    const nowMs = this.#clock.now();
+    if (nowMs - this.#lastAtMs < INTERVAL_MS) return;
+    this.#lastAtMs = nowMs;
+    this.#send(step);
+  }
+}
+
+/**
+ * A training step as it may leave the site. The loss goes along only when it is one of at least ten rows: not with
+ * smaller batches, and not at the end of an epoch, whose last batch holds whatever is left.
+ */
+export function trainStep(progress: TrainingProgress, batchSize: number, epochs: number): ProgressStep {
+  const stepsPerEpoch = Math.max(1, Math.round(progress.totalSteps / epochs));
+  const tellsLoss = batchSize >= MINIMUM_ROWS && progress.step % stepsPerEpoch !== 0 && Number.isFinite(progress.loss);
+  return {
+    phase: 'train',
+    completed: progress.step,
+    total: progress.totalSteps,
+    ...(tellsLoss ? { loss: progress.loss } : {}),
+  };
+}

@@ -1,0 +1,346 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { readFile, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Assignment } from '@octomil/proto';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { Trainer, TrainResult } from '@octomil/shared/training';
+import type { AuditLog } from '../audit/audit-log.js';
+import type { AgentConfig } from '../config/agent-config.js';
+import type { UploadVerdict } from '../connection/http-transfers.js';
+import type { BaseStore } from '../models/base-store.js';
+import { decide } from '../policy/policy.js';
+import {
+  type AssignmentKey,
+  type Journal,
+  keyText,
+  type Outcome,
+  type PendingUpload,
+  type WorkContext,
+} from '../state/journal.js';
+import type { AssignmentRunner, Line } from './assignments.js';
+import { outgoingProblem } from './outgoing-problem.js';
+import { ProgressThrottle, trainStep } from './progress.js';
+import { chooseDataSet, parseTaskJson, readsData, type TaskJson, toTrainerTask } from './task.js';
+import { type Uploader, uploadParts } from './upload.js';
+import type { Work } from './work.js';
+
+export interface SiteRunnerOptions {
+  readonly config: Pick<AgentConfig, 'policy' | 'dataSets'>;
+  readonly updatesPath: string;
+  readonly journal: Journal;
+  readonly bases: BaseStore;
+  readonly trainer: Trainer;
+  readonly uploader: Uploader;
+  readonly audit: Pick<AuditLog, 'record'>;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly onUploaded?: (sizeBytes: number) => void;
+}
+
+/** After this many tickets that could not be used an upload has failed. */
+const MAX_TICKETS = 5;
+/** For an assignment without one. */
+const DEFAULT_DEADLINE_MS = 24 * 3_600_000;
+
+/** Does what an assignment asks, within the site's policy and with an audit entry for everything that leaves. */
+export class SiteRunner implements AssignmentRunner {
+  readonly #options: SiteRunnerOptions;
+
+  constructor(options: SiteRunnerOptions) {
+    this.#options = options;
+  }
+
+  async run(assignment: Assignment, work: Work, line: Line): Promise<Outcome> {
+    const { config, clock, logger } = this.#options;
+    const paths = Object.values(config.dataSets).map(({ path }) => path);
+    const deadlineMs = Number(assignment.deadlineMs) || DEFAULT_DEADLINE_MS;
+    const callOffDeadline = clock.after(deadlineMs, () =>
+      work.cancel(new OctomilError('request_timeout', `the round's deadline of ${deadlineMs} ms passed`)),
+    );
+    let context: WorkContext | undefined;
+    try {
+      const json = parseTaskJson(assignment.taskJson);
+      const dataSet = this.#dataSetOf(assignment, json);
+      const question = { federation: assignment.federation, model: assignment.modelName, dataSet };
+      const decision = decide(config.policy, question);
+      if (!decision.allowed) {
+        const { problem } = decision;
+        logger.warn({ ...work.key, ...question, error: problem }, `assignment refused: ${problem.reason}`);
+        return { kind: 'refused', problem: problem.toBody() };
+      }
+      context = {
+        federation: assignment.federation,
+        model: assignment.modelName,
+        roundNumber: assignment.roundNumber,
+        dataSet: dataSet ?? null,
+        rule: decision.rule,
+      };
+      logger.info({ ...work.key, ...context, kind: assignment.kind }, 'assignment accepted');
+      line.send({
+        case: 'assignmentAnswer',
+        value: { assignment: { ...work.key }, answer: { case: 'accepted', value: {} } },
+      });
+      return await this.#do(assignment, json, context, clock.now() + deadlineMs, work, line);
+    } catch (thrown) {
+      if (work.signal.aborted) throw thrown;
+      const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths);
+      logger.error({ ...work.key, error: thrown }, `assignment failed: ${error.reason}`);
+      await this.#options.audit.record({
+        kind: 'failure',
+        assignmentId: work.key.assignmentId,
+        federation: assignment.federation,
+        model: assignment.modelName,
+        round: assignment.roundNumber,
+        ...(context === undefined ? {} : { rule: context.rule, dataSet: context.dataSet }),
+        details: { code: error.code, message: error.reason },
+      });
+      return { kind: 'failed', problem: error.toBody() };
+    } finally {
+      callOffDeadline();
+    }
+  }
+
+  async resume(upload: PendingUpload, work: Work, line: Line): Promise<Outcome | undefined> {
+    const { clock, journal, logger } = this.#options;
+    const remainingMs = upload.deadlineAtMs - clock.now();
+    if (remainingMs <= 0) {
+      return { kind: 'cancelled', problem: { code: 'request_timeout', message: "the round's deadline passed" } };
+    }
+    if (!(await isWhole(upload))) {
+      logger.warn(
+        { ...upload.key, path: upload.path },
+        'the update of an earlier run is lost; it is made again if asked',
+      );
+      await journal.remove(upload.key);
+      await this.clean(upload.key);
+      return undefined;
+    }
+    const callOffDeadline = clock.after(remainingMs, () =>
+      work.cancel(new OctomilError('request_timeout', "the round's deadline passed")),
+    );
+    try {
+      logger.info({ ...upload.key, sizeBytes: upload.sizeBytes }, 'resuming the upload of an earlier run');
+      return await this.#deliver(upload, work, line, true);
+    } finally {
+      callOffDeadline();
+    }
+  }
+
+  async clean(key: AssignmentKey): Promise<void> {
+    await rm(this.#updatePath(key), { force: true });
+  }
+
+  #updatePath(key: AssignmentKey): string {
+    return join(this.#options.updatesPath, `${keyText(key)}.safetensors`);
+  }
+
+  /** Echo takes part without data where the site has none. */
+  #dataSetOf(assignment: Assignment, json: TaskJson): string | undefined {
+    const { dataSets } = this.#options.config;
+    if (!readsData(assignment, json) && Object.keys(dataSets).length === 0) return undefined;
+    return chooseDataSet(dataSets, assignment.dataSet);
+  }
+
+  async #do(
+    assignment: Assignment,
+    json: TaskJson,
+    context: WorkContext,
+    deadlineAtMs: number,
+    work: Work,
+    line: Line,
+  ): Promise<Outcome> {
+    const { bases, trainer, config, clock, audit } = this.#options;
+    const { signal, key } = work;
+    const throttle = new ProgressThrottle(clock, ({ loss, ...step }) =>
+      line.send({
+        case: 'progress',
+        value: {
+          assignment: { ...key },
+          phase: step.phase,
+          completed: BigInt(Math.round(step.completed)),
+          total: BigInt(Math.round(step.total)),
+          ...(loss === undefined ? {} : { loss }),
+        },
+      }),
+    );
+    const source = context.dataSet === null ? undefined : config.dataSets[context.dataSet];
+    const audited = { ...auditOf(key, context) };
+    const base = assignment.base === undefined || assignment.kind === 'describe' ? undefined : assignment.base;
+    const totalBytes = Number(base?.sizeBytes ?? 0n);
+    const held =
+      base === undefined
+        ? undefined
+        : await bases.hold({ sha256: base.sha256, sizeBytes: totalBytes }, signal, (completed) =>
+            throttle.report({ phase: 'download', completed, total: totalBytes }),
+          );
+    try {
+      const task = toTrainerTask(assignment, json, {
+        source,
+        basePath: held?.path ?? '',
+        outputPath: this.#updatePath(key),
+      });
+      if (task.kind === 'describe') {
+        const statistics = JSON.stringify(await trainer.run(task, { signal }));
+        await audit.record({
+          ...audited,
+          kind: 'statistics',
+          sizeBytes: statistics.length,
+          sha256: sha256Of(statistics),
+        });
+        return { kind: 'reported', json: statistics };
+      }
+      if (task.kind === 'evaluate') {
+        const metrics = await trainer.run(task, { signal });
+        await audit.record({ ...audited, kind: 'evaluation', details: { metrics } });
+        return { kind: 'reported', json: JSON.stringify(metrics) };
+      }
+      const startedAtMs = clock.now();
+      let progressAudit: Promise<void> | undefined;
+      const result = await trainer.run(task, {
+        signal,
+        onProgress: (progress) => {
+          if (task.trainer !== 'tfjs') return;
+          // Losses go out under one entry per assignment, written before the first of them.
+          progressAudit ??= audit.record({ ...audited, kind: 'progress' });
+          void progressAudit.then(
+            () => throttle.report(trainStep(progress, task.options.batchSize, task.options.epochs)),
+            () => undefined,
+          );
+        },
+      });
+      const upload = pendingUpload(key, context, task.updateFormat, result, deadlineAtMs, clock.now() - startedAtMs);
+      return await this.#deliver(upload, work, line, false, throttle);
+    } finally {
+      held?.release();
+    }
+  }
+
+  async #deliver(
+    upload: PendingUpload,
+    work: Work,
+    line: Line,
+    resumed: boolean,
+    throttle?: ProgressThrottle,
+  ): Promise<Outcome> {
+    const { journal, audit, logger, onUploaded } = this.#options;
+    const { sizeBytes, sha256, sampleCount } = upload;
+    const { welcome } = await line.link(work.signal);
+    const inline = sizeBytes <= Number(welcome.inlineUpdateMaxBytes);
+    const [bytes] = await Promise.all([
+      inline ? readFile(upload.path) : undefined,
+      resumed ? undefined : journal.put(upload),
+      audit.record({
+        ...auditOf(upload.key, upload.context),
+        kind: 'update',
+        sizeBytes,
+        sha256,
+        sampleCount,
+        details: {
+          format: upload.format,
+          metrics: JSON.parse(upload.metricsJson) as unknown,
+          ...(resumed ? { resumed } : {}),
+        },
+      }),
+    ]);
+    work.signal.throwIfAborted();
+    const header = {
+      assignment: { ...upload.key },
+      format: upload.format,
+      sizeBytes: BigInt(sizeBytes),
+      sha256,
+      sampleCount: BigInt(sampleCount),
+      metricsJson: upload.metricsJson,
+    };
+    let verdict: UploadVerdict;
+    if (bytes !== undefined) {
+      line.ask(work, { case: 'inlineUpdate', value: { header, data: bytes } });
+      verdict = await work.verdict;
+    } else verdict = await this.#byTicket(upload, { case: 'ticketRequest', value: { header } }, work, line, throttle);
+    onUploaded?.(sizeBytes);
+    if (verdict.accepted) {
+      logger.info({ ...upload.key, sizeBytes }, 'update accepted');
+      return { kind: 'accepted' };
+    }
+    logger.warn({ ...upload.key, error: verdict.problem }, `update rejected: ${verdict.problem.reason}`);
+    return { kind: 'rejected', problem: verdict.problem.toBody() };
+  }
+
+  async #byTicket(
+    upload: PendingUpload,
+    request: Parameters<Line['ask']>[1],
+    work: Work,
+    line: Line,
+    throttle: ProgressThrottle | undefined,
+  ): Promise<UploadVerdict> {
+    const { uploader, clock, logger } = this.#options;
+    for (let tickets = 1; ; tickets++) {
+      const granted = work.nextTicket();
+      line.ask(work, request);
+      const first = await Promise.race([granted, work.verdict.then((verdict) => ({ verdict }))]);
+      if ('verdict' in first) return first.verdict;
+      // A verdict over the session ends an upload that is still trying.
+      const judged = new AbortController();
+      const signal = AbortSignal.any([work.signal, judged.signal]);
+      const uploading = uploadParts(uploader, {
+        ticket: first,
+        path: upload.path,
+        sizeBytes: upload.sizeBytes,
+        signal,
+        onBytes: (completed) => throttle?.report({ phase: 'upload', completed, total: upload.sizeBytes }),
+      });
+      try {
+        const verdict = await Promise.race([uploading.then((answer) => answer ?? work.verdict), work.verdict]);
+        judged.abort(new OctomilError('cancelled', 'the verdict is known'));
+        await uploading.catch(() => undefined);
+        return verdict;
+      } catch (thrown) {
+        const error = toOctomilError(thrown, 'weight_upload_failed');
+        if (work.signal.aborted || (error.entry.retry === 'never' && error.code !== 'ticket_invalid')) throw error;
+        if (tickets >= MAX_TICKETS) throw error;
+        logger.warn({ ...upload.key, error }, 'upload was cut; asking which parts arrived');
+        await clock.sleep(250 * 2 ** tickets, work.signal);
+      }
+    }
+  }
+}
+
+function auditOf(key: AssignmentKey, { federation, model, roundNumber, dataSet, rule }: WorkContext) {
+  return { assignmentId: key.assignmentId, federation, model, round: roundNumber, dataSet, rule };
+}
+
+function pendingUpload(
+  key: AssignmentKey,
+  context: WorkContext,
+  format: string,
+  result: TrainResult,
+  deadlineAtMs: number,
+  elapsedMs: number,
+): PendingUpload {
+  const { update, sampleCount, trainLoss, evaluation, steps, backend } = result;
+  return {
+    state: 'upload',
+    key,
+    context,
+    format,
+    path: update.path,
+    sizeBytes: update.sizeBytes,
+    sha256: update.sha256,
+    sampleCount,
+    metricsJson: JSON.stringify({ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000 }),
+    deadlineAtMs,
+  };
+}
+
+function sha256Of(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
+}
+
+async function isWhole({ path, sizeBytes, sha256 }: PendingUpload): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (found?.size !== sizeBytes) return false;
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: 1_048_576 })) hash.update(chunk as Buffer);
+  return hash.digest('hex') === sha256;
+}

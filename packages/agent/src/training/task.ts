@@ -1,0 +1,146 @@
+import type { Assignment } from '@octomil/proto';
+import type { DataSource } from '@octomil/shared/data';
+import { OctomilError } from '@octomil/shared/errors';
+import { parseTargetRule, type TargetRule } from '@octomil/shared/features';
+import { parseLocalOptions, type TrainerTask } from '@octomil/shared/training';
+
+/** Where a task reads and writes. */
+export interface TaskPlaces {
+  /** Undefined for work that reads no data (echo). */
+  readonly source: DataSource | undefined;
+  /** Empty for work that needs no base. */
+  readonly basePath: string;
+  readonly outputPath: string;
+}
+
+/** The parsed `task_json` of an assignment. */
+export type TaskJson = Readonly<Record<string, unknown>>;
+
+/** @throws OctomilError `invalid_input` */
+export function parseTaskJson(text: string): TaskJson {
+  let parsed: unknown;
+  try {
+    parsed = text === '' ? {} : JSON.parse(text);
+  } catch {
+    parsed = undefined;
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new OctomilError('invalid_input', "the assignment's task_json is not a JSON object");
+  }
+  return parsed as TaskJson;
+}
+
+/** Echo trains on nothing, so it needs neither a data set nor a rule that names one. */
+export function readsData(assignment: Pick<Assignment, 'kind'>, json: TaskJson): boolean {
+  return !(assignment.kind === 'train' && json['trainer'] === 'echo');
+}
+
+/**
+ * The data set that an assignment means: the one named, or without a name the one called "default", or the only one.
+ *
+ * @throws OctomilError `data_unreadable` naming those that exist
+ */
+export function chooseDataSet(dataSets: Readonly<Record<string, DataSource>>, name: string): string {
+  const names = Object.keys(dataSets);
+  if (names.includes(name === '' ? 'default' : name)) return name === '' ? 'default' : name;
+  const [only] = names;
+  if (name === '' && only !== undefined && names.length === 1) return only;
+  const listed = names.map((one) => `"${one}"`).join(', ') || 'none';
+  throw new OctomilError(
+    'data_unreadable',
+    name === ''
+      ? `the assignment names no data set and this site has ${listed}; name one with data_set`
+      : `this site has no data set "${name}"; it has ${listed}`,
+    { details: { dataSet: name, dataSets: names } },
+  );
+}
+
+/**
+ * What the trainer is asked to do. The trainer checks the architecture and the feature spec themselves.
+ *
+ * @throws OctomilError `invalid_input` when a part is missing, `training_not_supported` for an unknown kind or trainer
+ */
+export function toTrainerTask(assignment: Assignment, json: TaskJson, places: TaskPlaces): TrainerTask {
+  const { source, basePath, outputPath } = places;
+  if (assignment.kind === 'train' && json['trainer'] === 'echo') {
+    return {
+      kind: 'train',
+      trainer: 'echo',
+      basePath,
+      outputPath,
+      updateFormat: updateFormat(assignment),
+      ...(typeof json['sampleCount'] === 'number' ? { sampleCount: json['sampleCount'] } : {}),
+    };
+  }
+  if (source === undefined)
+    throw new OctomilError('data_unreadable', 'this work needs a data set and the site has none');
+  switch (assignment.kind) {
+    case 'describe':
+      return {
+        kind: 'describe',
+        source,
+        target: targetOf(json['target']),
+        ...optionalPart(json, 'missingMarkers'),
+        ...optionalPart(json, 'exclude'),
+      };
+    case 'evaluate':
+      return {
+        kind: 'evaluate',
+        source,
+        weightsPath: basePath,
+        architecture: part(json, 'architecture'),
+        featureSpec: part(json, 'featureSpec'),
+        holdout: part(json, 'holdout'),
+      };
+    case 'train': {
+      const trainer = json['trainer'] ?? 'tfjs';
+      if (trainer !== 'tfjs') {
+        throw new OctomilError(
+          'training_not_supported',
+          `this agent has no trainer "${String(trainer)}"; it has tfjs and echo`,
+        );
+      }
+      return {
+        kind: 'train',
+        trainer: 'tfjs',
+        source,
+        basePath,
+        outputPath,
+        updateFormat: updateFormat(assignment),
+        architecture: part(json, 'architecture'),
+        featureSpec: part(json, 'featureSpec'),
+        holdout: part(json, 'holdout'),
+        options: parseLocalOptions(json['options'] ?? json['local']),
+      };
+    }
+    default:
+      throw new OctomilError(
+        'training_not_supported',
+        `this agent does not know assignments of kind "${assignment.kind}"; update the agent`,
+      );
+  }
+}
+
+function updateFormat(assignment: Assignment): 'delta' | 'weights' {
+  const { updateFormat: format } = assignment;
+  if (format === 'delta' || format === 'weights') return format;
+  throw new OctomilError('invalid_input', `update_format "${format}" is not known; use delta or weights`);
+}
+
+function targetOf(value: unknown): TargetRule {
+  if (typeof value === 'string') return parseTargetRule(value);
+  if (typeof value === 'object' && value !== null && 'column' in value) return value as TargetRule;
+  throw new OctomilError('invalid_input', "the assignment's task_json has no target");
+}
+
+function part<T>(json: TaskJson, name: string): T {
+  const value = json[name];
+  if (typeof value !== 'object' || value === null) {
+    throw new OctomilError('invalid_input', `the assignment's task_json has no ${name}`);
+  }
+  return value as T;
+}
+
+function optionalPart(json: TaskJson, name: string): object {
+  return json[name] === undefined || json[name] === null ? {} : { [name]: json[name] };
+}

@@ -1,0 +1,176 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { create } from '@bufbuild/protobuf';
+import type { Metadata } from '@grpc/grpc-js';
+import { type UploadTicket, UploadUpdateRequestSchema } from '@octomil/proto';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { CoordinatorClient } from '../connection/coordinator-client.js';
+import { isPassing } from '../connection/http-failure.js';
+import type { HttpTransfers, UploadVerdict } from '../connection/http-transfers.js';
+import { fromGrpcError } from '../connection/problem.js';
+
+export interface Uploader {
+  readonly http: HttpTransfers;
+  /** For where HTTP is not offered or not reached. */
+  readonly grpc: () => CoordinatorClient;
+  readonly metadata: () => Metadata;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+export interface UploadRequest {
+  readonly ticket: UploadTicket;
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly signal: AbortSignal;
+  readonly onBytes: (doneBytes: number) => void;
+}
+
+/** Parts in the air at once; each is in memory while it is. */
+const PARALLEL_PARTS = 2;
+const ATTEMPTS_PER_PART = 4;
+const GRPC_CHUNK_BYTES = 1_048_576;
+
+/**
+ * Sends the parts of an update that the ticket does not list as received.
+ *
+ * @returns the verdict, or undefined where it will come over the session (gRPC upload)
+ * @throws OctomilError `ticket_expired`, `ticket_invalid`, `transfer_incomplete`: ask for the ticket again;
+ * `weight_upload_failed` when no transport works; what the coordinator answers (`round_closed`)
+ */
+export async function uploadParts(uploader: Uploader, request: UploadRequest): Promise<UploadVerdict | undefined> {
+  const file = await open(request.path, 'r');
+  try {
+    if (uploader.http.available) {
+      try {
+        return await uploadByHttp(uploader, request, file);
+      } catch (error) {
+        if (request.signal.aborted || !isPassing(error)) throw error;
+        uploader.logger.warn({ error }, 'HTTP upload failed; sending the rest over gRPC');
+      }
+    }
+    await uploadByGrpc(uploader, request, file);
+    return undefined;
+  } finally {
+    await file.close();
+  }
+}
+
+interface Part {
+  readonly number: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Parts are numbered from 0 and lie end to end. */
+function missingParts({ ticket, sizeBytes }: Pick<UploadRequest, 'ticket' | 'sizeBytes'>): Part[] {
+  const partBytes = Number(ticket.partSizeBytes);
+  const received = new Set(ticket.receivedParts);
+  const missing: Part[] = [];
+  for (let number = 0; number < ticket.partCount; number++) {
+    const offset = number * partBytes;
+    if (!received.has(number)) missing.push({ number, offset, length: Math.min(partBytes, sizeBytes - offset) });
+  }
+  return missing;
+}
+
+async function uploadByHttp(uploader: Uploader, request: UploadRequest, file: FileHandle): Promise<UploadVerdict> {
+  const { ticket, sizeBytes, onBytes } = request;
+  const missing = missingParts(request);
+  let doneBytes = sizeBytes - missing.reduce((sum, part) => sum + part.length, 0);
+  // One part that fails for good ends the others.
+  const failed = new AbortController();
+  const signal = AbortSignal.any([request.signal, failed.signal]);
+  const worker = async (): Promise<void> => {
+    for (let part = missing.shift(); part !== undefined; part = missing.shift()) {
+      const bytes = await readSlice(file, part.offset, part.length);
+      await putWithRetries(uploader, ticket, part.number, bytes, signal);
+      doneBytes += part.length;
+      onBytes(doneBytes);
+    }
+  };
+  const workers = Array.from({ length: PARALLEL_PARTS }, worker);
+  try {
+    await Promise.all(workers);
+  } catch (error) {
+    failed.abort(error);
+    await Promise.allSettled(workers);
+    throw error;
+  }
+  return uploader.http.complete(ticket, request.signal);
+}
+
+async function putWithRetries(
+  { http, clock }: Uploader,
+  ticket: UploadTicket,
+  part: number,
+  bytes: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await http.putPart(ticket, part, bytes, signal);
+      return;
+    } catch (error) {
+      if (signal.aborted || attempt >= ATTEMPTS_PER_PART || !isPassing(error)) throw error;
+      await clock.sleep(100 * 2 ** attempt, signal);
+    }
+  }
+}
+
+async function readSlice(file: FileHandle, offset: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(length);
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
+    if (bytesRead === 0) throw new OctomilError('corrupt_file', `the update ends at byte ${offset + done}`);
+    done += bytesRead;
+  }
+  return bytes;
+}
+
+async function uploadByGrpc(uploader: Uploader, request: UploadRequest, file: FileHandle): Promise<void> {
+  const { ticket, sizeBytes, signal, onBytes } = request;
+  const missing = missingParts(request);
+  let doneBytes = sizeBytes - missing.reduce((sum, part) => sum + part.length, 0);
+  const answered = Promise.withResolvers<void>();
+  answered.promise.catch(() => undefined);
+  const call = uploader.grpc().uploadUpdate(uploader.metadata(), (error) => {
+    if (error === null) answered.resolve();
+    else answered.reject(fromGrpcError(error));
+  });
+  call.on('error', () => undefined);
+  const onAbort = (): void => {
+    call.cancel();
+    answered.reject(toOctomilError(signal.reason, 'cancelled'));
+  };
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    call.write(
+      create(UploadUpdateRequestSchema, {
+        content: { case: 'header', value: { ticketId: ticket.ticketId, token: ticket.token } },
+      }),
+    );
+    for (const part of missing) {
+      for (let within = 0; within < part.length; within += GRPC_CHUNK_BYTES) {
+        const offset = part.offset + within;
+        const data = await readSlice(file, offset, Math.min(GRPC_CHUNK_BYTES, part.length - within));
+        signal.throwIfAborted();
+        const more = call.write(
+          create(UploadUpdateRequestSchema, { content: { case: 'chunk', value: { offset: BigInt(offset), data } } }),
+        );
+        // A server that refuses answers before it has read everything: `drain` would never come.
+        if (!more) await Promise.race([new Promise((resolve) => call.once('drain', resolve)), answered.promise]);
+        doneBytes += data.length;
+        onBytes(doneBytes);
+      }
+    }
+    call.end();
+    await answered.promise;
+  } catch (error) {
+    if (signal.aborted) throw toOctomilError(signal.reason, 'cancelled');
+    throw toOctomilError(error, 'weight_upload_failed');
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    call.cancel();
+  }
+}
