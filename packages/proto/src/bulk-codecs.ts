@@ -1,4 +1,4 @@
-import { fromBinary, type Message, toBinary } from '@bufbuild/protobuf';
+import { create, fromBinary, type Message, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import {
   type Chunk,
   type DownloadModelResponse,
@@ -84,9 +84,9 @@ export const BULK_CODECS: ReadonlyMap<string, MessageCodec> = new Map<string, Me
     {
       serialize: (message: Message) => {
         const request = message as UploadUpdateRequest;
-        return request.content.case === 'chunk'
-          ? serializeUploadChunk(request.content.value)
-          : generalBuffer(toBinary(UploadUpdateRequestSchema, request));
+        if (request.content.case === 'chunk') return serializeUploadChunk(request.content.value);
+        const whole = create(UploadUpdateRequestSchema, message as MessageInitShape<typeof UploadUpdateRequestSchema>);
+        return generalBuffer(toBinary(UploadUpdateRequestSchema, whole));
       },
       deserialize: (bytes) => fromBinary(UploadUpdateRequestSchema, bytes, { readUnknownFields: false }),
     },
