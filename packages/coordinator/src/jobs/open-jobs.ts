@@ -36,13 +36,13 @@ export async function openJobs({ database, redisUrl, logger }: JobsOptions): Pro
     await runMigrations(await pool.connect());
     // BullMQ names its tables without a schema, and there is one session for everybody.
     await database.pglite.exec('set search_path to public, bullmq');
-    return bindJobs('pglite', createPostgresBackend, pool as never, logger, async () => undefined);
+    return bindJobs('pglite', createPostgresBackend, pool as never, logger);
   }
   const { connectionString } = database;
   await migrateOnPostgres(connectionString);
   // Each queue and each worker opens its own small pool, whose idle connections end after 10 s.
   const connection = { connectionString, max: 4, application_name: 'octomil-jobs' };
-  return bindJobs('postgres', createPostgresBackend, connection, logger, async () => undefined);
+  return bindJobs('postgres', createPostgresBackend, connection, logger);
 }
 
 /** Several coordinators may start at once, so BullMQ's migrations run under a lock. */
@@ -58,20 +58,21 @@ async function migrateOnPostgres(connectionString: string): Promise<void> {
 }
 
 async function openOnRedis(redisUrl: string, logger: Logger): Promise<Jobs> {
-  // BullMQ's blocking reads need `null`: a command waits for the server however long it is away.
-  const redis = new Redis(redisUrl, { maxRetriesPerRequest: null, lazyConnect: true });
-  redis.on('error', (error) => logger.warn({ error }, 'the connection to Redis broke'));
+  // Asked once by hand: BullMQ itself would wait for a server that never comes.
+  const probe = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null });
+  probe.on('error', () => undefined);
   try {
-    await redis.connect();
+    await probe.connect();
+    await probe.ping();
   } catch (error) {
-    redis.disconnect();
     throw new OctomilError('network_unavailable', `cannot reach the Redis of REDIS_URL: ${String(error)}`, {
       cause: error,
     });
+  } finally {
+    probe.disconnect();
   }
-  return bindJobs('redis', createRedisBackend, redis as never, logger, async () => {
-    await redis.quit();
-  });
+  // `null`, which BullMQ's blocking reads need: a command waits for the server however long it is away.
+  return bindJobs('redis', createRedisBackend, { url: redisUrl, maxRetriesPerRequest: null }, logger);
 }
 
 interface Closable {
@@ -83,7 +84,6 @@ function bindJobs<B extends IQueueBackend, C>(
   factory: BackendFactory<B, C>,
   connection: C,
   logger: Logger,
-  disconnect: () => Promise<void>,
 ): Jobs {
   const { Queue, Worker } = withBackend(factory);
   const workers = new Set<Closable>();
@@ -154,7 +154,6 @@ function bindJobs<B extends IQueueBackend, C>(
         // Workers first: their jobs may still add to queues.
         await Promise.all([...workers].map((worker) => worker.close()));
         await Promise.all([...queues].map((queue) => queue.close()));
-        await disconnect();
       })();
       return stopped;
     },
