@@ -3,3 +3,14 @@ export { type EntryPoint, entryPoint } from './entry-point.js';
 export { type FolderLock, lockFolder } from './folder-lock.js';
 export { Lifecycle, type Service } from './lifecycle.js';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './logger.js';
+export { createMetrics, METRIC_NAMES, type Metrics } from './metrics.js';
+export {
+  choiceSetting,
+  describeSettings,
+  flagSetting,
+  integerSetting,
+  readSettings,
+  reportProblems,
+  type Setting,
+  textSetting,
+} from './settings.js';

@@ -1,0 +1,91 @@
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import formbody from '@fastify/formbody';
+import swagger from '@fastify/swagger';
+import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
+import type { Clock, Logger, Metrics } from '@octomil/shared/runtime';
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, type RawServerBase } from 'fastify';
+import { answerError, answerMissingRoute } from './error-answer.js';
+import { type Authenticator, registerPrincipal } from './principal.js';
+
+/** The REST application, with TypeBox schemas typed in handlers. */
+export type App = FastifyInstance<
+  RawServerBase,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
+export interface AppOptions {
+  readonly authenticator: Authenticator;
+  readonly logger: Logger;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  /** PEM texts; plain HTTP without them. */
+  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer };
+}
+
+/** JSON and form bodies; raw bytes are streams with limits of their own. */
+const MAX_BODY_BYTES = 1024 * 1024;
+/** A caller's own request id is kept when it is harmless in a log. */
+const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
+
+/**
+ * Makes the application without routes: errors, principals, request ids, limits, metrics and OpenAPI at `/openapi.json`.
+ *
+ * Every route needs a principal unless its `config` says `access: 'public'`. `application/octet-stream` bodies arrive
+ * as streams in `request.body`, unread and without a limit.
+ */
+export async function createApp({ authenticator, logger, clock, metrics, tls }: AppOptions): Promise<App> {
+  const settings = {
+    bodyLimit: MAX_BODY_BYTES,
+    genReqId: (request: IncomingMessage) => {
+      const given = request.headers['x-request-id'];
+      return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
+    },
+    routerOptions: { maxParamLength: 500 },
+    // Open event streams and idle connections must not hold up a stop.
+    forceCloseConnections: true,
+    logger: false as const,
+  };
+  const bare = (tls === undefined ? Fastify(settings) : Fastify({ ...settings, https: { ...tls } })) as FastifyInstance<
+    RawServerBase,
+    IncomingMessage,
+    ServerResponse
+  >;
+  const app: App = bare.setValidatorCompiler(TypeBoxValidatorCompiler).withTypeProvider<TypeBoxTypeProvider>();
+  // Answers are ours already: they are sent as they are, rather than cut down to what a schema names.
+  app.setSerializerCompiler(() => (value) => JSON.stringify(value));
+  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, logger));
+  app.setNotFoundHandler((request, reply) => answerMissingRoute(request, reply));
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
+  await app.register(formbody, { bodyLimit: MAX_BODY_BYTES });
+  await app.register(swagger, {
+    openapi: {
+      info: { title: 'Octomil', version: '1' },
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
+      security: [{ bearer: [] }],
+    },
+  });
+  app.addHook('onRequest', async (request, reply) => {
+    request.startedAtMs = clock.now();
+    reply.header('x-request-id', request.id);
+  });
+  app.decorateRequest('startedAtMs', 0);
+  registerPrincipal(app, authenticator);
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    const labels = { method: request.method, route, status: String(reply.statusCode) };
+    metrics.observe('httpRequestSeconds', labels, (clock.now() - request.startedAtMs) / 1000);
+    logger.debug({ requestId: request.id, ...labels }, 'answered a request');
+  });
+  app.get('/openapi.json', { config: { access: 'public' }, schema: { hide: true } }, async () => app.swagger());
+  return app;
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    startedAtMs: number;
+  }
+}

@@ -1,0 +1,93 @@
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { Logger } from '@octomil/shared/runtime';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+
+/** `error` in the published documents, by status. */
+const DOCUMENT_NAMES: Readonly<Record<number, string>> = {
+  400: 'bad_request',
+  401: 'unauthorized',
+  403: 'forbidden',
+  404: 'not_found',
+  409: 'conflict',
+  410: 'gone',
+  413: 'payload_too_large',
+  415: 'unsupported_media_type',
+  416: 'range_not_satisfiable',
+  422: 'unprocessable_entity',
+  429: 'rate_limited',
+  503: 'service_unavailable',
+  504: 'gateway_timeout',
+  507: 'insufficient_storage',
+};
+
+/** One body that every published client can read: documents' `error`, our `code`, `detail` for older ones. */
+export function errorBody(error: OctomilError, status: number, requestId: string): Record<string, unknown> {
+  const { retry, category } = error.entry;
+  return {
+    error: DOCUMENT_NAMES[status] ?? (status >= 500 ? 'internal_error' : 'bad_request'),
+    code: error.code,
+    message: error.reason,
+    detail: error.reason,
+    retryable: retry === 'immediate_safe' || retry === 'backoff_safe',
+    category,
+    request_id: requestId,
+    ...(error.details === undefined ? {} : { details: error.details }),
+  };
+}
+
+/** Sends any failure as that body; what was not foreseen goes to the log with its cause, and nowhere else. */
+export function answerError(
+  thrown: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  logger: Logger,
+): FastifyReply {
+  const { error, status } = translate(thrown);
+  if (status >= 500) {
+    const context = { error: thrown, requestId: request.id, method: request.method, route: request.routeOptions.url };
+    logger.error(context, 'a request failed');
+  }
+  if (error.retryAfterSeconds !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfterSeconds)));
+  return reply
+    .code(status)
+    .type('application/json; charset=utf-8')
+    .send(errorBody(error, status, request.id));
+}
+
+/** Must not read `{"detail":"Not Found"}`: the published client takes that for a server that is still starting. */
+export function answerMissingRoute(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const path = request.url.split('?', 1)[0] ?? '';
+  const error = new OctomilError('not_found', `there is no ${request.method} ${path.slice(0, 200)}; see /openapi.json`);
+  return reply.code(404).send(errorBody(error, 404, request.id));
+}
+
+interface FastifyFailure {
+  readonly statusCode: number;
+  readonly message: string;
+  readonly validation?: readonly { instancePath?: string; message?: string }[];
+  readonly validationContext?: string;
+}
+
+function translate(thrown: unknown): { error: OctomilError; status: number } {
+  if (!(thrown instanceof OctomilError) && isFastifyFailure(thrown) && thrown.statusCode < 500) {
+    const code = thrown.statusCode === 413 ? 'too_large' : 'invalid_input';
+    const error = new OctomilError(code, explain(thrown), { cause: thrown });
+    return { error, status: thrown.statusCode };
+  }
+  const error = toOctomilError(thrown);
+  return { error, status: error.entry.http };
+}
+
+function isFastifyFailure(thrown: unknown): thrown is FastifyFailure {
+  return thrown instanceof Error && 'statusCode' in thrown && typeof thrown.statusCode === 'number';
+}
+
+/** Fastify's own message names neither the field nor what to do. */
+function explain({ validation, validationContext, message }: FastifyFailure): string {
+  if (validation === undefined) return message;
+  const problems = validation.slice(0, 5).map((problem) => {
+    const field = (problem.instancePath ?? '').slice(1).replaceAll('/', '.');
+    return `${field === '' ? '' : `${field} `}${problem.message ?? 'is not valid'}`;
+  });
+  return `${validationContext ?? 'request'}: ${problems.join('; ')}`;
+}

@@ -1,0 +1,13 @@
+export { type App, type AppOptions, createApp } from './app.js';
+export { errorBody } from './error-answer.js';
+export { type HealthChecks, registerHealthRoutes } from './health-routes.js';
+export {
+  type Authenticator,
+  type DevicePrincipal,
+  type KeyPrincipal,
+  type Principal,
+  requireDevice,
+  requireScope,
+  SCOPES,
+  type Scope,
+} from './principal.js';

@@ -1,0 +1,115 @@
+import { OctomilError } from '@octomil/shared/errors';
+import type { FastifyRequest } from 'fastify';
+import type { App } from './app.js';
+
+/** What a key may do. The first block is the published clients' vocabulary. */
+export const SCOPES = [
+  'catalog:read',
+  'models:read',
+  'models:write',
+  'devices:register',
+  'devices:heartbeat',
+  'control:refresh',
+  'telemetry:write',
+  'rollouts:read',
+  'rollouts:write',
+  'benchmarks:write',
+  'evals:write',
+  'cloud:inference',
+  'cloud:credentials',
+  'training:read',
+  'training:write',
+  'devices:read',
+  'devices:write',
+  'keys:write',
+  'admin',
+] as const;
+export type Scope = (typeof SCOPES)[number];
+
+export interface KeyPrincipal {
+  readonly kind: 'key';
+  readonly organizationId: string;
+  readonly keyId: string;
+  readonly scopes: readonly string[];
+}
+
+export interface DevicePrincipal {
+  readonly kind: 'device';
+  readonly organizationId: string;
+  readonly deviceId: string;
+}
+
+export type Principal = KeyPrincipal | DevicePrincipal;
+
+/** Who sends a request, by what its `Authorization` header holds. */
+export interface Authenticator {
+  /** @throws OctomilError `invalid_api_key` for an unknown or revoked key */
+  verifyKey(key: string): Promise<KeyPrincipal>;
+  /** @throws OctomilError `authentication_failed`, `device_revoked` */
+  verifyDeviceCredential(credential: string): Promise<{ readonly organizationId: string; readonly deviceId: string }>;
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Undefined only on routes with `access: 'public'`. */
+    principal: Principal | undefined;
+  }
+  interface FastifyContextConfig {
+    /** `public`: answered without a principal. Default: one is required. */
+    access?: 'public';
+  }
+}
+
+export function registerPrincipal(app: App, authenticator: Authenticator): void {
+  app.decorateRequest('principal', undefined);
+  app.addHook('onRequest', async (request) => {
+    if (request.is404 || request.routeOptions.config.access === 'public') return;
+    request.principal = await authenticate(request.headers, authenticator);
+  });
+}
+
+async function authenticate(headers: FastifyRequest['headers'], authenticator: Authenticator): Promise<Principal> {
+  const bearer = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1];
+  const apiKey = headers['x-api-key'];
+  const token = bearer ?? (typeof apiKey === 'string' ? apiKey : undefined);
+  if (token === undefined) {
+    throw new OctomilError(
+      'authentication_failed',
+      'send an API key or a device credential as "Authorization: Bearer …"',
+    );
+  }
+  if (token.startsWith('odc_')) return { kind: 'device', ...(await authenticator.verifyDeviceCredential(token)) };
+  return authenticator.verifyKey(token);
+}
+
+/**
+ * The API key behind a request, if it may do this. `admin` may do everything; a `:write` scope includes its `:read`.
+ *
+ * @throws OctomilError `forbidden` for devices and for keys without the scope
+ */
+export function requireScope(request: FastifyRequest, scope: Scope): KeyPrincipal {
+  const { principal } = request;
+  if (principal?.kind !== 'key') {
+    throw new OctomilError(
+      'forbidden',
+      `this needs an API key with the scope ${scope}; a device credential is not enough`,
+    );
+  }
+  const enough = ['admin', scope, scope.replace(/:read$/, ':write')];
+  if (!principal.scopes.some((held) => enough.includes(held))) {
+    throw new OctomilError(
+      'forbidden',
+      `this needs the scope ${scope}; the key has ${principal.scopes.join(', ') || 'none'}. Create a key with it`,
+      { details: { required_scope: scope } },
+    );
+  }
+  return principal;
+}
+
+/** @throws OctomilError `forbidden` for API keys */
+export function requireDevice(request: FastifyRequest): DevicePrincipal {
+  if (request.principal?.kind !== 'device') {
+    throw new OctomilError('forbidden', 'this needs a device credential (odc_…), not an API key');
+  }
+  return request.principal;
+}

@@ -1,0 +1,88 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+/**
+ * Every metric of every process, in one place: name, meaning and labels. Labels are closed sets (routes, states, codes),
+ * never ids, so that the number of series stays bounded.
+ */
+export const METRIC_NAMES = {
+  httpRequestSeconds: {
+    kind: 'histogram',
+    name: 'octomil_http_request_seconds',
+    help: 'Duration of REST requests.',
+    labels: ['method', 'route', 'status'],
+    buckets: [0.005, 0.02, 0.1, 0.5, 2, 10],
+  },
+  deviceSessions: {
+    kind: 'gauge',
+    name: 'octomil_device_sessions',
+    help: 'Devices connected to this process.',
+    labels: [],
+  },
+  rounds: {
+    kind: 'counter',
+    name: 'octomil_rounds_total',
+    help: 'Rounds that ended, by how.',
+    labels: ['kind', 'state'],
+  },
+  updates: {
+    kind: 'counter',
+    name: 'octomil_updates_total',
+    help: 'Updates received, by verdict and reason code.',
+    labels: ['verdict', 'reason'],
+  },
+  updateBytes: { kind: 'counter', name: 'octomil_update_bytes_total', help: 'Bytes of accepted updates.', labels: [] },
+  aggregationSeconds: {
+    kind: 'histogram',
+    name: 'octomil_aggregation_seconds',
+    help: 'Duration of aggregating one round.',
+    labels: ['strategy'],
+    buckets: [0.05, 0.2, 1, 5, 20, 100],
+  },
+} as const;
+
+export interface Metrics {
+  /** Adds 1, or `amount`. */
+  count(metric: 'rounds' | 'updates' | 'updateBytes', labels: Readonly<Record<string, string>>, amount?: number): void;
+  observe(
+    metric: 'httpRequestSeconds' | 'aggregationSeconds',
+    labels: Readonly<Record<string, string>>,
+    seconds: number,
+  ): void;
+  set(metric: 'deviceSessions', value: number): void;
+  /** Prometheus text format 0.0.4. */
+  render(): Promise<string>;
+  readonly contentType: string;
+}
+
+/** A registry of its own per call, so that several systems in one process do not mix. */
+export function createMetrics(options: { processMetrics: boolean }): Metrics {
+  const registry = new Registry();
+  if (options.processMetrics) collectDefaultMetrics({ register: registry });
+  const registers = [registry];
+  const histogram = (key: 'httpRequestSeconds' | 'aggregationSeconds') => {
+    const { name, help, labels, buckets } = METRIC_NAMES[key];
+    return new Histogram({ name, help, labelNames: [...labels], buckets: [...buckets], registers });
+  };
+  const counter = (key: 'rounds' | 'updates' | 'updateBytes') => {
+    const { name, help, labels } = METRIC_NAMES[key];
+    return new Counter<string>({ name, help, labelNames: [...labels], registers });
+  };
+  const histograms: Record<string, Histogram<string>> = {
+    httpRequestSeconds: histogram('httpRequestSeconds'),
+    aggregationSeconds: histogram('aggregationSeconds'),
+  };
+  const counters: Record<string, Counter<string>> = {
+    rounds: counter('rounds'),
+    updates: counter('updates'),
+    updateBytes: counter('updateBytes'),
+  };
+  const { name, help } = METRIC_NAMES.deviceSessions;
+  const deviceSessions = new Gauge({ name, help, registers });
+  return {
+    count: (metric, labels, amount = 1) => counters[metric]?.inc(labels, amount),
+    observe: (metric, labels, seconds) => histograms[metric]?.observe(labels, seconds),
+    set: (_metric, value) => deviceSessions.set(value),
+    render: () => registry.metrics(),
+    contentType: registry.contentType,
+  };
+}
