@@ -47,12 +47,9 @@ export function judge(device: CandidateDevice, demand: Demand): Eligibility {
   }
   const site = readSite(device.site);
   if (site === undefined) return { verdict: 'unknown' };
-  const found = findDataSet(site, demand.dataSet);
-  // The echo trainer reads no data, so a site without any can take part.
-  if (typeof found === 'string' && !(demand.trainer === 'echo' && site.dataSets.length === 0)) {
-    return refused('data_set', found);
-  }
-  const dataSet = typeof found === 'string' ? undefined : found;
+  // The echo trainer reads no data, so it needs neither a data set nor a rule that names one.
+  const dataSet = demand.trainer === 'echo' ? undefined : findDataSet(site, demand.dataSet);
+  if (typeof dataSet === 'string') return refused('data_set', dataSet);
   const rule = site.policyRules.find(
     (candidate) =>
       matches(candidate.federations, demand.federation.name, demand.federation.id) &&

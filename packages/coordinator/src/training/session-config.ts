@@ -73,6 +73,8 @@ export interface SessionConfig {
   readonly publish: boolean;
   readonly updateFormat: 'delta' | 'weights';
   readonly architecture: Architecture | null;
+  /** Named by the caller; null: the target decides between binary and multiclass. */
+  readonly output: Architecture['output']['kind'] | null;
   readonly target: string | null;
   /** Inputs of a model that is trained without a table. */
   readonly inputWidth: number;
@@ -134,6 +136,12 @@ export function parseSessionConfig(body: unknown): {
     throw new OctomilError('training_not_supported', `privacy = "${given.privacy}" is not supported yet; leave it out`);
   }
   const strategy = given.strategy ?? given.algorithm ?? DEFAULT_STRATEGY;
+  if (given.max_update_norm != null && given.update_format === 'weights') {
+    throw new OctomilError(
+      'invalid_input',
+      'max_update_norm limits how far an update moves, which needs update_format = "delta"; leave one of them out',
+    );
+  }
   const prepared = strategyByName(strategy, camelCase(given.strategy_options ?? {}));
   if (given.target != null) parseTargetRule(given.target);
   const group = given.group == null || given.group === 'default' ? {} : { group: given.group };
@@ -150,6 +158,7 @@ export function parseSessionConfig(body: unknown): {
       publish: given.publish ?? true,
       updateFormat: given.update_format ?? SESSION_DEFAULTS.updateFormat,
       architecture: given.architecture == null ? null : parseArchitecture(given.architecture),
+      output: outputOf(given.architecture),
       target: given.target ?? null,
       inputWidth: given.input_width ?? SESSION_DEFAULTS.inputWidth,
       dataSet: given.data_set ?? '',
@@ -171,6 +180,11 @@ export function parseSessionConfig(body: unknown): {
       dryRun: given.dry_run ?? false,
     },
   };
+}
+
+function outputOf(architecture: unknown): SessionConfig['output'] {
+  if (typeof architecture !== 'object' || architecture === null || !('output' in architecture)) return null;
+  return parseArchitecture(architecture).output.kind;
 }
 
 /** The session's seed is the agents' too, and FedProx's μ is part of their loss, unless `local` says otherwise. */

@@ -1,0 +1,259 @@
+import { sql } from 'kysely';
+import type { Database } from '../database/database.js';
+import type { AssignmentState, JsonObject, RoundState } from '../database/tables.js';
+import type { AssignmentKey, UpdateHeaderFields } from './assignment-port.js';
+import { appendEvents, type NewEvent } from './event-feed.js';
+import type { RoundFacts } from './round-facts.js';
+import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
+import { lockSession, type NewAssignment } from './round-store.js';
+
+/** An assignment as it is now, with what decides whether it still counts. */
+export interface AssignmentRow {
+  readonly id: string;
+  readonly roundId: string;
+  readonly deviceId: string;
+  readonly deviceName: string;
+  readonly site: unknown;
+  readonly attempt: number;
+  readonly state: AssignmentState;
+  readonly reasonCode: string | null;
+  readonly reason: string | null;
+  readonly roundState: RoundState;
+  /** Milliseconds until the round's deadline; 0 when past. */
+  readonly deadlineMs: number;
+}
+
+export interface KnownUpdate {
+  readonly state: 'received' | 'accepted' | 'rejected';
+  readonly sha256: string;
+  readonly reasonCode: string | null;
+  readonly reason: string | null;
+}
+
+export interface AnswerToStore {
+  readonly updateId: string;
+  readonly key: AssignmentKey;
+  readonly deviceId: string;
+  readonly format: UpdateHeaderFields['format'];
+  readonly objectKey: string | null;
+  readonly sha256: string;
+  readonly sizeBytes: number;
+  readonly sampleCount: number;
+  readonly weight: number;
+  readonly metrics: JsonObject;
+}
+
+const COLUMNS = sql`a.id, a.round_id as "roundId", a.device_id as "deviceId", d.device_identifier as "deviceName", d.site,
+  a.attempt, a.state, a.reason_code as "reasonCode", a.reason, r.state as "roundState",
+  greatest(0, coalesce(extract(epoch from r.deadline_at - now()) * 1000, 0))::float8 as "deadlineMs"`;
+const SOURCES = sql`assignments a join rounds r on r.id = a.round_id join devices d on d.id = a.device_id`;
+
+/** The rows of assignments and updates; the rules of `RoundStore` hold here too. */
+export class AssignmentStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** Everything these devices should be doing now. */
+  async openOf(deviceIds: readonly string[]): Promise<AssignmentRow[]> {
+    const { rows } = await sql<AssignmentRow>`
+      select ${COLUMNS} from ${SOURCES} join training_sessions s on s.id = r.session_id
+      where a.device_id = any(${deviceIds}::text[]) and a.state in ('open', 'accepted') and r.state = 'collecting'
+        and s.state = 'running'
+      order by a.created_at, a.id`.execute(this.#database.kysely);
+    return rows;
+  }
+
+  async find(ids: readonly string[]): Promise<AssignmentRow[]> {
+    const { rows } = await sql<AssignmentRow>`
+      select ${COLUMNS} from ${SOURCES} where a.id = any(${ids}::text[])`.execute(this.#database.kysely);
+    return rows;
+  }
+
+  /** `open → accepted`; nothing for one that is accepted already. */
+  async accept(deviceId: string, key: AssignmentKey, noProgressSeconds: number): Promise<boolean> {
+    const { rows } = await sql<{ id: string }>`
+      update assignments set state = 'accepted', updated_at = now(),
+        lease_until = now() + make_interval(secs => ${noProgressSeconds})
+      from rounds r where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
+        and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
+        and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id`.execute(
+      this.#database.kysely,
+    );
+    return rows.length === 1;
+  }
+
+  /** Renews the lease. With `event`, the session's followers are told. */
+  async progress(
+    facts: RoundFacts,
+    deviceId: string,
+    key: AssignmentKey,
+    step: { phase: string; completed: number; total: number },
+    event: NewEvent | undefined,
+  ): Promise<boolean> {
+    const { rows } = await sql<{ renewed: number }>`
+      with ${event === undefined ? sql`locked as (select ${facts.sessionId} as id)` : lockSession(facts.sessionId)},
+      renewed as (update assignments set state = 'accepted', phase = ${step.phase}, completed = ${step.completed}::bigint,
+          total = ${step.total}::bigint, updated_at = now(),
+          lease_until = now() + make_interval(secs => ${facts.config.noProgressSeconds})
+        from locked, rounds r where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
+          and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
+          and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id)
+      ${event === undefined ? sql`` : sql`, told as (${appendEvents('renewed', facts.sessionId, [event])})`}
+      select count(*)::integer as renewed from renewed`.execute(this.#database.kysely);
+    return rows[0]?.renewed === 1;
+  }
+
+  /** `open | accepted → refused | failed`, and the rejected update that led to it, if one did. */
+  async finish(
+    facts: RoundFacts,
+    deviceId: string,
+    key: AssignmentKey,
+    outcome: { state: 'refused' | 'failed'; code: string; reason: string; rejected?: AnswerToStore },
+    events: readonly NewEvent[],
+  ): Promise<boolean> {
+    const { rejected } = outcome;
+    const { rows } = await sql<{ moved: number }>`
+      with ${lockSession(facts.sessionId)},
+      round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
+        for no key update of rounds),
+      moved as (update assignments set state = ${outcome.state}, reason_code = ${outcome.code},
+          reason = ${outcome.reason}, updated_at = now()
+        from round where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
+          and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
+        returning assignments.id),
+      ${
+        rejected === undefined
+          ? sql``
+          : sql`kept as (insert into updates (id, round_id, device_id, assignment_id, state, format, object_key, sha256,
+              size_bytes, sample_count, weight, metrics, reason_code, reason)
+            select ${rejected.updateId}, ${facts.id}, ${deviceId}, moved.id, 'rejected', ${rejected.format}, null,
+              ${rejected.sha256}, ${rejected.sizeBytes}::bigint, ${rejected.sampleCount}::bigint, 0,
+              ${JSON.stringify(rejected.metrics)}::jsonb, ${outcome.code}, ${outcome.reason} from moved),`
+      }
+      told as (${appendEvents('moved', facts.sessionId, events)})
+      select count(*)::integer as moved from moved`.execute(this.#database.kysely);
+    return rows[0]?.moved === 1;
+  }
+
+  /**
+   * Counts an answer: assignment, round and update in one statement. The round's counter is read anew under its lock, so
+   * of several answers at once exactly one sees the quorum reached.
+   *
+   * @returns accepted answers of the round, this one included; `undefined` when it no longer counts
+   */
+  async countAnswer(facts: RoundFacts, answer: AnswerToStore, event: NewEvent): Promise<number | undefined> {
+    const { key, deviceId } = answer;
+    const { rows } = await sql<{ accepted: number }>`
+      with ${lockSession(facts.sessionId)},
+      round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
+        for no key update of rounds),
+      mine as (select assignments.id from assignments, round where assignments.id = ${key.assignmentId}
+          and assignments.device_id = ${deviceId} and assignments.attempt = ${key.attempt}
+          and assignments.state in ('open', 'accepted') for no key update of assignments),
+      kept as (insert into updates (id, round_id, device_id, assignment_id, state, format, object_key, sha256, size_bytes,
+          sample_count, weight, metrics)
+        select ${answer.updateId}, ${facts.id}, ${deviceId}, mine.id, 'accepted', ${answer.format}, ${answer.objectKey},
+          ${answer.sha256}, ${answer.sizeBytes}::bigint, ${answer.sampleCount}::bigint, ${answer.weight}::float8,
+          ${JSON.stringify(answer.metrics)}::jsonb from mine),
+      ended as (update assignments set state = 'done', phase = 'done', updated_at = now()
+        from mine where assignments.id = mine.id),
+      counted as (update rounds set accepted_updates = accepted_updates + 1
+        from mine where rounds.id = ${facts.id} returning rounds.accepted_updates as accepted),
+      told as (insert into session_events (session_id, type, data)
+        select ${facts.sessionId}, ${event.type},
+          ${JSON.stringify(event.data)}::jsonb || jsonb_build_object('accepted', counted.accepted)
+        from counted)
+      select accepted from counted`.execute(this.#database.kysely);
+    return rows[0]?.accepted;
+  }
+
+  /** What is known of updates of this assignment, newest first. */
+  async updatesOf(assignmentId: string): Promise<KnownUpdate[]> {
+    const rows = await this.#database.kysely
+      .selectFrom('updates')
+      .select(['state', 'sha256', 'reason_code as reasonCode', 'reason'])
+      .where('assignment_id', '=', assignmentId)
+      .orderBy('created_at', 'desc')
+      .execute();
+    return rows;
+  }
+
+  /** Ends assignments of a round that made no progress for too long. @returns their devices */
+  async expire(facts: RoundFacts): Promise<string[]> {
+    const reason = `no bytes moved and no step was trained for ${facts.config.noProgressSeconds} s`;
+    const { rows } = await sql<{ device_id: string }>`
+      with ${lockSession(facts.sessionId)},
+      moved as (update assignments set state = 'expired', reason_code = 'no_progress', reason = ${reason},
+          updated_at = now()
+        from locked where assignments.round_id = ${facts.id} and assignments.state in ('open', 'accepted')
+          and assignments.lease_until < now() returning assignments.device_id),
+      told as (insert into session_events (session_id, type, data)
+        select ${facts.sessionId}, 'assignment', ${JSON.stringify({
+          session_id: facts.sessionId,
+          round_id: facts.id,
+          round_number: facts.number,
+          state: 'expired',
+          reason,
+        })}::jsonb || jsonb_build_object('device_id', d.id, 'device', d.device_identifier)
+        from moved join devices d on d.id = moved.device_id)
+      select device_id from moved`.execute(this.#database.kysely);
+    return rows.map((row) => row.device_id);
+  }
+
+  /** Asks further devices in a collecting round; one that was asked before gets the next attempt number. */
+  async topUp(
+    facts: RoundFacts,
+    assignments: readonly NewAssignment[],
+    events: readonly NewEvent[],
+  ): Promise<string[]> {
+    const { rows } = await sql<{ device_id: string }>`
+      with ${lockSession(facts.sessionId)},
+      round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
+        for no key update of rounds),
+      asked as (insert into assignments (id, round_id, device_id, attempt, state, lease_until)
+        select list.id, round.id, list.device_id, 1, 'open',
+          now() + make_interval(secs => ${facts.config.noProgressSeconds})
+        from round, unnest(${assignments.map(({ id }) => id)}::text[], ${assignments.map(({ deviceId }) => deviceId)}::text[])
+          as list(id, device_id)
+        on conflict (round_id, device_id) do update set attempt = assignments.attempt + 1, state = 'open',
+          lease_until = excluded.lease_until, reason_code = null, reason = null, phase = null, completed = 0, total = 0,
+          updated_at = now()
+          where assignments.state = 'expired' and assignments.attempt < ${MAX_ASSIGNMENT_ATTEMPTS}
+        returning device_id),
+      told as (${appendEvents('asked', facts.sessionId, events)})
+      select device_id from asked`.execute(this.#database.kysely);
+    return rows.map((row) => row.device_id);
+  }
+
+  /** Answers that a describe round has already, from its cache: counted at once, nobody is asked. */
+  async countCached(
+    facts: RoundFacts,
+    cached: readonly {
+      assignmentId: string;
+      updateId: string;
+      deviceId: string;
+      statistics: JsonObject;
+      sha256: string;
+    }[],
+  ): Promise<void> {
+    await sql`
+      with ${lockSession(facts.sessionId)},
+      round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
+        for no key update of rounds),
+      list as (select * from jsonb_to_recordset(${JSON.stringify(cached)}::jsonb) as item(
+        "assignmentId" text, "updateId" text, "deviceId" text, statistics jsonb, sha256 text)),
+      asked as (insert into assignments (id, round_id, device_id, attempt, state, phase, lease_until)
+        select list."assignmentId", round.id, list."deviceId", 1, 'done', 'cached', now() from round, list
+        on conflict (round_id, device_id) do nothing returning id),
+      kept as (insert into updates (id, round_id, device_id, assignment_id, state, format, object_key, sha256, size_bytes,
+          sample_count, weight, metrics)
+        select list."updateId", ${facts.id}, list."deviceId", asked.id, 'accepted', 'weights', null, list.sha256, 0, 0, 0,
+          jsonb_build_object('report', list.statistics)
+        from asked join list on list."assignmentId" = asked.id returning id)
+      update rounds set accepted_updates = accepted_updates + (select count(*) from kept)
+      where id = ${facts.id} and exists (select 1 from kept)`.execute(this.#database.kysely);
+  }
+}

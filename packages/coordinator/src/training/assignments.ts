@@ -1,0 +1,436 @@
+import { createHash, randomUUID } from 'node:crypto';
+import type { Assignment } from '@octomil/proto';
+import { type ErrorBody, type ErrorCode, isErrorCode, OctomilError } from '@octomil/shared/errors';
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { ObjectStore } from '@octomil/shared/storage';
+import { validateUpdateBytes } from '../aggregation/validate-update.js';
+import type { Database } from '../database/database.js';
+import type { JsonObject } from '../database/tables.js';
+import { assignmentMessage } from './assignment-message.js';
+import type { AssignmentKey, AssignmentPort, UpdateBytes, UpdateHeaderFields, Verdict } from './assignment-port.js';
+import type { AnswerToStore, AssignmentRow, AssignmentStore } from './assignment-store.js';
+import type { BaseLayouts } from './base-layouts.js';
+import { BoundedMap } from './bounded-map.js';
+import { keepStatistics } from './describe-cache.js';
+import { findDataSet } from './eligibility.js';
+import type { NewEvent } from './event-feed.js';
+import { sha256Of, updateKey } from './object-keys.js';
+import type { TrainingAggregator } from './ports.js';
+import { readFigures, readStatistics } from './reports.js';
+import type { RoundDriver } from './round-driver.js';
+import type { RoundFacts, RoundFactsReader } from './round-facts.js';
+import { roundLabel } from './round-store.js';
+import { readSite, type SiteDataSet } from './site-summary.js';
+import { checkUpdateBytes, checkUpdateHeader, checkUpdateNorm, updateWeight } from './update-check.js';
+
+export interface AssignmentDependencies {
+  readonly database: Database;
+  readonly store: AssignmentStore;
+  readonly facts: RoundFactsReader;
+  readonly layouts: BaseLayouts;
+  readonly objects: ObjectStore;
+  readonly aggregator: Pick<TrainingAggregator, 'validate'>;
+  readonly driver: Pick<RoundDriver, 'wake' | 'quorumReached'>;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly tellSession: (sessionId: string) => void;
+}
+
+/** What never changes about an assignment, and what its device declared when it was last read. */
+interface Known {
+  readonly roundId: string;
+  readonly deviceId: string;
+  readonly deviceName: string;
+  readonly site: unknown;
+}
+
+/** Progress is kept and told at most this often, unless the lease needs it. */
+const PROGRESS_EVERY_MS = 1_000;
+const MAX_REPORT_CHARACTERS = 4 * 1024 * 1024;
+
+/** The training engine as the device sessions see it. */
+export class Assignments implements AssignmentPort {
+  readonly #on: AssignmentDependencies;
+  readonly #known = new BoundedMap<string, Known>(20_000);
+  readonly #lastProgress = new BoundedMap<string, number>(20_000);
+  #asking: { deviceIds: Set<string>; rows: Promise<AssignmentRow[]> } | undefined;
+
+  constructor(dependencies: AssignmentDependencies) {
+    this.#on = dependencies;
+  }
+
+  async openAssignments(deviceId: string): Promise<Assignment[]> {
+    const rows = (await this.#openOf(deviceId)).filter((row) => row.deviceId === deviceId);
+    const messages: Assignment[] = [];
+    for (const row of rows) {
+      this.#remember(row);
+      const facts = await this.#on.facts.of(row.roundId);
+      if (facts !== undefined) messages.push(assignmentMessage(facts, row));
+    }
+    return messages;
+  }
+
+  /** Devices that ask at the same moment (all of a round, when it begins) share one statement. */
+  #openOf(deviceId: string): Promise<AssignmentRow[]> {
+    if (this.#asking === undefined) {
+      const deviceIds = new Set<string>();
+      const rows = new Promise<void>((resolve) => setImmediate(resolve)).then(() => {
+        this.#asking = undefined;
+        return this.#on.store.openOf([...deviceIds]);
+      });
+      this.#asking = { deviceIds, rows };
+    }
+    this.#asking.deviceIds.add(deviceId);
+    return this.#asking.rows;
+  }
+
+  async obsolete(
+    deviceId: string,
+    keys: readonly AssignmentKey[],
+  ): Promise<{ key: AssignmentKey; reason: ErrorBody }[]> {
+    if (keys.length === 0) return [];
+    const rows = new Map((await this.#on.store.find(keys.map((key) => key.assignmentId))).map((row) => [row.id, row]));
+    return keys.flatMap((key) => {
+      const problem = whyNot(rows.get(key.assignmentId), deviceId, key);
+      return problem === undefined ? [] : [{ key, reason: problem.toBody() }];
+    });
+  }
+
+  async accept(deviceId: string, key: AssignmentKey): Promise<void> {
+    const { facts } = await this.#mine(deviceId, key);
+    if (await this.#on.store.accept(deviceId, key, facts.config.noProgressSeconds)) return;
+    await this.#refuseToCount(deviceId, key);
+  }
+
+  async refuse(deviceId: string, key: AssignmentKey, problem: ErrorBody): Promise<void> {
+    await this.#end(deviceId, key, 'refused', problem);
+  }
+
+  async fail(deviceId: string, key: AssignmentKey, problem: ErrorBody): Promise<void> {
+    await this.#end(deviceId, key, 'failed', problem);
+  }
+
+  async #end(deviceId: string, key: AssignmentKey, state: 'refused' | 'failed', problem: ErrorBody): Promise<void> {
+    const { facts, known } = await this.#mine(deviceId, key);
+    const reason = `[${problem.code}] ${problem.message}`.slice(0, 1_000);
+    const events = [assignmentEvent(facts, known, { state, reason_code: problem.code, reason })];
+    if (!(await this.#on.store.finish(facts, deviceId, key, { state, code: problem.code, reason }, events))) {
+      await this.#refuseToCount(deviceId, key);
+    }
+    this.#on.tellSession(facts.sessionId);
+    void this.#on.driver.wake(facts.id);
+  }
+
+  async progress(
+    deviceId: string,
+    key: AssignmentKey,
+    step: { phase: string; completed: number; total: number; loss?: number },
+  ): Promise<void> {
+    const { facts, known } = await this.#mine(deviceId, key);
+    const nowMs = this.#on.clock.now();
+    const lastMs = this.#lastProgress.get(key.assignmentId);
+    if (lastMs === undefined) {
+      // A short task is over before anybody could have looked.
+      this.#lastProgress.set(key.assignmentId, nowMs);
+      return;
+    }
+    const everyMs = Math.min(PROGRESS_EVERY_MS, (facts.config.noProgressSeconds * 1_000) / 4);
+    if (nowMs - lastMs < everyMs) return;
+    this.#lastProgress.set(key.assignmentId, nowMs);
+    const phase = step.phase.slice(0, 40);
+    const counts = { completed: wholeNumber(step.completed), total: wholeNumber(step.total) };
+    const loss = Number.isFinite(step.loss) ? { loss: step.loss } : {};
+    const event = assignmentEvent(facts, known, { state: 'accepted', phase, ...counts, ...loss });
+    if (!(await this.#on.store.progress(facts, deviceId, key, { phase, ...counts }, event))) {
+      await this.#refuseToCount(deviceId, key);
+    }
+    this.#on.tellSession(facts.sessionId);
+  }
+
+  async report(deviceId: string, key: AssignmentKey, report: unknown): Promise<void> {
+    const { facts, known } = await this.#mine(deviceId, key);
+    const text = JSON.stringify(report ?? null);
+    let problem: OctomilError | undefined;
+    try {
+      checkReport(facts, report, text);
+    } catch (error) {
+      if (!(error instanceof OctomilError)) throw error;
+      problem = error;
+    }
+    if (problem !== undefined) {
+      await this.#end(deviceId, key, 'failed', problem.toBody());
+      throw problem;
+    }
+    const sha256 = createHash('sha256').update(text).digest('hex');
+    const dataSet = this.#dataSetOf(facts, known);
+    const metrics = { report: report ?? null };
+    if (facts.kind === 'describe' && dataSet !== undefined && dataSet.digest !== '') {
+      await keepStatistics(this.#on.database, facts.config, {
+        deviceId,
+        dataSet: dataSet.name,
+        digest: dataSet.digest,
+        statistics: report as JsonObject,
+      });
+    }
+    const accepted = await this.#on.store.countAnswer(
+      facts,
+      {
+        updateId: randomUUID(),
+        key,
+        deviceId,
+        format: 'weights',
+        objectKey: null,
+        sha256,
+        sizeBytes: text.length,
+        sampleCount: 0,
+        weight: 0,
+        metrics,
+      },
+      assignmentEvent(facts, known, { state: 'done' }, 'update'),
+    );
+    if (accepted === undefined) {
+      const earlier = await this.#earlierVerdict(key, sha256);
+      if (earlier?.accepted === true) return;
+      await this.#refuseToCount(deviceId, key);
+    }
+    this.#on.tellSession(facts.sessionId);
+    void this.#on.driver.wake(facts.id);
+  }
+
+  async checkHeader(deviceId: string, header: UpdateHeaderFields): Promise<void> {
+    const [row] = await this.#on.store.find([header.key.assignmentId]);
+    const problem = whyNot(row, deviceId, header.key);
+    if (row === undefined || problem !== undefined) throw problem ?? unknownAssignment(header.key);
+    this.#remember(row);
+    const { facts } = await this.#mine(deviceId, header.key);
+    await this.#checkHeader(facts, header);
+  }
+
+  async #checkHeader(facts: RoundFacts, header: UpdateHeaderFields): Promise<void> {
+    const layout = await this.#on.layouts.of(facts);
+    if (layout === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
+    checkUpdateHeader(header, facts, layout);
+  }
+
+  async submitUpdate(deviceId: string, header: UpdateHeaderFields, update: UpdateBytes): Promise<Verdict> {
+    const { key } = header;
+    const { facts, known } = await this.#mine(deviceId, key);
+    try {
+      await this.#check(facts, header, update);
+    } catch (error) {
+      if (!(error instanceof OctomilError) || !REJECTIONS.has(error.code)) throw error;
+      return this.#reject(facts, known, header, error);
+    }
+    const objectKey = updateKey(facts.id, key.assignmentId, header.sha256);
+    if ('bytes' in update) await this.#on.objects.put(objectKey, update.bytes);
+    else await this.#on.objects.putFile(objectKey, update.path);
+    const declaredRows = this.#dataSetOf(facts, known)?.rowCount ?? 0;
+    const answer = {
+      ...storedAnswer(deviceId, header),
+      objectKey,
+      weight: updateWeight(header.sampleCount, declaredRows),
+    };
+    const event = assignmentEvent(
+      facts,
+      known,
+      {
+        state: 'accepted',
+        sample_count: header.sampleCount,
+        size_bytes: header.sizeBytes,
+        train_loss: typeof header.metrics['trainLoss'] === 'number' ? header.metrics['trainLoss'] : null,
+        min_updates: facts.minUpdates,
+      },
+      'update',
+    );
+    const accepted = await this.#on.store.countAnswer(facts, answer, event);
+    if (accepted === undefined) {
+      const earlier = await this.#earlierVerdict(key, header.sha256);
+      if (earlier !== undefined) return earlier;
+      // Nobody refers to these bytes: the key holds this assignment and this digest.
+      await this.#on.objects.delete(objectKey).catch(() => undefined);
+      return this.#refuseToCount(deviceId, key);
+    }
+    // Durable from here on. Who waits for the verdict need not wait for what follows.
+    if (accepted >= facts.minUpdates) void this.#on.driver.quorumReached(facts);
+    this.#on.tellSession(facts.sessionId);
+    return { accepted: true };
+  }
+
+  /** @throws a code of REJECTIONS when the update is at fault */
+  async #check(facts: RoundFacts, header: UpdateHeaderFields, update: UpdateBytes): Promise<void> {
+    const layout = await this.#on.layouts.of(facts);
+    if (layout === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
+    checkUpdateHeader(header, facts, layout);
+    if ('bytes' in update) {
+      checkUpdateBytes(header, { sha256: sha256Of(update.bytes), sizeBytes: update.bytes.length });
+      checkUpdateNorm(validateUpdateBytes(update.bytes, layout), facts);
+      return;
+    }
+    const measure = await this.#on.aggregator.validate({ path: update.path, layout });
+    checkUpdateBytes(header, { sha256: update.sha256, sizeBytes: measure.sizeBytes });
+    checkUpdateNorm(measure, facts);
+  }
+
+  async #reject(facts: RoundFacts, known: Known, header: UpdateHeaderFields, error: OctomilError): Promise<Verdict> {
+    const { key } = header;
+    const reason = error.reason.slice(0, 1_000);
+    const label = { reason_code: error.code, reason };
+    const kept = await this.#on.store.finish(
+      facts,
+      known.deviceId,
+      key,
+      {
+        state: 'failed',
+        code: error.code,
+        reason,
+        rejected: { ...storedAnswer(known.deviceId, header), objectKey: null, weight: 0 },
+      },
+      [
+        assignmentEvent(facts, known, { state: 'rejected', ...label }, 'update'),
+        assignmentEvent(facts, known, { state: 'failed', ...label }),
+      ],
+    );
+    if (!kept) {
+      const earlier = await this.#earlierVerdict(key, header.sha256);
+      return earlier ?? this.#refuseToCount(known.deviceId, key);
+    }
+    this.#on.logger.warn({ roundId: facts.id, device: known.deviceName, ...label }, 'an update was rejected');
+    this.#on.tellSession(facts.sessionId);
+    void this.#on.driver.wake(facts.id);
+    return { accepted: false, reason: error.toBody() };
+  }
+
+  async baseObject(deviceId: string, sha256: string): Promise<{ objectKey: string; sizeBytes: number }> {
+    for (const row of await this.#openOf(deviceId)) {
+      if (row.deviceId !== deviceId) continue;
+      const base = (await this.#on.facts.of(row.roundId))?.base;
+      if (base?.sha256 === sha256) return { objectKey: base.objectKey, sizeBytes: base.sizeBytes };
+    }
+    throw new OctomilError(
+      'not_found',
+      `no open assignment of this device names a base with sha256 ${sha256.slice(0, 64)}`,
+    );
+  }
+
+  /** The first verdict on these very bytes, or that another update of the device counts. */
+  async #earlierVerdict(key: AssignmentKey, sha256: string): Promise<Verdict | undefined> {
+    const updates = await this.#on.store.updatesOf(key.assignmentId);
+    const same = updates.find((update) => update.sha256 === sha256);
+    if (same?.state === 'accepted') return { accepted: true };
+    const counted = updates.find((update) => update.state === 'accepted');
+    if (counted !== undefined) {
+      const message = `another update of this device (sha256 ${counted.sha256}) counts in this round already`;
+      return { accepted: false, reason: { code: 'update_rejected', message } };
+    }
+    if (same?.state !== 'rejected') return undefined;
+    const code: ErrorCode = isErrorCode(same.reasonCode) ? same.reasonCode : 'update_rejected';
+    return { accepted: false, reason: { code, message: same.reason ?? 'the update was rejected' } };
+  }
+
+  /** Says why an assignment does not count (any more). */
+  async #refuseToCount(deviceId: string, key: AssignmentKey): Promise<never> {
+    const [row] = await this.#on.store.find([key.assignmentId]);
+    throw (
+      whyNot(row, deviceId, key) ??
+      new OctomilError('round_closed', 'the training session does not run; nothing is accepted until it is resumed')
+    );
+  }
+
+  async #mine(deviceId: string, key: AssignmentKey): Promise<{ facts: RoundFacts; known: Known }> {
+    let known = this.#known.get(key.assignmentId);
+    if (known === undefined) {
+      const [row] = await this.#on.store.find([key.assignmentId]);
+      if (row !== undefined) known = this.#remember(row);
+    }
+    const facts = known === undefined ? undefined : await this.#on.facts.of(known.roundId);
+    if (known?.deviceId !== deviceId || facts === undefined) throw unknownAssignment(key);
+    return { facts, known };
+  }
+
+  #remember({ id, roundId, deviceId, deviceName, site }: AssignmentRow): Known {
+    const known = { roundId, deviceId, deviceName, site };
+    this.#known.set(id, known);
+    return known;
+  }
+
+  #dataSetOf(facts: RoundFacts, { site }: Known): SiteDataSet | undefined {
+    const summary = readSite(site);
+    if (summary === undefined || facts.config.trainer === 'echo') return undefined;
+    const found = findDataSet(summary, facts.config.dataSet);
+    return typeof found === 'string' ? undefined : found;
+  }
+}
+
+/** What is the update's own fault; anything else (a full disk, a lost database) is ours, and it may be sent again. */
+const REJECTIONS: ReadonlySet<ErrorCode> = new Set([
+  'update_rejected',
+  'checksum_mismatch',
+  'corrupt_file',
+  'too_large',
+]);
+
+function storedAnswer(deviceId: string, header: UpdateHeaderFields): Omit<AnswerToStore, 'objectKey' | 'weight'> {
+  return {
+    updateId: randomUUID(),
+    key: header.key,
+    deviceId,
+    format: header.format,
+    sha256: header.sha256.slice(0, 128),
+    sizeBytes: wholeNumber(header.sizeBytes),
+    sampleCount: wholeNumber(header.sampleCount),
+    metrics: header.metrics,
+  };
+}
+
+function whyNot(row: AssignmentRow | undefined, deviceId: string, key: AssignmentKey): OctomilError | undefined {
+  if (row === undefined || row.deviceId !== deviceId) return unknownAssignment(key);
+  if (row.attempt !== key.attempt) {
+    return new OctomilError(
+      'superseded',
+      `attempt ${key.attempt} of assignment ${key.assignmentId} was replaced by attempt ${row.attempt}`,
+    );
+  }
+  if (row.roundState !== 'collecting') {
+    return new OctomilError('round_closed', `the round is ${row.roundState}; what arrives now counts for nothing`);
+  }
+  if (row.state === 'open' || row.state === 'accepted') return undefined;
+  const reason = row.reason === null ? '' : `: ${row.reason}`;
+  return new OctomilError('superseded', `assignment ${key.assignmentId} is ${row.state}${reason}`);
+}
+
+function unknownAssignment(key: AssignmentKey): OctomilError {
+  return new OctomilError('assignment_not_found', `this device has no assignment ${key.assignmentId.slice(0, 64)}`);
+}
+
+function assignmentEvent(
+  facts: RoundFacts,
+  known: Known,
+  data: JsonObject,
+  type: 'assignment' | 'update' = 'assignment',
+): NewEvent {
+  return { type, data: { ...roundLabel(facts), device_id: known.deviceId, device: known.deviceName, ...data } };
+}
+
+/** @throws `invalid_input`, `too_large` */
+function checkReport(facts: RoundFacts, report: unknown, text: string): void {
+  if (text.length > MAX_REPORT_CHARACTERS) {
+    throw new OctomilError(
+      'too_large',
+      `the report has ${text.length} characters; at most ${MAX_REPORT_CHARACTERS} are allowed`,
+    );
+  }
+  switch (facts.kind) {
+    case 'describe':
+      readStatistics(report);
+      return;
+    case 'evaluate':
+      readFigures(report ?? null);
+      return;
+    case 'train':
+      throw new OctomilError('invalid_input', `round ${facts.number} asks for an update, not for a report`);
+  }
+}
+
+function wholeNumber(value: number): number {
+  return Number.isFinite(value) ? Math.min(Number.MAX_SAFE_INTEGER, Math.max(0, Math.round(value))) : 0;
+}

@@ -1,0 +1,377 @@
+import type { Kysely, RawBuilder } from 'kysely';
+import { sql } from 'kysely';
+import type { Database } from '../database/database.js';
+import type { AssignmentState, JsonObject, RoundKind, RoundState, Tables } from '../database/tables.js';
+import { appendEvents, type NewEvent } from './event-feed.js';
+import type { StoredFile } from './ports.js';
+import type { RoundFacts } from './round-facts.js';
+
+/**
+ * The rounds' rows. Every move is one statement that first locks the session's row and then compares the state it
+ * expects. The lock comes first in all of them, so they never deadlock, and events become visible in their order.
+ *
+ * Under READ COMMITTED a statement that waited for the lock still sees other rows as they were before it waited; only
+ * rows that it locks or updates itself are read anew. Hence no statement here decides by a count of other rows.
+ */
+
+export interface RoundTallyRow {
+  readonly state: RoundState;
+  readonly sessionState: string;
+  readonly accepted: number;
+  readonly minUpdates: number;
+  readonly target: number;
+  readonly retries: number;
+  readonly deadlinePassed: boolean;
+  readonly asked: number;
+  readonly working: number;
+  /** Working, but without progress for too long. */
+  readonly overdue: number;
+  /** Aggregating, and whoever did has not been heard of. */
+  readonly orphaned: boolean;
+}
+
+export interface NewAssignment {
+  readonly id: string;
+  readonly deviceId: string;
+}
+
+export interface CancelledAssignment {
+  readonly id: string;
+  readonly deviceId: string;
+  readonly attempt: number;
+}
+
+export interface NextRound {
+  readonly id: string;
+  readonly kind: RoundKind;
+  readonly number: number;
+  readonly attempt: number;
+  readonly retries: number;
+  readonly seed: number;
+  readonly baseCheckpointId: string | null;
+  readonly minUpdates: number;
+  readonly targetDevices: number;
+}
+
+export interface NewCheckpoint extends StoredFile {
+  readonly id: string;
+  readonly organizationId: string;
+  readonly baseCheckpointId: string | null;
+  readonly strategy: string | null;
+  readonly stateKey: string | null;
+  readonly stateSha256: string | null;
+  readonly lineage: JsonObject;
+}
+
+export interface Answer {
+  readonly round: RoundState;
+  readonly accepted: number;
+}
+
+type Handle = Kysely<Tables>;
+
+/** A common table expression that locks the session while it runs. */
+export function lockSession(sessionId: string): RawBuilder<unknown> {
+  return sql`locked as (select id from training_sessions where id = ${sessionId} and state = 'running' for no key update)`;
+}
+
+/** Ends what is still open of the round in `gate`. */
+function cancelOpen(gate: string, code: string, reason: string): RawBuilder<unknown> {
+  return sql`cancelled as (update assignments set state = 'cancelled', reason_code = ${code}, reason = ${reason},
+    updated_at = now() from ${sql.table(gate)} where assignments.round_id = ${sql.table(gate)}.id
+    and assignments.state in ('open', 'accepted') returning assignments.id, assignments.device_id, assignments.attempt)`;
+}
+
+const CANCELLED_LIST = sql`(select coalesce(jsonb_agg(jsonb_build_object(
+  'id', id, 'deviceId', device_id, 'attempt', attempt)), '[]') from cancelled)`;
+
+function insertRound(sessionId: string, next: NextRound, gate: string): RawBuilder<unknown> {
+  return sql`insert into rounds (id, session_id, kind, number, attempt, retries, state, seed, base_checkpoint_id,
+      min_updates, target_devices)
+    select ${next.id}, ${sessionId}, ${next.kind}, ${next.number}::integer, ${next.attempt}::integer,
+      ${next.retries}::integer, 'scheduled', ${next.seed}::bigint, ${next.baseCheckpointId},
+      ${next.minUpdates}::integer, ${next.targetDevices}::integer
+    from ${sql.table(gate)}`;
+}
+
+export class RoundStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  async tally(roundId: string): Promise<RoundTallyRow | undefined> {
+    const { rows } = await sql<RoundTallyRow>`
+      select r.state, s.state as "sessionState", r.accepted_updates as accepted, r.min_updates as "minUpdates",
+        r.target_devices as target, r.retries, coalesce(r.deadline_at <= now(), false) as "deadlinePassed",
+        coalesce(r.state = 'aggregating' and r.owner_until < now(), false) as orphaned,
+        t.asked, t.working, t.overdue
+      from rounds r join training_sessions s on s.id = r.session_id,
+        lateral (select count(*)::integer as asked,
+            (count(*) filter (where a.state in ('open', 'accepted')))::integer as working,
+            (count(*) filter (where a.state in ('open', 'accepted') and a.lease_until < now()))::integer as overdue
+          from assignments a where a.round_id = r.id) t
+      where r.id = ${roundId}`.execute(this.#database.kysely);
+    return rows[0];
+  }
+
+  /** Rounds for which something is due: the safety net for lost wake-ups and dead coordinators. */
+  async due(): Promise<string[]> {
+    const { rows } = await sql<{ id: string }>`
+      select r.id from rounds r join training_sessions s on s.id = r.session_id
+      where r.state in ('scheduled', 'selecting', 'collecting', 'aggregating') and s.state = 'running' and (
+        r.state in ('scheduled', 'selecting')
+        or (r.state = 'aggregating' and r.owner_until < now())
+        or (r.state = 'collecting' and (
+          r.deadline_at <= now()
+          or (r.kind = 'train' and r.accepted_updates >= r.min_updates)
+          or (select count(*) from assignments a where a.round_id = r.id and a.state in ('open', 'accepted')
+              and a.lease_until >= now()) + r.accepted_updates < r.target_devices
+          or (r.kind <> 'train' and not exists (select 1 from assignments a where a.round_id = r.id
+              and a.state in ('open', 'accepted')))
+          or exists (select 1 from assignments a where a.round_id = r.id and a.state in ('open', 'accepted')
+              and a.lease_until < now()))))
+      order by r.created_at limit 1000`.execute(this.#database.kysely);
+    return rows.map((row) => row.id);
+  }
+
+  /** `scheduled | selecting → collecting`, with its first assignments. @returns false when it had moved on */
+  async start(facts: RoundFacts, assignments: readonly NewAssignment[], events: readonly NewEvent[]): Promise<boolean> {
+    const { config } = facts;
+    const { rows } = await sql<{ started: number }>`
+      with ${lockSession(facts.sessionId)},
+      moved as (update rounds set state = 'collecting', started_at = now(), reason_code = null, reason = null,
+          deadline_at = now() + make_interval(secs => ${config.roundDeadlineSeconds})
+        from locked where rounds.id = ${facts.id} and rounds.state in ('scheduled', 'selecting') returning rounds.id),
+      asked as (insert into assignments (id, round_id, device_id, attempt, state, lease_until)
+        select list.id, moved.id, list.device_id, 1, 'open', now() + make_interval(secs => ${config.noProgressSeconds})
+        from moved, unnest(${assignments.map(({ id }) => id)}::text[], ${assignments.map(({ deviceId }) => deviceId)}::text[])
+          as list(id, device_id)),
+      told as (${appendEvents('moved', facts.sessionId, events)})
+      select count(*)::integer as started from moved`.execute(this.#database.kysely);
+    return rows[0]?.started === 1;
+  }
+
+  /** `scheduled → selecting`, or a new reason for the wait. The deadline runs from the first time. */
+  async wait(facts: RoundFacts, reason: string, event: NewEvent): Promise<void> {
+    await sql`
+      with ${lockSession(facts.sessionId)},
+      moved as (update rounds set state = 'selecting', reason_code = 'waiting_for_devices', reason = ${reason},
+          deadline_at = coalesce(deadline_at, now() + make_interval(secs => ${facts.config.roundDeadlineSeconds}))
+        from locked where rounds.id = ${facts.id} and rounds.state in ('scheduled', 'selecting')
+          and rounds.reason is distinct from ${reason} returning rounds.id),
+      told as (${appendEvents('moved', facts.sessionId, [event])})
+      select 1 from moved`.execute(this.#database.kysely);
+  }
+
+  /** Why a collecting round is not complete, for who looks at it; nothing depends on it. */
+  async explain(roundId: string, code: string, reason: string): Promise<void> {
+    await sql`update rounds set reason_code = ${code}, reason = ${reason} where id = ${roundId} and state = 'collecting'
+      and reason is distinct from ${reason}`.execute(this.#database.kysely);
+  }
+
+  /**
+   * `collecting → aggregating`, owned by `owner`. From here on no update is accepted: exactly those accepted before are
+   * aggregated. Other assignments are cancelled.
+   *
+   * @param force also below the quorum (describe and evaluate decide by other rules)
+   * @returns the cancelled assignments, or `undefined` when another had closed it
+   */
+  async close(
+    facts: RoundFacts,
+    owner: string,
+    ownerLeaseMs: number,
+    force: boolean,
+  ): Promise<CancelledAssignment[] | undefined> {
+    const event: NewEvent = { type: 'round', data: { ...roundLabel(facts), state: 'aggregating' } };
+    const { rows } = await sql<{ moved: number; cancelled: CancelledAssignment[] }>`
+      with ${lockSession(facts.sessionId)},
+      moved as (update rounds set state = 'aggregating', owner = ${owner}, reason_code = null, reason = null,
+          owner_until = now() + make_interval(secs => ${ownerLeaseMs / 1000})
+        from locked where rounds.id = ${facts.id}
+          and (rounds.state = 'collecting' or (${force}::boolean and rounds.state in ('scheduled', 'selecting')))
+          and (${force}::boolean or rounds.accepted_updates >= rounds.min_updates) returning rounds.id),
+      ${cancelOpen('moved', 'round_closed', 'the round has enough updates')},
+      told as (${appendEvents('moved', facts.sessionId, [event])})
+      select (select count(*)::integer from moved) as moved, ${CANCELLED_LIST} as cancelled`.execute(
+      this.#database.kysely,
+    );
+    const row = rows[0];
+    return row?.moved === 1 ? row.cancelled : undefined;
+  }
+
+  /** Takes over an aggregation whose owner has not renewed its claim. */
+  async takeOver(roundId: string, owner: string, ownerLeaseMs: number): Promise<boolean> {
+    const { rows } = await sql<{ id: string }>`
+      update rounds set owner = ${owner}, owner_until = now() + make_interval(secs => ${ownerLeaseMs / 1000})
+      where id = ${roundId} and state = 'aggregating' and owner_until < now() returning id`.execute(
+      this.#database.kysely,
+    );
+    return rows.length === 1;
+  }
+
+  /** @returns false when the round is no longer this owner's */
+  async renew(roundId: string, owner: string, ownerLeaseMs: number): Promise<boolean> {
+    const { rows } = await sql<{ id: string }>`
+      update rounds set owner_until = now() + make_interval(secs => ${ownerLeaseMs / 1000})
+      where id = ${roundId} and state = 'aggregating' and owner = ${owner} returning id`.execute(this.#database.kysely);
+    return rows.length === 1;
+  }
+
+  /** Lets another coordinator take over at once. */
+  async release(roundId: string, owner: string): Promise<void> {
+    await sql`update rounds set owner_until = now() where id = ${roundId} and state = 'aggregating' and owner = ${owner}`.execute(
+      this.#database.kysely,
+    );
+  }
+
+  /** Rows of answers that count, in no particular order. */
+  async acceptedAnswers(roundId: string): Promise<AcceptedAnswer[]> {
+    const { rows } = await sql<AcceptedAnswer>`
+      select u.device_id as "deviceId", d.device_identifier as "deviceName", u.object_key as "objectKey", u.sha256,
+        u.format, u.weight, u.sample_count as "sampleCount", u.metrics
+      from updates u join devices d on d.id = u.device_id
+      where u.round_id = ${roundId} and u.state = 'accepted'`.execute(this.#database.kysely);
+    return rows;
+  }
+
+  /** What became of the devices that were asked and gave nothing, for the reason of a failed round. */
+  async unanswered(roundId: string): Promise<UnansweredAssignment[]> {
+    const { rows } = await sql<UnansweredAssignment>`
+      select d.device_identifier as "deviceName", a.device_id as "deviceId", a.state, a.reason_code as "reasonCode",
+        a.reason
+      from assignments a join devices d on d.id = a.device_id
+      where a.round_id = ${roundId} and a.state <> 'done' order by d.device_identifier limit 100`.execute(
+      this.#database.kysely,
+    );
+    return rows;
+  }
+
+  /**
+   * `aggregating → completed`: checkpoint, metrics and the next round in one statement.
+   *
+   * @returns false when the round is no longer `owner`'s, or the session no longer runs: then nothing happened
+   */
+  async complete(
+    facts: RoundFacts,
+    owner: string,
+    result: {
+      metrics: JsonObject;
+      checkpoint?: NewCheckpoint;
+      specified?: { hash: string; config: JsonObject };
+      next?: NextRound;
+    },
+    events: readonly NewEvent[],
+    handle: Handle = this.#database.kysely,
+  ): Promise<boolean> {
+    const { checkpoint, next, specified } = result;
+    const { rows } = await sql<{ moved: number }>`
+      with ${lockSession(facts.sessionId)},
+      moved as (update rounds set state = 'completed', finished_at = now(), owner = null, owner_until = null,
+          metrics = ${JSON.stringify(result.metrics)}::jsonb, checkpoint_id = ${checkpoint?.id ?? null}
+        from locked where rounds.id = ${facts.id} and rounds.state = 'aggregating' and rounds.owner = ${owner}
+        returning rounds.id),
+      ${checkpoint === undefined ? sql`` : sql`kept as (${insertCheckpoint(facts, checkpoint)}),`}
+      ${
+        specified === undefined
+          ? sql``
+          : sql`specified as (update training_sessions
+        set feature_spec_hash = ${specified.hash}, config = config || ${JSON.stringify(specified.config)}::jsonb from moved where training_sessions.id = ${facts.sessionId}),`
+      }
+      ${next === undefined ? sql`` : sql`followed as (${insertRound(facts.sessionId, next, 'moved')}),`}
+      told as (${appendEvents('moved', facts.sessionId, events)})
+      select count(*)::integer as moved from moved`.execute(handle);
+    return rows[0]?.moved === 1;
+  }
+
+  /**
+   * Ends a round without a result. Either another attempt follows, or the session pauses and says why.
+   *
+   * @returns the cancelled assignments, or `undefined` when the round had moved on
+   */
+  async end(
+    facts: RoundFacts,
+    outcome: {
+      state: 'insufficient_updates' | 'failed';
+      code: string;
+      reason: string;
+      /** Only while this coordinator owns the aggregation. */
+      owner?: string;
+      next?: NextRound;
+      session?: 'paused' | 'failed';
+    },
+    events: readonly NewEvent[],
+  ): Promise<CancelledAssignment[] | undefined> {
+    const { state, code, reason, owner, next, session } = outcome;
+    const { rows } = await sql<{ moved: number; cancelled: CancelledAssignment[] }>`
+      with ${lockSession(facts.sessionId)},
+      moved as (update rounds set state = ${state}, reason_code = ${code}, reason = ${reason}, finished_at = now(),
+          owner = null, owner_until = null
+        from locked where rounds.id = ${facts.id} and ${
+          owner === undefined
+            ? sql`rounds.state in ('scheduled', 'selecting', 'collecting')`
+            : sql`rounds.state = 'aggregating' and rounds.owner = ${owner}`
+        } returning rounds.id),
+      ${cancelOpen('moved', code, reason)},
+      ${next === undefined ? sql`` : sql`followed as (${insertRound(facts.sessionId, next, 'moved')}),`}
+      ${
+        session === undefined
+          ? sql``
+          : sql`stopped as (update training_sessions set state = ${session}, reason_code = ${code}, reason = ${reason},
+              updated_at = now(), finished_at = ${session === 'failed' ? sql`now()` : sql`null`}
+            from moved where training_sessions.id = ${facts.sessionId}),`
+      }
+      told as (${appendEvents('moved', facts.sessionId, events)})
+      select (select count(*)::integer from moved) as moved, ${CANCELLED_LIST} as cancelled`.execute(
+      this.#database.kysely,
+    );
+    const row = rows[0];
+    return row?.moved === 1 ? row.cancelled : undefined;
+  }
+}
+
+function insertCheckpoint(facts: RoundFacts, checkpoint: NewCheckpoint): RawBuilder<unknown> {
+  return sql`insert into checkpoints (id, organization_id, session_id, round_id, base_checkpoint_id, object_key, sha256,
+      size_bytes, strategy, strategy_state_key, strategy_state_sha256, lineage)
+    select ${checkpoint.id}, ${checkpoint.organizationId}, ${facts.sessionId}, moved.id, ${checkpoint.baseCheckpointId},
+      ${checkpoint.objectKey}, ${checkpoint.sha256}, ${checkpoint.sizeBytes}::bigint, ${checkpoint.strategy},
+      ${checkpoint.stateKey}, ${checkpoint.stateSha256}, ${JSON.stringify(checkpoint.lineage)}::jsonb
+    from moved`;
+}
+
+export interface AcceptedAnswer {
+  readonly deviceId: string;
+  readonly deviceName: string;
+  readonly objectKey: string | null;
+  readonly sha256: string;
+  readonly format: 'delta' | 'weights';
+  readonly weight: number;
+  readonly sampleCount: number;
+  readonly metrics: JsonObject;
+}
+
+export interface UnansweredAssignment {
+  readonly deviceId: string;
+  readonly deviceName: string;
+  readonly state: AssignmentState;
+  readonly reasonCode: string | null;
+  readonly reason: string | null;
+}
+
+/** The fields that every event about a round carries. */
+export function roundLabel(round: {
+  sessionId: string;
+  id: string;
+  kind: RoundKind;
+  number: number;
+  attempt: number;
+}): JsonObject {
+  return {
+    session_id: round.sessionId,
+    round_id: round.id,
+    round_number: round.number,
+    kind: round.kind,
+    attempt: round.attempt,
+  };
+}

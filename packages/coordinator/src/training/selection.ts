@@ -1,0 +1,129 @@
+import { sql } from 'kysely';
+import type { Database } from '../database/database.js';
+import { type CandidateDevice, type Demand, type Eligibility, judge } from './eligibility.js';
+
+export interface SelectedDevice extends CandidateDevice {
+  readonly eligibility: Extract<Eligibility, { verdict: 'eligible' }>;
+}
+
+export interface RefusedDevice {
+  readonly deviceId: string;
+  readonly name: string;
+  readonly rule: string;
+  readonly reason: string;
+}
+
+export interface SelectionRequest {
+  readonly demand: Demand;
+  /** Organizations whose devices may be asked. */
+  readonly organizationIds: readonly string[];
+  readonly count: number;
+  /** Where in [0, 1) of `placement` to begin; selection goes round from there. */
+  readonly start: number;
+  /** Devices that were asked in this round, and stay out. */
+  readonly excludedRoundId?: string;
+  /** With it, a device whose assignment of that round merely expired may be asked again. */
+  readonly expiredAgain?: boolean;
+  /** Devices to take only when no others are left. */
+  readonly lastResort?: ReadonlySet<string>;
+}
+
+interface Row extends CandidateDevice {
+  readonly placement: number;
+}
+
+/** Devices looked at before giving up on finding more; bounds the work when nearly every site refuses. */
+const MAX_LOOKED_AT = 20_000;
+
+/**
+ * Chooses devices that are online and eligible by walking the index of `placement` from the round's random start: the
+ * cost depends on how many are wanted, not on how many there are.
+ */
+export class DeviceSelector {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  async select(request: SelectionRequest): Promise<SelectedDevice[]> {
+    const chosen: SelectedDevice[] = [];
+    const spare: SelectedDevice[] = [];
+    for await (const device of this.#walk(request, true)) {
+      if (chosen.length >= request.count) break;
+      const eligibility = judge(device, request.demand);
+      if (eligibility.verdict !== 'eligible') continue;
+      const list = request.lastResort?.has(device.id) === true ? spare : chosen;
+      list.push({ ...device, eligibility });
+    }
+    return [...chosen, ...spare].slice(0, request.count);
+  }
+
+  /**
+   * Counts devices that could ever answer: enrolled and not refused by what they declared, online or not. Stops at
+   * `enough`.
+   */
+  async countPossible(
+    request: Omit<SelectionRequest, 'count' | 'start'>,
+    enough: number,
+  ): Promise<{ possible: number; refused: RefusedDevice[] }> {
+    let possible = 0;
+    const refused: RefusedDevice[] = [];
+    for await (const device of this.#walk({ ...request, count: Math.max(enough, 100), start: 0 }, false)) {
+      const eligibility = judge(device, request.demand);
+      if (eligibility.verdict !== 'refused') possible += 1;
+      else if (refused.length < 100) {
+        refused.push({ deviceId: device.id, name: device.name, rule: eligibility.rule, reason: eligibility.reason });
+      }
+      if (possible >= enough) break;
+    }
+    return { possible, refused };
+  }
+
+  async *#walk(request: SelectionRequest, online: boolean): AsyncGenerator<Row> {
+    const pageSize = Math.min(1_000, Math.max(32, request.count * 2));
+    let looked = 0;
+    const ranges = [
+      { from: request.start, to: 2 },
+      { from: 0, to: request.start },
+    ].filter(({ from, to }) => from < to);
+    for (const { from, to } of ranges) {
+      let after: { placement: number; id: string } | undefined;
+      for (;;) {
+        const page = await this.#page(request, online, from, to, after, pageSize);
+        for (const device of page) yield device;
+        looked += page.length;
+        const last = page.at(-1);
+        if (last === undefined || page.length < pageSize || looked >= MAX_LOOKED_AT) break;
+        after = { placement: last.placement, id: last.id };
+      }
+    }
+  }
+
+  async #page(
+    request: SelectionRequest,
+    online: boolean,
+    from: number,
+    to: number,
+    after: { placement: number; id: string } | undefined,
+    limit: number,
+  ): Promise<Row[]> {
+    const { organizationIds, excludedRoundId, demand } = request;
+    const again = request.expiredAgain === true ? sql` and a.state <> 'expired'` : sql``;
+    const { rows } = await sql<Row>`
+      select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
+      from devices d
+      where d.organization_id = any(${organizationIds}::text[]) and d.status = 'active'
+        and d.placement >= ${from}::float8 and d.placement < ${to}::float8
+        ${after === undefined ? sql`` : sql`and (d.placement, d.id) > (${after.placement}::float8, ${after.id})`}
+        ${online ? sql`and d.lease_until > now()` : sql``}
+        and d.labels @> ${online ? JSON.stringify(demand.selector) : '{}'}::jsonb
+        ${
+          excludedRoundId === undefined
+            ? sql``
+            : sql`and not exists (select 1 from assignments a where a.round_id = ${excludedRoundId} and a.device_id = d.id${again})`
+        }
+      order by d.placement, d.id limit ${limit}::integer`.execute(this.#database.kysely);
+    return rows;
+  }
+}
