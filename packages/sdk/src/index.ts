@@ -18,7 +18,7 @@ export {
 export { type EnrollmentTokenOptions, type Listed, Organization } from './organization.js';
 export { type EventStreamOptions, TRAINING_EVENT_TYPES, type TrainingEvent } from './session-events.js';
 export type { HoldoutOptions, LocalTrainingOptions, TrainingOptions } from './training-options.js';
-export { type ResultOptions, TrainingRun } from './training-run.js';
+export { openRun, type ResultOptions, TrainingRun } from './training-run.js';
 export type {
   Metrics,
   RoundMetrics,

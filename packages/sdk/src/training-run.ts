@@ -1,5 +1,6 @@
 import { OctomilClientError } from './client-error.js';
-import type { HttpClient } from './http-client.js';
+import type { ClientOptions } from './client-options.js';
+import { HttpClient } from './http-client.js';
 import { type EventStreamOptions, sessionEvents, type TrainingEvent } from './session-events.js';
 import {
   fetchRounds,
@@ -125,4 +126,9 @@ export function plainDigest(value: unknown): string {
 function throwIfStuck(session: TrainingSession): void {
   const problem = sessionProblem(session);
   if (problem !== undefined) throw problem;
+}
+
+/** A training that was started earlier, of any federation. @throws OctomilClientError `invalid_api_key`, `invalid_input` */
+export function openRun(sessionId: string, options: ClientOptions = {}): TrainingRun {
+  return new TrainingRun(new HttpClient(options), sessionId);
 }

@@ -1,0 +1,58 @@
+import { type Command, Option } from 'commander';
+import type { DefineCommand } from '../program.js';
+import { integerFrom, positiveNumber } from '../terminal/usage.js';
+
+/** Processes that run: coordinator, agent, and the demo that starts both. */
+export function register(program: Command, define: DefineCommand): void {
+  define(
+    program,
+    'demo',
+    'train across hospitals on this machine: coordinator and agents as processes of their own',
+    (command) =>
+      command
+        .option('--data <folder>', 'one CSV or Parquet file per site (default: four generated hospitals)')
+        .option('--target <rule>', 'what to learn, such as "num>0" (with --data)')
+        .addOption(new Option('--model <name>', 'architecture').choices(['logistic', 'mlp']))
+        .option('--algorithm <name>', 'fedavg, fedprox, fedavgm, fedadam, fedyogi or fedadagrad', 'fedavg')
+        .option('--rounds <n>', 'rounds', integerFrom(1))
+        .option('--local-epochs <n>', 'passes over its rows that a site makes per round', integerFrom(1))
+        .option('--learning-rate <x>', 'step size at the sites', positiveNumber)
+        .option('--seed <n>', 'data, splits and weights follow from it', integerFrom(0), 1)
+        .option('--out <file>', 'write the results as JSON'),
+    async (options) => (await import('../demo/demo-command.js')).demo(options),
+  );
+  define(
+    program,
+    'up',
+    'start a coordinator here, on embedded stores unless DATABASE_URL and the like say otherwise',
+    (command) =>
+      command
+        .option('--data-dir <folder>', 'where it keeps everything (OCTOMIL_DATA_DIR)')
+        .option('--host <address>', 'where it listens (OCTOMIL_HOST)')
+        .option('--rest-port <port>', 'REST; 0 for any (OCTOMIL_REST_PORT)', integerFrom(0))
+        .option('--grpc-port <port>', 'agents; 0 for any (OCTOMIL_GRPC_PORT)', integerFrom(0)),
+    async (options) => (await import('./up.js')).up(options),
+  );
+  const agent = program.command('agent').description('run the agent of a site');
+  define(
+    agent,
+    'run',
+    'run until stopped (also without "run")',
+    (command) => command.requiredOption('--config <file>', 'agent.yaml'),
+    async (options) => (await import('./agent.js')).runAgent(options),
+  );
+  define(
+    agent,
+    'doctor',
+    'check DNS, TLS, proxy, clock, disk and data sources',
+    (command) => command.requiredOption('--config <file>', 'agent.yaml'),
+    async (options) => (await import('./agent.js')).doctor(options),
+  );
+  define(
+    program,
+    'config',
+    'print what a coordinator, or with --agent an agent, would run with, without secrets',
+    (command) => command.option('--agent <file>', 'agent.yaml'),
+    async (options) => (await import('./config.js')).showConfig(options),
+  );
+}

@@ -1,0 +1,314 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  Federation,
+  ModelRegistry,
+  Organization,
+  type TrainingEvent,
+  type TrainingOptions,
+  type TrainingResult,
+  type TrainingRound,
+  type TrainingSession,
+} from '@octomil/sdk';
+import { OctomilError } from '@octomil/shared/errors';
+import type { ModelDocument } from '@octomil/shared/models';
+import { Lifecycle } from '@octomil/shared/runtime';
+import { DEFAULT_LOCAL_OPTIONS } from '@octomil/shared/training';
+import { stringify } from 'yaml';
+import { CommandProcess } from './child-process.js';
+import type { Comparison } from './comparison.js';
+import { GENERATED_TARGET } from './hospitals.js';
+import { findSiteFiles, type SiteFile, writeGeneratedSites } from './site-files.js';
+
+const FEDERATION = 'demo-federation';
+const MODEL = 'cardiac-risk';
+const DATA_SET = 'patients';
+const HOLDOUT_SHARE = 0.2;
+const ONLINE_WITHIN_MS = 30_000;
+
+export interface DemoOptions {
+  /** Folder with one table per site. Default: four generated hospitals. */
+  readonly data?: string | undefined;
+  /** Needed with `data`. */
+  readonly target?: string | undefined;
+  readonly architecture: 'logistic' | 'mlp';
+  readonly algorithm: string;
+  readonly rounds: number;
+  readonly localEpochs: number;
+  readonly learningRate: number;
+  readonly seed: number;
+  readonly signal?: AbortSignal;
+  /** Told what happens next. */
+  readonly onStep?: (text: string) => void;
+  readonly onEvent?: (event: TrainingEvent) => void;
+  /** Told when training is over and the comparison begins. */
+  readonly onTrained?: () => void;
+}
+
+/** Rows per step of the demo's local training. */
+export const DEMO_BATCH_SIZE = 16;
+
+export interface DemoRound {
+  readonly round: number;
+  readonly seconds: number | null;
+  /** Of the checkpoint that the round made, on the held-out rows of the sites that took part. */
+  readonly loss: number | null;
+  readonly accuracy: number | null;
+}
+
+export interface DemoResult extends Comparison {
+  readonly version: string;
+  readonly digest: string;
+  /** From the start of the processes to the end of the comparison. */
+  readonly seconds: number;
+  readonly rounds: readonly DemoRound[];
+}
+
+interface Fleet {
+  readonly apiBase: string;
+  readonly apiKey: string;
+  /** Waits for `work`, or fails as soon as one of the processes dies. */
+  guard<T>(work: Promise<T>): Promise<T>;
+}
+
+/**
+ * The main job, as it is done in earnest: a coordinator and an agent per site, each a process of its own with a store of its
+ * own in a temporary folder; then the comparison that only a demo may make. Leaves nothing behind.
+ *
+ * @throws OctomilError `invalid_input` for options or data that cannot be; OctomilClientError from the coordinator;
+ * `internal` with its last log lines when a process dies; `cancelled` by the signal
+ */
+export async function runDemo(options: DemoOptions): Promise<DemoResult> {
+  const startedAt = performance.now();
+  const { onStep = () => undefined, signal } = options;
+  const lifecycle = new Lifecycle();
+  try {
+    const folder = await mkdtemp(join(tmpdir(), 'octomil-demo-'));
+    lifecycle.onStop('folder', () => rm(folder, { recursive: true, force: true, maxRetries: 3 }));
+    const sites = await demoSites(options, join(folder, 'data'));
+    onStep(`${sites.length} sites: ${sites.map((site) => site.name).join(', ')}`);
+    const fleet = await startProcesses(sites, folder, lifecycle, options);
+    const trained = await fleet.guard(train(fleet, options, sites.length));
+    options.onTrained?.();
+    const comparison = await fleet.guard(compare(fleet, trained, sites, options));
+    signal?.throwIfAborted();
+    return {
+      version: trained.result.version,
+      digest: trained.result.digest,
+      seconds: (performance.now() - startedAt) / 1000,
+      rounds: roundsOf(trained.rounds, options.rounds),
+      ...comparison,
+    };
+  } catch (error) {
+    if (signal?.aborted) throw new OctomilError('cancelled', 'the demo was interrupted', { cause: error });
+    throw error;
+  } finally {
+    await lifecycle.stop();
+  }
+}
+
+async function demoSites(options: DemoOptions, folder: string): Promise<SiteFile[]> {
+  if (options.data === undefined) return writeGeneratedSites(folder, options.seed);
+  if (options.target === undefined) {
+    throw new OctomilError('invalid_input', '--data needs --target: a column to learn, or a rule such as "num>0"');
+  }
+  return findSiteFiles(options.data);
+}
+
+async function startProcesses(
+  sites: readonly SiteFile[],
+  folder: string,
+  lifecycle: Lifecycle,
+  { onStep = () => undefined, signal }: DemoOptions,
+): Promise<Fleet> {
+  const processes: CommandProcess[] = [];
+  const start = (name: string, args: readonly string[], environment: Readonly<Record<string, string>>) => {
+    signal?.throwIfAborted();
+    const child = new CommandProcess(name, args, { ...QUIET_ENVIRONMENT, ...environment });
+    processes.push(lifecycle.add(name, child));
+    return child;
+  };
+  onStep('starting the coordinator');
+  const coordinator = start('the coordinator', ['up', '--json'], {
+    OCTOMIL_HOST: '127.0.0.1',
+    OCTOMIL_REST_PORT: '0',
+    OCTOMIL_GRPC_PORT: '0',
+    OCTOMIL_DATA_DIR: join(folder, 'coordinator'),
+  });
+  const { apiBase, grpcAddress, apiKey } = (await orAborted(coordinator.firstLine(), signal)) as Record<string, string>;
+  if (apiBase === undefined || grpcAddress === undefined || apiKey === undefined) {
+    throw new OctomilError('internal', 'the coordinator started without telling its addresses and key');
+  }
+  onStep(`starting ${sites.length} agents`);
+  const organization = new Organization({ apiBase, apiKey });
+  for (const site of sites) {
+    const { token } = await organization.createEnrollmentToken();
+    const home = join(folder, 'agents', site.name);
+    await mkdir(home, { recursive: true, mode: 0o700 });
+    const config = agentConfig(site, String(token), grpcAddress, home);
+    await writeFile(join(home, 'agent.yaml'), stringify(config), { mode: 0o600 });
+    start(`the agent of ${site.name}`, ['agent', '--config', join(home, 'agent.yaml')], {});
+  }
+  const fleet: Fleet = {
+    apiBase,
+    apiKey,
+    guard: (work) => orAborted(Promise.race([work, ...processes.map((child) => child.orFailed(NEVER))]), signal),
+  };
+  await fleet.guard(waitUntilOnline(organization, sites, signal));
+  return fleet;
+}
+
+const NEVER = new Promise<never>(() => undefined);
+
+/** Settings of the person's own coordinator must not reach the demo's. */
+const QUIET_ENVIRONMENT: Readonly<Record<string, string>> = {
+  DATABASE_URL: '',
+  REDIS_URL: '',
+  OBJECT_STORE_URL: '',
+  OCTOMIL_API_BASE: '',
+  OCTOMIL_API_KEY: '',
+  OCTOMIL_COORDINATOR: '',
+  OCTOMIL_DEVICE_IDENTIFIER: '',
+  OCTOMIL_ENROLLMENT_TOKEN: '',
+  OCTOMIL_ENROLLMENT_TOKEN_FILE: '',
+  OCTOMIL_LOG_LEVEL: 'info',
+  OCTOMIL_METRICS_PORT: '',
+  OCTOMIL_POLICY_FILE: '',
+  OCTOMIL_PROXY: '',
+  OCTOMIL_PUBLIC_URL: '',
+  OCTOMIL_STATE_DIR: '',
+  OCTOMIL_TLS_CA: '',
+  OCTOMIL_TLS_CERT: '',
+  OCTOMIL_TLS_KEY: '',
+};
+
+function agentConfig(site: SiteFile, token: string, grpcAddress: string, home: string): Record<string, unknown> {
+  return {
+    coordinator: grpcAddress,
+    device_identifier: site.name,
+    enrollment_token: token,
+    state_dir: join(home, 'state'),
+    data_sets: { [DATA_SET]: { path: site.path } },
+    policy: { allow: [{ name: 'the-demo', federations: [FEDERATION], models: [MODEL], data_sets: [DATA_SET] }] },
+  };
+}
+
+async function waitUntilOnline(
+  organization: Organization,
+  sites: readonly SiteFile[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const deadline = performance.now() + ONLINE_WITHIN_MS;
+  for (;;) {
+    const devices = await organization.listDevices();
+    const online = new Set(
+      devices.filter((device) => device['online'] === true).map((device) => device['deviceIdentifier']),
+    );
+    const missing = sites.filter((site) => !online.has(site.name));
+    if (missing.length === 0) return;
+    if (performance.now() > deadline) {
+      const names = missing.map((site) => site.name).join(', ');
+      throw new OctomilError('insufficient_devices', `no word from ${names} within ${ONLINE_WITHIN_MS / 1000} s`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    signal?.throwIfAborted();
+  }
+}
+
+interface Trained {
+  readonly result: TrainingResult;
+  readonly session: TrainingSession;
+  readonly rounds: readonly TrainingRound[];
+}
+
+async function train(fleet: Fleet, options: DemoOptions, siteCount: number): Promise<Trained> {
+  const { signal, onEvent } = options;
+  await new ModelRegistry(fleet).ensureModel({ name: MODEL, ...(signal === undefined ? {} : { signal }) });
+  const federation = new Federation({ ...fleet, name: FEDERATION });
+  const request: TrainingOptions = {
+    model: MODEL,
+    rounds: options.rounds,
+    minUpdates: siteCount,
+    algorithm: options.algorithm,
+    architecture: options.architecture,
+    target: options.target ?? GENERATED_TARGET,
+    dataSet: DATA_SET,
+    local: {
+      epochs: options.localEpochs,
+      batchSize: DEMO_BATCH_SIZE,
+      learningRate: options.learningRate,
+      optimizer: 'sgd',
+    },
+    seed: options.seed,
+    holdout: { share: HOLDOUT_SHARE },
+  };
+  const run = await federation.start(request, signal);
+  const result = await run.result({ signal, onEvent });
+  return { result, session: await run.session(signal), rounds: await run.rounds(signal) };
+}
+
+async function compare(
+  fleet: Fleet,
+  { result, session }: Trained,
+  sites: readonly SiteFile[],
+  options: DemoOptions,
+): Promise<Comparison> {
+  const registry = new ModelRegistry(fleet);
+  const weights = await registry.pullModel({ model: MODEL, version: result.version });
+  const described = await registry.pullModel({ model: MODEL, version: result.version, format: 'model.json' });
+  const { compareModels } = await import('./comparison.js');
+  return compareModels({
+    sites,
+    document: JSON.parse(new TextDecoder().decode(described.bytes)) as ModelDocument,
+    weights: weights.bytes,
+    holdout: { salt: holdoutSalt(session), shareRatio: HOLDOUT_SHARE },
+    local: {
+      ...DEFAULT_LOCAL_OPTIONS,
+      epochs: options.localEpochs,
+      batchSize: DEMO_BATCH_SIZE,
+      learningRate: options.learningRate,
+      optimizer: 'sgd',
+      seed: options.seed,
+    },
+    rounds: options.rounds,
+    seed: options.seed,
+    ...(options.onStep === undefined ? {} : { onStep: options.onStep }),
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+  });
+}
+
+/** Without the session's own split, rows that the federated model was trained on would be called held out. */
+function holdoutSalt(session: TrainingSession): string {
+  const config = session['config'] as Readonly<Record<string, unknown>> | undefined;
+  const salt = config?.['holdoutSalt'] ?? config?.['holdout_salt'];
+  if (typeof salt !== 'string') {
+    throw new OctomilError('internal', 'the session does not say which rows it held out, so nothing can be compared');
+  }
+  return salt;
+}
+
+/** What round r made is what round r + 1 (or the evaluation after the last one) was given to evaluate. */
+function roundsOf(rounds: readonly TrainingRound[], count: number): DemoRound[] {
+  const completed = rounds.filter((round) => round.state === 'completed');
+  return Array.from({ length: count }, (_, index) => {
+    const made = completed.find((round) => round.kind === 'train' && round.number === index + 1);
+    const judged = completed.find((round) => round.kind !== 'describe' && round.number === index + 2)?.metrics?.overall;
+    return {
+      round: index + 1,
+      seconds: made?.seconds ?? null,
+      loss: judged?.loss ?? null,
+      accuracy: judged?.accuracy ?? null,
+    };
+  });
+}
+
+function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(new OctomilError('cancelled', 'the demo was interrupted'));
+    if (signal.aborted) onAbort();
+    signal.addEventListener('abort', onAbort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}

@@ -1,0 +1,57 @@
+import { InvalidArgumentError } from 'commander';
+
+/** Readers for option values; commander turns what they throw into a usage error that names the option. */
+
+/** @throws InvalidArgumentError */
+export function integerFrom(minimum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum) {
+      throw new InvalidArgumentError(`It must be a whole number, ${minimum} or more.`);
+    }
+    return value;
+  };
+}
+
+/** @throws InvalidArgumentError */
+export function positiveNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value) || value <= 0) {
+    throw new InvalidArgumentError('It must be a number above 0.');
+  }
+  return value;
+}
+
+/** @throws InvalidArgumentError */
+export function share(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !(value >= 0 && value < 1))
+    throw new InvalidArgumentError('It must be 0 or more, below 1.');
+  return value;
+}
+
+/** Collects `name=value`, repeated. @throws InvalidArgumentError */
+export function pair(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const at = text.indexOf('=');
+  if (at < 1) throw new InvalidArgumentError('Write it as name=value.');
+  return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
+}
+
+/** As `pair`, with several values for a name: `chol=0`, repeated. @throws InvalidArgumentError */
+export function marker(
+  text: string,
+  before: Readonly<Record<string, readonly (string | number)[]>> = {},
+): Record<string, readonly (string | number)[]> {
+  const [[name, value] = ['', '']] = Object.entries(pair(text));
+  return { ...before, [name]: [...(before[name] ?? []), numberOrText(value)] };
+}
+
+/** Numbers become numbers and `true` and `false` booleans, as an option of an algorithm wants them. */
+export function scalar(text: string): string | number | boolean {
+  if (text === 'true' || text === 'false') return text === 'true';
+  return numberOrText(text);
+}
+
+function numberOrText(text: string): string | number {
+  return text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : text;
+}
