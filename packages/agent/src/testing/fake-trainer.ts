@@ -1,0 +1,47 @@
+import { createHash } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { OctomilError } from '@octomil/shared/errors';
+import type { RunOptions, Trainer, TrainerResult, TrainerTask } from '@octomil/shared/training';
+
+/** Trains nothing: an update is the base with its last byte raised by one. */
+export class FakeTrainer implements Trainer {
+  readonly tasks: TrainerTask[] = [];
+  stopped = false;
+  /** Tasks wait for it. */
+  gate: Promise<void> = Promise.resolve();
+  failure: OctomilError | undefined;
+
+  async run<T extends TrainerTask>(task: T, { signal }: RunOptions = {}): Promise<TrainerResult<T>> {
+    this.tasks.push(task);
+    const cancelled = Promise.withResolvers<never>();
+    cancelled.promise.catch(() => undefined);
+    const onAbort = (): void => cancelled.reject(new OctomilError('cancelled', 'cancelled'));
+    if (signal?.aborted) onAbort();
+    signal?.addEventListener('abort', onAbort, { once: true });
+    await Promise.race([this.gate, cancelled.promise]);
+    if (this.failure !== undefined) throw this.failure;
+    return (await this.#result(task)) as TrainerResult<T>;
+  }
+
+  async stop(): Promise<void> {
+    this.stopped = true;
+  }
+
+  async #result(task: TrainerTask): Promise<unknown> {
+    if (task.kind === 'describe') return { formatVersion: 1, rows: 120, columns: [], excluded: [], target: null };
+    if (task.kind === 'evaluate') return { count: 24, loss: 0.5, accuracy: 0.75, auc: null };
+    const bytes = await readFile(task.basePath);
+    const last = bytes.length - 1;
+    bytes[last] = ((bytes[last] ?? 0) + 1) % 256;
+    await writeFile(task.outputPath, bytes);
+    const sha256 = createHash('sha256').update(bytes).digest('hex');
+    return {
+      sampleCount: 40,
+      trainLoss: null,
+      evaluation: null,
+      update: { path: task.outputPath, sha256, sizeBytes: bytes.length },
+      backend: 'echo',
+      steps: 0,
+    };
+  }
+}
