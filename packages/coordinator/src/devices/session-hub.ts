@@ -1,4 +1,5 @@
 import type { OctomilError } from '@octomil/shared/errors';
+import type { AssignmentKey, Verdict } from '../training/assignment-port.js';
 
 /** A device's open stream in this process. */
 export interface HeldSession {
@@ -10,6 +11,12 @@ export interface HeldSession {
   wake(): void;
   /** Tells the agent why and ends the stream. */
   end(reason: OctomilError): void;
+  /** While a result is being taken, the session does not ask whether its assignment was called off. */
+  submitting(key: AssignmentKey, active: boolean): void;
+  /** Nothing more is expected of the agent for this assignment. */
+  settled(key: AssignmentKey): void;
+  /** Tells the agent what became of its update. */
+  judge(key: AssignmentKey, verdict: Verdict): void;
 }
 
 /** What the training engine calls after a commit that changed devices' assignments. */

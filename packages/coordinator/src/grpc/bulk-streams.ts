@@ -8,8 +8,8 @@ import {
   type UploadUpdateResponse,
 } from '@octomil/proto';
 import { OctomilError } from '@octomil/shared/errors';
-import type { DeviceIdentity } from '../devices/index.js';
-import type { BufferPool, ChunkReceiver, TransferService } from '../transfers/index.js';
+import type { DeviceIdentity, SessionHub } from '../devices/index.js';
+import type { BufferPool, ChunkReceiver, TicketProof, TransferService } from '../transfers/index.js';
 import { readCount } from './wire-fields.js';
 
 type DownloadCall = ServerWritableStream<DownloadModelRequest, DownloadModelResponse>;
@@ -62,24 +62,41 @@ export async function download(
   call.end();
 }
 
-/** Takes an update's chunks under a ticket; answers how many bytes of it have arrived in whole parts. */
-export async function upload(call: UploadCall, device: DeviceIdentity, transfers: TransferService): Promise<number> {
+/**
+ * Takes an update's chunks under a ticket; answers how many bytes of it have arrived in whole parts. When that is all
+ * of them, the update is completed and its verdict goes to the device's session: this call has no place for it.
+ */
+export async function upload(
+  call: UploadCall,
+  device: DeviceIdentity,
+  transfers: TransferService,
+  hub: SessionHub,
+): Promise<number> {
   let receiver: ChunkReceiver | undefined;
+  let proof: TicketProof | undefined;
   try {
     for await (const request of call as AsyncIterable<UploadUpdateRequest>) {
       const { content } = request;
       if (content.case === 'header') {
         if (receiver !== undefined) throw new OctomilError('invalid_input', 'the header is sent once, at the start');
-        const { ticketId, token } = content.value;
-        receiver = await transfers.receiveChunks({ ticketId, token, deviceId: device.deviceId });
+        proof = { ticketId: content.value.ticketId, token: content.value.token, deviceId: device.deviceId };
+        receiver = await transfers.receiveChunks(proof);
       } else if (content.case === 'chunk') {
         if (receiver === undefined) throw new OctomilError('invalid_input', 'an upload begins with its header');
         await receiver.write(readCount(content.value.offset, 'offset'), content.value.data);
       }
     }
-    if (receiver === undefined) throw new OctomilError('invalid_input', 'an upload begins with its header');
-    return receiver.receivedBytes;
   } finally {
     await receiver?.end();
   }
+  if (receiver === undefined || proof === undefined) {
+    throw new OctomilError('invalid_input', 'an upload begins with its header');
+  }
+  const { receivedBytes } = receiver;
+  if (receiver.whole) {
+    const { ticket } = await transfers.state(proof);
+    const verdict = await transfers.complete(proof);
+    hub.get(device.deviceId)?.judge(ticket.header.key, verdict);
+  }
+  return receivedBytes;
 }

@@ -3,7 +3,7 @@ import type { AssignmentRef, SessionRequest, SessionResponse } from '@octomil/pr
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { DeviceIdentity, DeviceService, HeldSession } from '../devices/index.js';
-import type { AssignmentKey, AssignmentPort } from '../training/assignment-port.js';
+import type { AssignmentKey, AssignmentPort, Verdict } from '../training/assignment-port.js';
 import type { TransferService } from '../transfers/index.js';
 import { AssignmentTracker } from './assignment-tracker.js';
 import type { Semaphore } from './semaphore.js';
@@ -28,8 +28,9 @@ const MAX_QUEUED = 8;
 const PROGRESS_EVERY_MS = 1000;
 
 /**
- * One device's open stream. Its messages are handled one after the other, in order, except lease renewals: those never
- * wait behind an update that is being taken.
+ * One device's open stream. Its messages are handled in order, in two lanes: updates, which may take long, and
+ * everything else. An update waits for what was said before it, but nothing waits for an update. A lease is renewed at
+ * once and the renewal answered in turn: agents take that answer as the receipt for what they said before it.
  */
 export class DeviceSession implements HeldSession {
   readonly deviceId: string;
@@ -38,9 +39,10 @@ export class DeviceSession implements HeldSession {
   readonly #stream: SessionStream;
   readonly #logger: Logger;
   readonly #tracker = new AssignmentTracker();
-  readonly #queue: SessionRequest[] = [];
+  #inOrder: Promise<void> = Promise.resolve();
+  #updates: Promise<void> = Promise.resolve();
+  #queued = 0;
   readonly #lastProgress = new Map<string, { atMs: number; phase: string }>();
-  #handling = false;
   #looking = false;
   #lookAgain = false;
   #over = false;
@@ -78,6 +80,19 @@ export class DeviceSession implements HeldSession {
     } else {
       this.#stream.emit('error', toStatusError(reason));
     }
+  }
+
+  submitting(key: AssignmentKey, active: boolean): void {
+    this.#tracker.submitting(key, active);
+  }
+
+  settled(key: AssignmentKey): void {
+    this.#tracker.finish(key);
+  }
+
+  judge(key: AssignmentKey, verdict: Verdict): void {
+    this.settled(key);
+    void this.#say(say.verdict(key, verdict));
   }
 
   /** The stream is gone; nothing can be said any more. What has been received is still handled. */
@@ -140,34 +155,32 @@ export class DeviceSession implements HeldSession {
       );
       return;
     }
-    if (request.event.case === 'leaseRenewal') {
-      void this.#renew(request.event.value.inProgress);
+    const { event } = request;
+    if (event.case === 'leaseRenewal') {
+      void this.#renew(event.value.inProgress, this.#inOrder);
       return;
     }
-    this.#queue.push(request);
-    if (this.#queue.length >= MAX_QUEUED) this.#stream.pause();
-    if (!this.#handling) void this.#drain();
+    this.#queued++;
+    if (this.#queued >= MAX_QUEUED) this.#stream.pause();
+    if (event.case === 'inlineUpdate' || event.case === 'ticketRequest') {
+      const before = Promise.all([this.#updates, this.#inOrder]);
+      this.#updates = before.then(() => this.#handle(request));
+    } else {
+      this.#inOrder = this.#inOrder.then(() => this.#handle(request));
+    }
   }
 
-  async #renew(inProgress: readonly AssignmentRef[]): Promise<void> {
+  async #renew(inProgress: readonly AssignmentRef[], saidBefore: Promise<void>): Promise<void> {
     try {
       this.claim(inProgress);
       await this.#context.devices.renewSession(this);
+      await saidBefore;
       await this.#say(say.leaseRenewed(this.#context.devices.leaseMs));
     } catch (thrown) {
       const error = toOctomilError(thrown);
       if (error.code === 'superseded' || error.code === 'device_revoked') this.end(error);
       else this.#logger.warn({ error }, 'could not renew a lease');
     }
-  }
-
-  async #drain(): Promise<void> {
-    this.#handling = true;
-    for (let request = this.#queue.shift(); request !== undefined; request = this.#queue.shift()) {
-      await this.#handle(request);
-      if (this.#queue.length < MAX_QUEUED / 2 && this.#stream.isPaused()) this.#stream.resume();
-    }
-    this.#handling = false;
   }
 
   /** Says what went wrong instead of throwing: a faulty message is no reason to end the session. */
@@ -179,7 +192,12 @@ export class DeviceSession implements HeldSession {
     } catch (thrown) {
       const error = toOctomilError(thrown);
       if (!isCallersFault(error)) this.#logger.error({ error: thrown, event: request.event.case }, 'a message failed');
-      await this.#say(this.#answerTo(request, key, error));
+      // Without a receipt of its own, what failed for a passing reason is said again in the next session.
+      if (hasNoReceipt(request) && error.entry.retry !== 'never') this.end(error);
+      else await this.#say(this.#answerTo(request, key, error));
+    } finally {
+      this.#queued--;
+      if (this.#queued < MAX_QUEUED / 2 && this.#stream.isPaused()) this.#stream.resume();
     }
   }
 
@@ -235,7 +253,12 @@ export class DeviceSession implements HeldSession {
         return this.#takeUpdate(event.value.header, event.value.data);
       case 'ticketRequest': {
         const header = readHeader(event.value.header);
-        const { ticket, receivedParts } = await this.#context.transfers.issueTicket(this.deviceId, header);
+        const issued = await this.#context.transfers.issueTicket(this.deviceId, header);
+        if ('verdict' in issued) {
+          this.judge(header.key, issued.verdict);
+          return;
+        }
+        const { ticket, receivedParts } = issued;
         await this.#say(
           say.ticket({
             assignment: writeKey(header.key),
@@ -315,13 +338,19 @@ export class DeviceSession implements HeldSession {
   }
 
   async #submitting<T>(key: AssignmentKey, submit: () => Promise<T>): Promise<T> {
-    this.#tracker.submitting(key, true);
+    this.submitting(key, true);
     try {
       return await submit();
     } finally {
-      this.#tracker.submitting(key, false);
+      this.submitting(key, false);
     }
   }
+}
+
+/** What an agent knows to have arrived only by the answer to a later renewal. */
+function hasNoReceipt({ event }: SessionRequest): boolean {
+  if (event.case === 'assignmentAnswer') return event.value.answer.case === 'refused';
+  return event.case === 'report' || event.case === 'assignmentFailure' || event.case === 'siteSummary';
 }
 
 function requireKey(key: AssignmentKey | undefined): AssignmentKey {

@@ -52,6 +52,7 @@ beforeEach(async () => {
   transfers = createTransferService({
     database,
     assignments,
+    hub: devices.hub,
     clock: systemClock,
     logger: silentLogger,
     // Only what a download asks of a store: where the object lies.
@@ -434,6 +435,33 @@ test('reports, failures, refusals and progress reach the engine', async () => {
   await peer.close();
 });
 
+test('the answer to a renewal is the receipt of what was said before it', async () => {
+  const device = await newDevice();
+  const peer = new SessionPeer(client, device.credential);
+  await peer.hello('process-a');
+  let release = (): void => undefined;
+  assignments.reportGate = new Promise((resolve) => {
+    release = resolve;
+  });
+  peer.say({ case: 'report', value: { assignment: { assignmentId: 'a', attempt: 1 }, json: '{}' } });
+  peer.say({ case: 'leaseRenewal', value: {} });
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  expect(peer.pending('leaseRenewed')).toBe(0);
+  release();
+  await peer.next('leaseRenewed');
+  expect(assignments.named('report')).toHaveLength(1);
+  await peer.close();
+});
+
+test('a report that cannot be kept now ends the session, so that it is given again', async () => {
+  const device = await newDevice();
+  const peer = new SessionPeer(client, device.credential);
+  await peer.hello('process-a');
+  assignments.failures.set('report', new OctomilError('internal', 'the database went away'));
+  peer.say({ case: 'report', value: { assignment: { assignmentId: 'a', attempt: 1 }, json: '{}' } });
+  expect(await peer.over).toMatchObject({ code: 'internal' });
+});
+
 test('an unknown event of a newer agent is passed over', async () => {
   const device = await newDevice();
   const peer = new SessionPeer(client, device.credential);
@@ -490,9 +518,12 @@ test('a large update streams under its ticket, goes on after a cut, and is compl
   expect(await codeOf(upload(stranger.credential, again, chunks.slice(5)))).toBe('ticket_invalid');
   expect(await codeOf(upload(device.credential, again, chunks.slice(6)))).toBe('invalid_input');
   expect(await upload(device.credential, again, chunks.slice(5))).toBe(BigInt(12 * MIB));
-  const verdict = await transfers.complete({ ticketId: again.ticketId, token: again.token, deviceId: device.deviceId });
-  expect(verdict).toEqual({ accepted: true });
+  expect((await peer.next('updateVerdict')).verdict.case).toBe('accepted');
   expect(assignments.updates).toMatchObject([{ sha256: header('', bytes).sha256 }]);
+  // An agent that lost the verdict asks for the ticket again.
+  peer.say({ case: 'ticketRequest', value: { header: header(assignmentId, bytes) } });
+  expect((await peer.next('updateVerdict')).verdict.case).toBe('accepted');
+  expect(assignments.updates).toHaveLength(1);
   await peer.close();
 });
 

@@ -137,7 +137,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     },
     uploadUpdate: (call, callback) => {
       authenticate(devices, call.metadata)
-        .then((device) => upload(call, device, transfers))
+        .then((device) => upload(call, device, transfers, devices.hub))
         .then(
           (receivedBytes) =>
             callback(null, create(UploadUpdateResponseSchema, { receivedBytes: BigInt(receivedBytes) })),

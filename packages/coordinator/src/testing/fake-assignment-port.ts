@@ -31,6 +31,8 @@ export class FakeAssignmentPort implements AssignmentPort {
   readonly failures = new Map<keyof AssignmentPort, OctomilError>();
   /** Awaited before an update is taken. */
   gate: Promise<void> = Promise.resolve();
+  /** Awaited before a report is taken. */
+  reportGate: Promise<void> = Promise.resolve();
 
   offer(deviceId: string, assignmentId: string, attempt = 1): void {
     const assignment = create(AssignmentSchema, { ref: { assignmentId, attempt }, kind: 'train', taskJson: '{}' });
@@ -75,6 +77,7 @@ export class FakeAssignmentPort implements AssignmentPort {
   }
 
   async report(deviceId: string, key: AssignmentKey, report: unknown): Promise<void> {
+    await this.reportGate;
     this.#note('report', deviceId, key, report);
   }
 

@@ -16,6 +16,11 @@ export class ChunkReceiver {
     this.#onBytes = onBytes;
   }
 
+  /** Whether every part has arrived. */
+  get whole(): boolean {
+    return this.#upload.receivedBytes === this.#upload.layout.sizeBytes;
+  }
+
   /** Bytes of whole parts. */
   get receivedBytes(): number {
     return this.#upload.receivedBytes;

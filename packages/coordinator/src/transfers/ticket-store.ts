@@ -42,6 +42,21 @@ export class TicketStore {
     return sql<Date>`now() + ${this.#lifetimeMs}::double precision * interval '1 millisecond'`;
   }
 
+  /** What became of these very bytes, if they were completed under a ticket before. */
+  async verdictOn(deviceId: string, header: UpdateHeaderFields): Promise<Verdict | undefined> {
+    const rows = await this.#database.kysely
+      .selectFrom('upload_tickets')
+      .select('header')
+      .where('assignment_id', '=', header.key.assignmentId)
+      .where('device_id', '=', deviceId)
+      .where('sha256', '=', header.sha256)
+      .where('size_bytes', '=', header.sizeBytes)
+      .where('state', '=', 'completed')
+      .execute();
+    const stored = rows.map((row) => row.header as unknown as StoredHeader);
+    return stored.find(({ update }) => update.key.attempt === header.key.attempt)?.verdict;
+  }
+
   /**
    * A ticket for this header: the one that is open already for the same assignment, size and digest, or a new one.
    * Tickets for other bytes of the same assignment are given up; their ids are answered as `abandoned`.

@@ -3,6 +3,7 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
+import type { SessionHub } from '../devices/index.js';
 import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
 import { ChunkReceiver } from './chunk-receiver.js';
 import { type BufferPool, pumpFile } from './file-pump.js';
@@ -29,6 +30,8 @@ export interface TransferServiceOptions {
   readonly database: Database;
   readonly objects: ObjectStore;
   readonly assignments: AssignmentPort;
+  /** The sessions held here: they are told while an update of theirs is being taken. */
+  readonly hub: SessionHub;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly settings: TransferSettings;
@@ -63,8 +66,15 @@ export interface Download {
 export interface TransferService {
   start(): Promise<void>;
   stop(): Promise<void>;
-  /** @throws what `AssignmentPort.checkHeader` throws; `too_large`, `insufficient_storage` */
-  issueTicket(deviceId: string, header: UpdateHeaderFields): Promise<{ ticket: IssuedTicket; receivedParts: number[] }>;
+  /**
+   * A ticket with the parts that have arrived, or the verdict where these bytes were completed before.
+   *
+   * @throws what `AssignmentPort.checkHeader` throws; `too_large`, `insufficient_storage`
+   */
+  issueTicket(
+    deviceId: string,
+    header: UpdateHeaderFields,
+  ): Promise<{ ticket: IssuedTicket; receivedParts: number[] } | { verdict: Verdict }>;
   /** @throws `ticket_invalid`, `ticket_expired` */
   state(proof: TicketProof): Promise<UploadState>;
   /** @throws `ticket_invalid`, `ticket_expired`, `too_large`, `transfer_incomplete`, `insufficient_storage` */
@@ -90,7 +100,7 @@ const PROGRESS_EVERY_MS = 1000;
 const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
 
 export function createTransferService(options: TransferServiceOptions): TransferService {
-  const { database, objects, assignments, clock, logger, settings } = options;
+  const { database, objects, assignments, hub, clock, logger, settings } = options;
   const partSizeBytes = settings.partSizeBytes ?? PART_SIZE_BYTES.usual;
   if (partSizeBytes < PART_SIZE_BYTES.smallest || partSizeBytes > PART_SIZE_BYTES.largest) {
     throw new OctomilError(
@@ -186,7 +196,9 @@ export function createTransferService(options: TransferServiceOptions): Transfer
         { details: { expected: ticket.header.sha256, received: sealed.sha256 } },
       );
     }
+    const { key } = ticket.header;
     let verdict: Verdict;
+    hub.get(ticket.deviceId)?.submitting(key, true);
     try {
       verdict = await assignments.submitUpdate(ticket.deviceId, ticket.header, sealed);
     } catch (thrown) {
@@ -200,7 +212,10 @@ export function createTransferService(options: TransferServiceOptions): Transfer
         await upload.reset();
       }
       throw thrown;
+    } finally {
+      hub.get(ticket.deviceId)?.submitting(key, false);
     }
+    hub.get(ticket.deviceId)?.settled(key);
     await tickets.complete(ticket, verdict);
     await forget(ticket.id);
     return verdict;
@@ -220,6 +235,8 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       await held?.release();
     },
     issueTicket: async (deviceId, header) => {
+      const verdict = await tickets.verdictOn(deviceId, header);
+      if (verdict !== undefined) return { verdict };
       await assignments.checkHeader(deviceId, header);
       if (header.sizeBytes > maxUpdateBytes) {
         throw new OctomilError(
