@@ -135,13 +135,10 @@ export function listOf(answer: unknown, name: string): unknown[] {
 /** @returns why a session will not go on by itself, or undefined while it may */
 export function sessionProblem(session: TrainingSession): OctomilClientError | undefined {
   if (session.status === 'running' || session.status === 'completed') return undefined;
-  const code: ErrorCode = isErrorCode(session.reasonCode)
-    ? session.reasonCode
-    : session.status === 'cancelled'
-      ? 'cancelled'
-      : 'training_failed';
-  // A pause that a person asked for ends when a person says so; waiting for that is right.
-  if (session.status === 'paused' && (session.reasonCode === null || code === 'training_failed')) return undefined;
+  const named = isErrorCode(session.reasonCode) ? session.reasonCode : undefined;
+  // A pause that a person asked for has no error's code and ends when a person says so; waiting for that is right.
+  if (session.status === 'paused' && named === undefined) return undefined;
+  const code: ErrorCode = named ?? (session.status === 'cancelled' ? 'cancelled' : 'training_failed');
   const reason = session.reason ?? `training session ${session.sessionId} is ${session.status}`;
   const next = session.status === 'paused' ? `; session ${session.sessionId} is paused and can be resumed` : '';
   return new OctomilClientError(code, `${reason}${next}`, {

@@ -44,27 +44,23 @@ export function emptyView(rounds: number): TrainingView {
 
 type Data = TrainingEvent['data'];
 
-/** The view after one more event. What an event does not say stays as it was. */
+/** The view after one more event. What an event does not say stays as it was; unknown events change nothing. */
 export function foldEvent(view: TrainingView, event: TrainingEvent): TrainingView {
-  const before = { ...view, line: undefined };
-  switch (event.type) {
-    case 'round':
-      return foldRound(before, event.data);
-    case 'assignment':
-      return foldAssignment(before, event.data);
-    case 'update':
-      return foldUpdate(before, event.data);
-    case 'evaluation':
-      return foldEvaluation(before, event.data);
-    case 'version': {
-      const version = text(event.data, 'version');
-      return { ...before, version, line: version === undefined ? undefined : `version ${version} is in the registry` };
-    }
-    case 'session':
-      return foldSession(before, event.data);
-    default:
-      return before;
-  }
+  return FOLDS.get(event.type)?.({ ...view, line: undefined }, event.data) ?? { ...view, line: undefined };
+}
+
+const FOLDS: ReadonlyMap<string, (view: TrainingView, data: Data) => TrainingView> = new Map([
+  ['round', foldRound],
+  ['assignment', foldAssignment],
+  ['update', foldUpdate],
+  ['evaluation', foldEvaluation],
+  ['version', foldVersion],
+  ['session', foldSession],
+]);
+
+function foldVersion(view: TrainingView, data: Data): TrainingView {
+  const version = text(data, 'version');
+  return { ...view, version, line: version === undefined ? undefined : `version ${version} is in the registry` };
 }
 
 function foldRound(view: TrainingView, data: Data): TrainingView {
