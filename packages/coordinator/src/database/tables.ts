@@ -15,7 +15,7 @@ export type JsonObject = Record<string, unknown>;
 export interface OrganizationsTable {
   id: string;
   name: string;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface ApiKeysTable {
@@ -27,7 +27,7 @@ export interface ApiKeysTable {
   /** SHA-256 of the key, hexadecimal. Keys hold 256 random bits, so a slow hash would add nothing. */
   key_hash: string;
   scopes: Json<string[]>;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
   last_used_at: NullableTimestamp;
   revoked_at: NullableTimestamp;
 }
@@ -40,7 +40,7 @@ export interface EnrollmentTokensTable {
   expires_at: Timestamp;
   used_at: NullableTimestamp;
   used_by_device_id: string | null;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface DevicesTable {
@@ -65,7 +65,7 @@ export interface DevicesTable {
   session_since: NullableTimestamp;
   lease_until: NullableTimestamp;
   last_seen_at: NullableTimestamp;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
   revoked_at: NullableTimestamp;
 }
 
@@ -74,14 +74,14 @@ export interface FederationsTable {
   organization_id: string;
   name: string;
   description: string;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface FederationMembersTable {
   federation_id: string;
   organization_id: string;
   status: 'invited' | 'active';
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface ModelsTable {
@@ -97,7 +97,7 @@ export interface ModelsTable {
   architecture: NullableJson<JsonObject>;
   /** Such as `num>0`. */
   target: string | null;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export type VersionStatus = 'draft' | 'published' | 'deprecated';
@@ -117,7 +117,7 @@ export interface VersionsTable {
   /** Base, strategy, participants' digests, rounds, backend, feature spec hash. */
   lineage: Json<JsonObject>;
   metrics: Json<JsonObject>;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
   published_at: NullableTimestamp;
 }
 
@@ -129,7 +129,7 @@ export interface ArtifactsTable {
   object_key: string;
   sha256: string;
   size_bytes: number;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface FeatureSpecsTable {
@@ -137,7 +137,7 @@ export interface FeatureSpecsTable {
   organization_id: string;
   /** Canonical JSON text: the hash is over these very bytes. */
   document: string;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export type SessionState = 'running' | 'paused' | 'completed' | 'failed' | 'cancelled';
@@ -160,8 +160,8 @@ export interface TrainingSessionsTable {
   reason_code: string | null;
   reason: string | null;
   created_by: string;
-  created_at: Generated<Timestamp>;
-  updated_at: Generated<Timestamp>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
   finished_at: NullableTimestamp;
 }
 
@@ -205,7 +205,7 @@ export interface RoundsTable {
   /** Which coordinator aggregates, and until when it may be believed to. */
   owner: string | null;
   owner_until: NullableTimestamp;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
   started_at: NullableTimestamp;
   finished_at: NullableTimestamp;
 }
@@ -227,8 +227,8 @@ export interface AssignmentsTable {
   total: Generated<number>;
   reason_code: string | null;
   reason: string | null;
-  created_at: Generated<Timestamp>;
-  updated_at: Generated<Timestamp>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
 }
 
 export interface UpdatesTable {
@@ -249,7 +249,7 @@ export interface UpdatesTable {
   metrics: Json<JsonObject>;
   reason_code: string | null;
   reason: string | null;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface UploadTicketsTable {
@@ -264,7 +264,7 @@ export interface UploadTicketsTable {
   part_count: number;
   state: 'open' | 'completed' | 'abandoned';
   expires_at: Timestamp;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface CheckpointsTable {
@@ -280,7 +280,7 @@ export interface CheckpointsTable {
   strategy_state_key: string | null;
   strategy_state_sha256: string | null;
   lineage: Json<JsonObject>;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface SessionEventsTable {
@@ -289,7 +289,7 @@ export interface SessionEventsTable {
   session_id: string;
   type: string;
   data: Json<JsonObject>;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 /** What a site answered to a describe assignment, kept per data digest and target so that it is asked once. */
@@ -300,7 +300,7 @@ export interface SiteStatisticsTable {
   /** Hash of target, markers and options: another question is another answer. */
   question_hash: string;
   statistics: Json<JsonObject>;
-  created_at: Generated<Timestamp>;
+  created_at: Timestamp;
 }
 
 export interface Tables {

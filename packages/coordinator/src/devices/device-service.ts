@@ -5,6 +5,7 @@ import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { ASSIGNMENTS_CHANNEL, PRESENCE_CHANNEL } from '../training/assignment-port.js';
 import { CredentialCheck, type DeviceIdentity, revoked } from './credential-check.js';
+import { DeviceRecords } from './device-records.js';
 import { type Enrollment, type EnrollmentRequest, enroll } from './enrollment.js';
 import { type HeldEpoch, Presence, superseded } from './presence.js';
 import { RenewalBatch } from './renewal-batch.js';
@@ -27,6 +28,8 @@ export interface DeviceService {
   readonly leaseMs: number;
   readonly hub: SessionHub;
   readonly push: DevicePush;
+  /** What REST shows of devices. */
+  readonly records: DeviceRecords;
   /** Begins to listen. On the embedded database, sessions of an earlier process are ended. */
   start(): Promise<void>;
   stop(): Promise<void>;
@@ -112,6 +115,7 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
     leaseMs: presence.leaseMs,
     hub,
     push,
+    records: new DeviceRecords(database, random),
     start: async () => {
       if (running) return;
       running = true;

@@ -1,6 +1,8 @@
 export { type DeviceIdentity, revoked } from './credential-check.js';
+export type { DeviceRecord, DeviceRecords } from './device-records.js';
 export { createDeviceService, type DeviceService, type DeviceServiceOptions } from './device-service.js';
 export type { Enrollment, EnrollmentRequest } from './enrollment.js';
 export type { HeldEpoch } from './presence.js';
+export { type DeviceRoutesOptions, registerDeviceRoutes } from './routes.js';
 export { type DevicePush, type HeldSession, SessionHub } from './session-hub.js';
 export type { StoredCapabilities, StoredDataSet, StoredPolicyRule, StoredSite } from './site-summary.js';

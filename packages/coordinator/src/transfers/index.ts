@@ -1,6 +1,7 @@
 export type { ChunkReceiver } from './chunk-receiver.js';
 export { BufferPool } from './file-pump.js';
 export { PART_SIZE_BYTES } from './part-layout.js';
+export { registerTransferRoutes, type TransferRoutesOptions } from './routes.js';
 export type { IssuedTicket, Ticket } from './ticket-store.js';
 export {
   createTransferService,

@@ -59,6 +59,8 @@ export async function receivePart(options: ReceivePartOptions): Promise<void> {
   } catch (error) {
     const reason = reasonOf(error, index);
     await sink.abort(reason);
+    // Lets go of the stream; not awaited, because a stalled one never answers.
+    iterator.return?.().catch(() => undefined);
     throw reason;
   } finally {
     cancelIdle();

@@ -1,0 +1,165 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
+import { OctomilError } from '@octomil/shared/errors';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Type } from 'typebox';
+import { type App, requireDevice } from '../http/index.js';
+import { type ResolvedRange, resolveRange } from './byte-range.js';
+import { BufferPool } from './file-pump.js';
+import type { TicketProof, TransferService, UploadState } from './transfer-service.js';
+
+export interface TransferRoutesOptions {
+  readonly transfers: TransferService;
+}
+
+/** Twice this is in memory for each download under way. */
+const DOWNLOAD_CHUNK_BYTES = 256 * 1024;
+/** How long a refused body may go on before its connection is cut: time for the sender to read the answer. */
+const DISCARD_WITHIN_MS = 500;
+
+const TicketParams = Type.Object({ ticketId: Type.String({ maxLength: 64 }) });
+const PartParams = Type.Object({ ticketId: Type.String({ maxLength: 64 }), part: Type.Integer({ minimum: 0 }) });
+const ObjectParams = Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) });
+
+function proofOf(request: FastifyRequest, ticketId: string): TicketProof {
+  const { deviceId } = requireDevice(request);
+  const token = request.headers['x-octomil-ticket'];
+  if (typeof token !== 'string' || token === '') {
+    throw new OctomilError('ticket_invalid', 'the header x-octomil-ticket with the ticket’s token is missing');
+  }
+  return { ticketId, token, deviceId };
+}
+
+function describe({ ticket, receivedParts }: UploadState): Record<string, unknown> {
+  return {
+    ticket_id: ticket.id,
+    size_bytes: ticket.layout.sizeBytes,
+    part_size_bytes: ticket.layout.partSizeBytes,
+    part_count: ticket.layout.partCount,
+    received_parts: receivedParts,
+    expires_in_ms: ticket.expiresInMs,
+    completed: ticket.verdict !== undefined,
+  };
+}
+
+/** Reads on what is left of a refused body, for a moment: cut at once, its sender would not see the answer. */
+function discardRest(request: IncomingMessage): void {
+  if (request.complete || request.destroyed) return;
+  const cut = setTimeout(() => request.socket.destroy(), DISCARD_WITHIN_MS);
+  cut.unref();
+  request.once('close', () => clearTimeout(cut));
+  request.once('end', () => clearTimeout(cut));
+  request.resume();
+}
+
+/** Resolves when the connection has taken the chunk; rejects when it is gone. */
+function send(response: ServerResponse, chunk: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onClose = (): void => reject(new OctomilError('cancelled', 'the connection ended'));
+    if (response.destroyed) {
+      onClose();
+      return;
+    }
+    response.once('close', onClose);
+    response.write(chunk, (error) => {
+      response.off('close', onClose);
+      if (error === null || error === undefined) resolve();
+      else reject(error);
+    });
+  });
+}
+
+/** Parts of updates and the bytes of bases, for devices with their credential. */
+export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOptions): void {
+  const pool = new BufferPool(DOWNLOAD_CHUNK_BYTES, 32);
+
+  app.put('/api/v1/transfers/:ticketId/parts/:part', { schema: { params: PartParams } }, async (request) => {
+    const { body } = request;
+    try {
+      if (!(body instanceof Readable)) {
+        throw new OctomilError(
+          'invalid_input',
+          'a part is sent as raw bytes with content-type application/octet-stream',
+        );
+      }
+      const announced = request.headers['content-length'];
+      return describe(
+        await transfers.putPart(
+          proofOf(request, request.params.ticketId),
+          request.params.part,
+          body.iterator({ destroyOnReturn: false }),
+          announced === undefined ? undefined : Number(announced),
+        ),
+      );
+    } finally {
+      discardRest(request.raw);
+    }
+  });
+
+  app.get('/api/v1/transfers/:ticketId', { schema: { params: TicketParams } }, async (request) =>
+    describe(await transfers.state(proofOf(request, request.params.ticketId))),
+  );
+
+  app.post('/api/v1/transfers/:ticketId/complete', { schema: { params: TicketParams } }, async (request) =>
+    transfers.complete(proofOf(request, request.params.ticketId)),
+  );
+
+  app.get(
+    '/api/v1/transfers/objects/:sha256',
+    { exposeHeadRoute: false, schema: { params: ObjectParams } },
+    async (request, reply) => {
+      const { sha256 } = request.params;
+      const object = await transfers.openDownload(requireDevice(request).deviceId, sha256);
+      try {
+        const etag = `"${sha256}"`;
+        const unchanged = request.headers['if-range'] === undefined || request.headers['if-range'] === etag;
+        let asked: ResolvedRange | undefined;
+        try {
+          asked = unchanged ? resolveRange(request.headers.range, object.sizeBytes) : undefined;
+        } catch (error) {
+          reply.header('content-range', `bytes */${object.sizeBytes}`);
+          throw Object.assign(error as OctomilError, { statusCode: 416 });
+        }
+        const range = asked ?? { start: 0, end: object.sizeBytes };
+        await stream(reply, range, {
+          status: asked === undefined ? 200 : 206,
+          headers: {
+            'content-type': 'application/octet-stream',
+            'content-length': range.end - range.start,
+            'accept-ranges': 'bytes',
+            etag,
+            ...(asked === undefined
+              ? {}
+              : { 'content-range': `bytes ${asked.start}-${asked.end - 1}/${object.sizeBytes}` }),
+          },
+          pump: (send) => object.pump(range, pool, send),
+        });
+      } finally {
+        await object.release();
+      }
+      return reply;
+    },
+  );
+}
+
+interface Streamed {
+  readonly status: number;
+  readonly headers: Record<string, string | number>;
+  readonly pump: (send: (chunk: Buffer) => Promise<void>) => Promise<void>;
+}
+
+/** Past Fastify: its streams would take a new buffer for every chunk. */
+async function stream(reply: FastifyReply, range: ResolvedRange, { status, headers, pump }: Streamed): Promise<void> {
+  const response = reply.raw;
+  reply.hijack();
+  for (const [name, value] of Object.entries(reply.getHeaders()))
+    if (value !== undefined) response.setHeader(name, value);
+  response.writeHead(status, headers);
+  try {
+    if (range.end > range.start) await pump((chunk) => send(response, chunk));
+    response.end();
+  } catch {
+    // The length was promised: a cut connection is what tells the receiver that bytes are missing.
+    response.destroy();
+  }
+}
