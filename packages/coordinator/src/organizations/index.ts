@@ -1,0 +1,4 @@
+export { type ApiKey, ApiKeys, type CreatedKey } from './api-keys.js';
+export { bootstrapOrganization, DEFAULT_ORGANIZATION } from './bootstrap.js';
+export { type CreatedEnrollmentToken, createEnrollmentToken } from './enrollment-tokens.js';
+export { type OrganizationRoutesOptions, registerOrganizationRoutes } from './routes.js';
