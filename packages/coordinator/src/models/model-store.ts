@@ -1,0 +1,160 @@
+import { randomUUID } from 'node:crypto';
+import { OctomilError } from '@octomil/shared/errors';
+import type { Selectable } from 'kysely';
+import type { Database } from '../database/database.js';
+import type { ModelsTable } from '../database/tables.js';
+import { violatedUnique } from '../database/transact.js';
+
+export type Model = Selectable<ModelsTable>;
+
+export interface ModelFields {
+  readonly name: string;
+  readonly framework?: string | null;
+  readonly framework_version?: string | null;
+  readonly use_case?: string | null;
+  readonly description?: string;
+  readonly is_baseline?: boolean;
+}
+
+export interface ModelFilter {
+  readonly framework?: string;
+  readonly use_case?: string;
+  readonly is_baseline?: boolean;
+  /** The whole organization's when absent: published clients look for a name in one answer. */
+  readonly limit?: number;
+  readonly offset: number;
+}
+
+export class ModelStore {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** @throws OctomilError `conflict` with the id of the model that has the name, in any case of letters */
+  async create(organizationId: string, fields: ModelFields): Promise<Model> {
+    const created = await this.#insert(organizationId, fields);
+    if (created !== undefined) return created;
+    const existing = await this.find(organizationId, fields.name);
+    throw new OctomilError('conflict', `there is a model named "${existing?.name ?? fields.name}" already`, {
+      details: { model_id: existing?.id ?? null },
+    });
+  }
+
+  /** The model of this name, made when there is none. Any number of callers get the same one. */
+  async ensure(organizationId: string, fields: ModelFields): Promise<{ model: Model; created: boolean }> {
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      const existing = await this.#byName(organizationId, fields.name);
+      if (existing !== undefined) return { model: existing, created: false };
+      const created = await this.#insert(organizationId, fields);
+      if (created !== undefined) return { model: created, created: true };
+    }
+    throw new OctomilError('conflict', `model "${fields.name}" is being created and deleted at the same time`);
+  }
+
+  async list(organizationId: string, filter: ModelFilter): Promise<{ models: Model[]; total: number }> {
+    let query = this.#database.kysely.selectFrom('models').where('organization_id', '=', organizationId);
+    if (filter.framework !== undefined) query = query.where('framework', '=', filter.framework);
+    if (filter.use_case !== undefined) query = query.where('use_case', '=', filter.use_case);
+    if (filter.is_baseline !== undefined) query = query.where('is_baseline', '=', filter.is_baseline);
+    const { total } = await query.select((e) => e.fn.countAll<number>().as('total')).executeTakeFirstOrThrow();
+    let page = query.selectAll().orderBy('created_at', 'desc').orderBy('id').offset(filter.offset);
+    if (filter.limit !== undefined) page = page.limit(filter.limit);
+    return { models: await page.execute(), total };
+  }
+
+  /** By id, or by name in any case of letters. */
+  async find(organizationId: string, idOrName: string): Promise<Model | undefined> {
+    const byId = await this.#database.kysely
+      .selectFrom('models')
+      .selectAll()
+      .where('organization_id', '=', organizationId)
+      .where('id', '=', idOrName)
+      .executeTakeFirst();
+    return byId ?? (await this.#byName(organizationId, idOrName));
+  }
+
+  /** @throws OctomilError `model_not_found` */
+  async get(organizationId: string, idOrName: string): Promise<Model> {
+    const model = await this.find(organizationId, idOrName);
+    if (model === undefined) throw noModel(idOrName);
+    return model;
+  }
+
+  /** @throws OctomilError `conflict` when the new name is taken */
+  async update(model: Model, fields: Partial<ModelFields>): Promise<Model> {
+    const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
+    if (Object.keys(given).length === 0) return model;
+    try {
+      return await this.#database.kysely
+        .updateTable('models')
+        .set(given)
+        .where('id', '=', model.id)
+        .returningAll()
+        .executeTakeFirstOrThrow();
+    } catch (error) {
+      if (violatedUnique(error) === undefined) throw error;
+      throw new OctomilError('conflict', `there is a model named "${fields.name}" already`, { cause: error });
+    }
+  }
+
+  /** @throws OctomilError `wrong_state` for a model with versions or trainings, which are kept for ever */
+  async delete(model: Model): Promise<void> {
+    await this.#database.transact(async (transaction) => {
+      await transaction.selectFrom('models').select('id').where('id', '=', model.id).forUpdate().execute();
+      const version = await transaction
+        .selectFrom('versions')
+        .select('id')
+        .where('model_id', '=', model.id)
+        .limit(1)
+        .executeTakeFirst();
+      const session = await transaction
+        .selectFrom('training_sessions')
+        .select('id')
+        .where('model_id', '=', model.id)
+        .limit(1)
+        .executeTakeFirst();
+      if (version !== undefined || session !== undefined) {
+        throw new OctomilError(
+          'wrong_state',
+          `model "${model.name}" has versions or trainings, whose record is kept; deprecate its versions instead`,
+        );
+      }
+      await transaction.deleteFrom('models').where('id', '=', model.id).execute();
+    });
+  }
+
+  #byName(organizationId: string, name: string): Promise<Model | undefined> {
+    return this.#database.kysely
+      .selectFrom('models')
+      .selectAll()
+      .where('organization_id', '=', organizationId)
+      .where((e) => e(e.fn<string>('lower', ['name']), '=', e.fn<string>('lower', [e.val(name)])))
+      .executeTakeFirst();
+  }
+
+  /** `undefined` when the name is taken. */
+  #insert(organizationId: string, fields: ModelFields): Promise<Model | undefined> {
+    return this.#database.kysely
+      .insertInto('models')
+      .values({
+        id: randomUUID(),
+        organization_id: organizationId,
+        name: fields.name,
+        framework: fields.framework ?? null,
+        framework_version: fields.framework_version ?? null,
+        use_case: fields.use_case ?? null,
+        description: fields.description ?? '',
+        is_baseline: fields.is_baseline ?? false,
+        target: null,
+      })
+      .onConflict((conflict) => conflict.doNothing())
+      .returningAll()
+      .executeTakeFirst();
+  }
+}
+
+export function noModel(idOrName: string): OctomilError {
+  return new OctomilError('model_not_found', `there is no model "${idOrName}" in this organization`);
+}
