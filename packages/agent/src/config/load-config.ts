@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
+import type { TSchema } from 'typebox';
 import { Value } from 'typebox/value';
 import { parse } from 'yaml';
 import { isLoopback, type PeerAddress, parseCoordinatorAddress } from './address.js';
@@ -141,36 +142,48 @@ function expandShorthands(file: Record<string, unknown>, folder: string, problem
   }
 }
 
+/** Setting by setting: one call over the whole stops after a few errors. */
 function schemaProblems(value: Record<string, unknown>): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  const properties: Readonly<Record<string, TSchema>> = AgentFileSchema.properties;
+  for (const name of Object.keys(value)) {
+    if (!Object.hasOwn(properties, name)) problems.push({ path: name, message: 'is not a setting' });
+  }
+  for (const [name, schema] of Object.entries(properties)) {
+    if (value[name] !== undefined) problems.push(...settingProblems(name, schema, value[name]));
+    else if (AgentFileSchema.required.some((required) => required === name)) {
+      problems.push({ path: name, message: 'is missing' });
+    }
+  }
+  return problems;
+}
+
+function settingProblems(name: string, schema: TSchema, value: unknown): ConfigProblem[] {
   const found = new Map<string, ConfigProblem>();
-  for (const error of Value.Errors(AgentFileSchema, value)) {
-    const path = error.instancePath.slice(1).replaceAll('/', '.');
-    const params = error.params as {
-      requiredProperties?: string[];
-      additionalProperties?: string[];
-      allowedValues?: unknown[];
-    };
-    const within = (name: string): string => (path === '' ? name : `${path}.${name}`);
+  for (const error of Value.Errors(schema, value)) {
+    const inner = error.instancePath.slice(1).replaceAll('/', '.');
+    const path = inner === '' ? name : `${name}.${inner}`;
     if (error.keyword === 'required') {
-      for (const name of params.requiredProperties ?? []) {
-        found.set(within(name), { path: within(name), message: 'is missing' });
+      for (const key of error.params.requiredProperties) {
+        found.set(`${path}.${key}`, { path: `${path}.${key}`, message: 'is missing' });
       }
     } else if (error.keyword === 'additionalProperties') {
-      for (const name of params.additionalProperties ?? []) {
-        found.set(within(name), { path: within(name), message: 'is not a setting' });
+      for (const key of error.params.additionalProperties) {
+        found.set(`${path}.${key}`, { path: `${path}.${key}`, message: 'is not a setting' });
       }
     } else if (!found.has(path) && error.keyword !== 'boolean') {
-      const allowed =
-        error.keyword === 'enum' ? `must be one of ${(params.allowedValues ?? []).join(', ')}` : error.message;
-      found.set(path, { path, message: allowed, ...(isSecret(path) ? {} : { value: valueAt(value, path) }) });
+      const message =
+        error.keyword === 'enum' ? `must be one of ${error.params.allowedValues.join(', ')}` : error.message;
+      found.set(path, { path, message, ...(SECRETS.has(name) ? {} : { value: valueAt(value, inner) }) });
     }
   }
   return [...found.values()];
 }
 
-const isSecret = (path: string): boolean => path === 'enrollment_token' || path === 'proxy';
+const SECRETS: ReadonlySet<string> = new Set(['enrollment_token', 'proxy']);
 
 function valueAt(value: unknown, path: string): unknown {
+  if (path === '') return value;
   return path.split('.').reduce<unknown>((inner, key) => (inner as Record<string, unknown> | undefined)?.[key], value);
 }
 

@@ -1,5 +1,5 @@
 /** Attempts within which a coordinator that merely restarted is looked for about twice a second. */
-const QUICK_ATTEMPTS = 20;
+const QUICK_ATTEMPTS = 24;
 const QUICK_CAP_MS = 1_000;
 const CAP_MS = 30_000;
 

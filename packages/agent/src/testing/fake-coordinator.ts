@@ -162,9 +162,15 @@ export class FakeCoordinator {
     >['value'][];
   }
 
-  /** Resolves when `condition` holds; looked at whenever the agent does something. */
+  /**
+   * Resolves when `condition` holds; looked at whenever the agent does something.
+   *
+   * @throws OctomilError `request_timeout` after 15 s, so that a failing test ends and takes its processes down
+   */
   async until(condition: () => boolean): Promise<void> {
+    const startedAtMs = Date.now();
     while (!condition()) {
+      if (Date.now() - startedAtMs > 15_000) throw new OctomilError('request_timeout', `never happened: ${condition}`);
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);
         setTimeout(resolve, 25).unref();
@@ -292,7 +298,10 @@ export class FakeCoordinator {
   }
 
   #giveTicket(header: UpdateHeader): void {
-    const known = [...this.tickets.values()].find((ticket) => ticket.header.sha256 === header.sha256);
+    const known = [...this.tickets.values()].find(
+      ({ header: { sha256, assignment } }) =>
+        sha256 === header.sha256 && assignment?.assignmentId === header.assignment?.assignmentId,
+    );
     const ticket: Ticket = known ?? {
       id: randomUUID(),
       token: randomUUID(),

@@ -1,0 +1,133 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from '@jest/globals';
+import type { OctomilError } from '@octomil/shared/errors';
+import { redactedConfig } from './agent-config.js';
+import { loadAgentConfig, parseAgentConfig } from './load-config.js';
+
+const MINIMAL = { coordinator: 'grpcs://coordinator.example', device_identifier: 'hospital-001', state_dir: 'state' };
+const parse = (raw: unknown, environment: Record<string, string> = {}) =>
+  parseAgentConfig(raw, { folder: '/etc/octomil', environment });
+
+function problems(raw: unknown, environment: Record<string, string> = {}): string[] {
+  try {
+    parse(raw, environment);
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'config_invalid' });
+    const { details } = error as OctomilError;
+    const found = details?.['problems'] as { path: string; message: string }[];
+    return found.map(({ path, message }) => `${path}: ${message}`);
+  }
+  return [];
+}
+
+test('reads a whole file, with paths relative to it, and freezes it', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'octomil-config-'));
+  try {
+    writeFileSync(
+      join(folder, 'policy.yaml'),
+      'allow:\n  - {name: r, federations: [heart], models: ["*"], data_sets: [a]}\n',
+    );
+    writeFileSync(
+      join(folder, 'agent.yaml'),
+      [
+        'coordinator: grpcs://coordinator.example:9443',
+        'device_identifier: hospital-001',
+        'enrollment_token: oet_secret',
+        'state_dir: state',
+        'data_sets:',
+        '  a: a.csv',
+        '  b: {path: /data/b.txt, format: csv, delimiter: ";", decimal_separator: ","}',
+        'policy: policy.yaml',
+        'metrics: {port: 9100}',
+        'trainer: {idle_seconds: 60}',
+      ].join('\n'),
+    );
+    const config = loadAgentConfig({ path: join(folder, 'agent.yaml'), environment: {} });
+    expect(config).toMatchObject({
+      coordinator: { host: 'coordinator.example', port: 9443, tls: true },
+      stateDir: join(folder, 'state'),
+      dataSets: {
+        a: { path: join(folder, 'a.csv') },
+        b: { path: '/data/b.txt', format: 'csv', delimiter: ';', decimalSeparator: ',' },
+      },
+      policy: { allow: [{ name: 'r', federations: ['heart'], models: ['*'], dataSets: ['a'] }] },
+      metrics: { host: '127.0.0.1', port: 9100 },
+      trainer: { idleMs: 60_000 },
+      insecure: false,
+    });
+    expect(Object.isFrozen(config.dataSets['a'])).toBe(true);
+    expect(JSON.stringify(redactedConfig(config))).not.toContain('oet_secret');
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('the environment wins over the file', () => {
+  const config = parse(MINIMAL, {
+    OCTOMIL_COORDINATOR: 'https://other.example',
+    OCTOMIL_METRICS_PORT: '0',
+    OCTOMIL_STATE_DIR: '/var/lib/octomil',
+    HTTPS_PROXY: 'http://proxy.example:3128',
+    NO_PROXY: 'localhost, .internal.example',
+  });
+  expect(config).toMatchObject({
+    coordinator: { host: 'other.example', port: 443, tls: true },
+    metrics: { port: 0 },
+    stateDir: '/var/lib/octomil',
+    proxy: { url: 'http://proxy.example:3128', noProxy: ['localhost', '.internal.example'] },
+  });
+});
+
+test('tells every problem at once, with its place and its value, but no secret', () => {
+  const raw = {
+    coordinator: 'grpc://coordinator.example',
+    state_dir: '',
+    enrollment_token: 7,
+    data_sets: { a: { path: 'a.csv', delimiter: ';;', colour: 'red' } },
+    policy: { allow: [{ name: 'r', federations: [], models: ['m'] }] },
+    metrics: { port: 70_000 },
+    log_level: 'loud',
+    tls: { ca: 'missing.pem' },
+    colour: 'blue',
+  };
+  expect(problems(raw).sort()).toEqual([
+    expect.stringMatching(/^colour: is not a setting/),
+    expect.stringMatching(/^coordinator: plaintext to coordinator.example/),
+    expect.stringMatching(/^data_sets\.a\.colour: is not a setting/),
+    expect.stringMatching(/^data_sets\.a\.delimiter: /),
+    expect.stringMatching(/^device_identifier: is missing/),
+    expect.stringMatching(/^enrollment_token: /),
+    expect.stringMatching(/^log_level: must be one of debug, info/),
+    expect.stringMatching(/^metrics\.port: /),
+    expect.stringMatching(/^policy\.allow\.0\.data_sets: is missing/),
+    expect.stringMatching(/^policy\.allow\.0\.federations: /),
+    expect.stringMatching(/^state_dir: /),
+    expect.stringMatching(/^tls\.ca: the file cannot be read \(ENOENT\)/),
+  ]);
+  expect(() => parse({ ...raw, log_level: 'loud' })).toThrow(/log_level = "loud"/);
+});
+
+test('a missing file, a file that is not YAML and a list are problems, not crashes', () => {
+  expect(() => loadAgentConfig({ path: '/nowhere/agent.yaml', environment: {} })).toThrow(/\(ENOENT\)/);
+  expect(problems([1])).toContain(': the configuration must be a mapping of settings');
+  expect(problems({ ...MINIMAL, policy: 'nowhere.yaml' })[0]).toContain('the policy file');
+});
+
+test('plaintext is refused off loopback unless asked for', () => {
+  expect(problems({ ...MINIMAL, coordinator: 'grpc://10.0.0.7:8001' })[0]).toMatch(/insecure: true/);
+  expect(parse({ ...MINIMAL, coordinator: 'grpc://10.0.0.7:8001', insecure: true }).coordinator.tls).toBe(false);
+  expect(parse({ ...MINIMAL, coordinator: 'http://127.0.0.1:8001' }).coordinator.tls).toBe(false);
+  expect(parse({ ...MINIMAL, coordinator: 'localhost:8001' }).coordinator).toEqual({
+    host: 'localhost',
+    port: 8001,
+    tls: false,
+  });
+  expect(parse({ ...MINIMAL, coordinator: 'coordinator.example' }).coordinator).toEqual({
+    host: 'coordinator.example',
+    port: 8001,
+    tls: true,
+  });
+  expect(problems({ ...MINIMAL, coordinator: 'ftp://coordinator.example' })[0]).toMatch(/is not a coordinator address/);
+});

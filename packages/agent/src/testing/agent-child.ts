@@ -1,0 +1,11 @@
+// An agent in a process of its own, for tests that kill it. Arguments: the settings as JSON.
+import { createLogger } from '@octomil/shared/runtime';
+import { startAgent } from '../agent.js';
+import { parseAgentConfig } from '../config/load-config.js';
+import { FakeTrainer } from './fake-trainer.js';
+
+const settings = JSON.parse(process.argv[2] ?? '{}') as Record<string, unknown>;
+const config = parseAgentConfig(settings, { folder: process.cwd(), environment: {} });
+const agent = await startAgent(config, { trainer: new FakeTrainer(), logger: createLogger('agent', 'info') });
+process.once('SIGTERM', () => void agent.stop());
+await agent.finished;
