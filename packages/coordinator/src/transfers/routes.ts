@@ -1,9 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
-import { OctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
-import { type App, requireDevice } from '../http/index.js';
+import { type App, errorBody, requireDevice } from '../http/index.js';
 import { type ResolvedRange, resolveRange } from './byte-range.js';
 import { BufferPool } from './file-pump.js';
 import type { TicketProof, TransferService, UploadState } from './transfer-service.js';
@@ -117,8 +117,8 @@ export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOp
         try {
           asked = unchanged ? resolveRange(request.headers.range, object.sizeBytes) : undefined;
         } catch (error) {
-          reply.header('content-range', `bytes */${object.sizeBytes}`);
-          throw Object.assign(error as OctomilError, { statusCode: 416 });
+          reply.code(416).header('content-range', `bytes */${object.sizeBytes}`);
+          return errorBody(toOctomilError(error), 416, request.id);
         }
         const range = asked ?? { start: 0, end: object.sizeBytes };
         await stream(reply, range, {
