@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { parseArgs } from 'node:util';
 import { toOctomilError } from '@octomil/shared/errors';
-import { type Benchmark, BENCHMARKS } from './benchmarks.js';
+import { BENCHMARKS, type Benchmark } from './benchmarks.js';
 import { printResult } from './result.js';
 
 /** `npm run bench -- NAME [--option value …]`: one JSON line first, a small table after. */
@@ -16,13 +16,6 @@ async function main(): Promise<number> {
     }
     return 2;
   }
-  if (benchmark.needsPostgres && process.env['TEST_DATABASE_URL'] === undefined) {
-    // An own server for this run, so that results do not depend on what else is on the machine.
-    const { status } = spawnSync(process.execPath, ['scripts/with-stores.js', process.execPath, ...process.argv.slice(1)], {
-      stdio: 'inherit',
-    });
-    return status ?? 1;
-  }
   const parsed = parseArgs({
     args: rest,
     options: Object.fromEntries(Object.keys(benchmark.options).map((flag) => [flag, { type: 'string' as const }])),
@@ -35,6 +28,17 @@ async function main(): Promise<number> {
       return 2;
     }
     options[flag] = value;
+  }
+  if (benchmark.needsPostgres(options) && process.env['TEST_DATABASE_URL'] === undefined) {
+    // An own server for this run, so that results do not depend on what else is on the machine.
+    const { status } = spawnSync(
+      process.execPath,
+      ['scripts/with-stores.js', process.execPath, ...process.argv.slice(1)],
+      {
+        stdio: 'inherit',
+      },
+    );
+    return status ?? 1;
   }
   printResult(name, options, await benchmark.run(options));
   return 0;

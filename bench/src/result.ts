@@ -9,7 +9,8 @@ export function printResult(name: string, options: Readonly<Record<string, numbe
   const date = new Date().toISOString().slice(0, 10);
   console.log(JSON.stringify({ benchmark: name, ...options, ...result, machine, date }));
   for (const [field, value] of Object.entries({ ...options, ...result, machine, date })) {
-    const shown = typeof value === 'number' ? Number(value.toPrecision(4)) : Array.isArray(value) ? value.join(' ') : value;
+    const shown =
+      typeof value === 'number' ? Number(value.toPrecision(4)) : Array.isArray(value) ? value.join(' ') : value;
     console.log(`  ${field.padEnd(28)} ${shown}`);
   }
 }

@@ -1,0 +1,73 @@
+import type { BenchmarkResult } from './result.js';
+
+export interface Benchmark {
+  readonly summary: string;
+  /** Flags, with their defaults. */
+  readonly options: Readonly<Record<string, number>>;
+  needsPostgres(options: Readonly<Record<string, number>>): boolean;
+  run(options: Readonly<Record<string, number>>): Promise<BenchmarkResult>;
+}
+
+const option = (options: Readonly<Record<string, number>>, name: string): number => options[name] ?? Number.NaN;
+
+export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
+  aggregate: {
+    summary: 'folds updates into a checkpoint, against the speed of a memory copy',
+    options: { params: 25_000_000, updates: 32 },
+    needsPostgres: () => false,
+    run: async (options) => {
+      const { aggregateBench } = await import('./aggregate.js');
+      return (await aggregateBench({
+        params: option(options, 'params'),
+        updates: option(options, 'updates'),
+      })) as BenchmarkResult;
+    },
+  },
+  round: {
+    summary: 'whole rounds with echo agents',
+    options: { agents: 2, 'size-mb': 1, rounds: 30 },
+    needsPostgres: () => true,
+    run: async (options) => {
+      const { roundBench } = await import('./round.js');
+      return roundBench({
+        agents: option(options, 'agents'),
+        sizeMb: option(options, 'size-mb'),
+        rounds: option(options, 'rounds'),
+      });
+    },
+  },
+  uploads: {
+    summary: 'coordinator memory while many devices upload at once, against eight',
+    options: { agents: 64, 'size-mb': 100 },
+    needsPostgres: () => true,
+    run: async (options) => {
+      const { uploadsBench } = await import('./uploads.js');
+      return uploadsBench({ agents: option(options, 'agents'), sizeMb: option(options, 'size-mb') });
+    },
+  },
+  'idle-agent': {
+    summary: 'memory of a connected agent without a trainer process',
+    options: {},
+    needsPostgres: () => false,
+    run: async () => (await import('./idle-agent.js')).idleAgentBench(),
+  },
+  demo: {
+    summary: 'the demo, from its start to its end',
+    options: {},
+    needsPostgres: () => false,
+    run: async () => (await import('./demo.js')).demoBench(),
+  },
+  chaos: {
+    summary: 'training while coordinators (and agents) are killed',
+    options: { kills: 50, 'over-selection': 1, coordinators: 1 },
+    needsPostgres: (options) => option(options, 'coordinators') > 1,
+    run: async (options) => {
+      const { chaosBench } = await import('./chaos.js');
+      return chaosBench({
+        kills: option(options, 'kills'),
+        overSelection: option(options, 'over-selection'),
+        coordinators: option(options, 'coordinators'),
+      });
+    },
+  },
+};
