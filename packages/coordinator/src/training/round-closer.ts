@@ -1,14 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
-import {
-  columnCoverage,
-  encodedWidth,
-  type FeatureSpec,
-  mergeStatistics,
-  parseTargetRule,
-  type SiteEntry,
-} from '@octomil/shared/features';
+import type { FeatureSpec } from '@octomil/shared/features';
 import { type Architecture, initialWeights, type ModelDocument, planModel } from '@octomil/shared/models';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { encodeWeights } from '@octomil/shared/tensors';
@@ -17,9 +10,9 @@ import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 import type { NewEvent } from './event-feed.js';
+import { agreeOnFeatures, describedSites, dryRunReport } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
 import type { TrainingAggregator, TrainingRegistry } from './ports.js';
-import { readStatistics } from './reports.js';
 import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
 import { capShares } from './round-machine.js';
 import { type Evaluation, evaluationOf, trainingMetrics } from './round-metrics.js';
@@ -153,60 +146,43 @@ export class RoundCloser {
   }
 
   async #describe(facts: RoundFacts, owner: string, answers: readonly AcceptedAnswer[]): Promise<Closed | undefined> {
-    const { objects, registry } = this.#on;
     const { config } = facts;
-    const sites = answers.map(({ deviceId, deviceName, metrics }) => ({
-      deviceId,
-      name: deviceName,
-      statistics: readStatistics(metrics['report']),
-    }));
-    const { architecture, target } = config;
-    if (architecture === null || target === null)
-      throw new OctomilError('internal', 'describe without architecture or target');
-    const warnings: string[] = [];
-    const merge = (): FeatureSpec =>
-      mergeStatistics(sites, {
-        target: parseTargetRule(target),
-        ...(config.output === null ? {} : { output: config.output }),
-        missingMarkers: config.missingMarkers,
-        exclude: config.exclude,
-        layout: layoutOf(architecture),
-        onWarning: (warning) => warnings.push(warning),
-      });
-    if (config.dryRun) {
-      const report = { ...dryRunReport(sites, merge), warnings };
-      return this.#complete(facts, owner, { report }, undefined);
-    }
-    const spec = merge();
-    const fitted = fitArchitecture(architecture, spec);
-    const width = encodedWidth(spec);
-    const stored = await storeBytes(objects, 'checkpoints', encodeWeights(initialWeights(fitted, width, config.seed)));
+    const sites = describedSites(answers);
+    if (config.dryRun) return this.#complete(facts, owner, { report: dryRunReport(config, sites) }, undefined);
+    const { spec, architecture, inputWidth, warnings } = agreeOnFeatures(config, sites, facts.base !== undefined);
     await this.#on.database.kysely
       .insertInto('feature_specs')
       .values({ hash: spec.hash, organization_id: facts.organizationId, document: JSON.stringify(spec) })
       .onConflict((conflict) => conflict.column('hash').doNothing())
       .execute();
-    const checkpoint: NewCheckpoint = {
-      ...stored,
+    const metrics = {
+      feature_spec_hash: spec.hash,
+      columns: spec.columns.length,
+      input_width: inputWidth,
+      sites: sites.map(({ name }) => name),
+      warnings: warnings.slice(0, 100),
+    };
+    const described = { ...facts, featureSpec: spec, config: { ...config, architecture, inputWidth } };
+    const checkpoint = facts.base === undefined ? await this.#initialCheckpoint(described, architecture) : undefined;
+    const closed = await this.#complete(described, owner, metrics, checkpoint, spec);
+    if (closed !== undefined) await this.#on.registry.setArchitecture(facts.model.id, architecture, config.target);
+    return closed;
+  }
+
+  /** Checkpoint 0: fresh weights from the session's seed. */
+  async #initialCheckpoint(facts: RoundFacts, architecture: Architecture): Promise<NewCheckpoint> {
+    const { inputWidth, seed } = facts.config;
+    const weights = encodeWeights(initialWeights(architecture, inputWidth, seed));
+    return {
+      ...(await storeBytes(this.#on.objects, 'checkpoints', weights)),
       id: randomUUID(),
       organizationId: facts.organizationId,
       baseCheckpointId: null,
       strategy: null,
       stateKey: null,
       stateSha256: null,
-      lineage: { initial: true, seed: config.seed, architecture: fitted, feature_spec_hash: spec.hash },
+      lineage: { initial: true, seed, architecture, feature_spec_hash: facts.featureSpec?.hash ?? null },
     };
-    const metrics = {
-      feature_spec_hash: spec.hash,
-      columns: spec.columns.length,
-      input_width: width,
-      sites: sites.map((site) => site.name),
-      warnings: warnings.slice(0, 100),
-    };
-    const described = { ...facts, featureSpec: spec, config: { ...config, architecture: fitted, inputWidth: width } };
-    const closed = await this.#complete(described, owner, metrics, checkpoint, spec);
-    if (closed !== undefined) await registry.setArchitecture(facts.model.id, fitted, target);
-    return closed;
   }
 
   async #evaluate(facts: RoundFacts, owner: string, answers: readonly AcceptedAnswer[]): Promise<Closed | undefined> {
@@ -390,51 +366,10 @@ function factsOf(facts: RoundFacts, next: NextRound, base: BaseCheckpoint | unde
   };
 }
 
-function dryRunReport(sites: readonly SiteEntry[], merge: () => FeatureSpec): JsonObject {
-  try {
-    const spec = merge();
-    return {
-      columns: columnCoverage(sites, spec).map((column) => ({
-        column: column.name,
-        kind: column.kind,
-        // Share of rows that have a value; null where the column is not there.
-        sites: Object.fromEntries(
-          column.sites.map(({ name, present, missingRatio }) => [name, present ? 1 - missingRatio : null]),
-        ),
-      })),
-      feature_spec: spec,
-      input_width: encodedWidth(spec),
-      problem: null,
-    };
-  } catch (error) {
-    if (!(error instanceof OctomilError)) throw error;
-    return { columns: [], feature_spec: null, input_width: null, problem: error.toBody() };
-  }
-}
-
 /** Figures of the version itself: those of the evaluate round. */
 function versionMetrics(facts: RoundFacts, metrics: JsonObject): JsonObject {
   const evaluation = facts.kind === 'evaluate' ? (metrics['evaluation'] as Evaluation | undefined) : undefined;
   return evaluation === undefined ? {} : { ...evaluation.overall, ...evaluation };
-}
-
-/** Images keep their pixels in order; all else is a table. */
-function layoutOf(architecture: Architecture): 'table' | 'grid' {
-  if (architecture.name === 'cnn') return 'grid';
-  if (architecture.name !== 'layers') return 'table';
-  const shape = /"batch_?input_?shape":\[[^\]]*\]/i.exec(JSON.stringify(architecture.topology))?.[0] ?? '';
-  return shape.split(',').length > 2 ? 'grid' : 'table';
-}
-
-/** The output follows from the target; a topology of the user's own must fit it already. @throws `data_mismatch` */
-function fitArchitecture(architecture: Architecture, spec: FeatureSpec): Architecture {
-  const { output } = spec.target;
-  if (architecture.name !== 'layers') return { ...architecture, output };
-  if (JSON.stringify(architecture.output) === JSON.stringify(output)) return architecture;
-  throw new OctomilError(
-    'data_mismatch',
-    `the model's output is ${JSON.stringify(architecture.output)}, but the target asks for ${JSON.stringify(output)}`,
-  );
 }
 
 /** @throws `internal` when the session has no architecture */

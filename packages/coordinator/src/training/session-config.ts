@@ -111,7 +111,6 @@ export const SESSION_DEFAULTS = {
   updateFormat: 'delta',
   inputWidth: 16,
   trainer: 'tfjs',
-  seed: 0,
   roundDeadlineSeconds: 3_600,
   noProgressSeconds: 60,
   holdoutShareRatio: 0.2,
@@ -122,13 +121,18 @@ export const SESSION_DEFAULTS = {
 /**
  * Checks the body of a session request and fills in {@link SESSION_DEFAULTS}.
  *
+ * @param randomSeed for a request that names no seed
  * @throws `invalid_input` naming the field, its value and its limits; `training_not_supported` for privacy modes
  */
-export function parseSessionConfig(body: unknown): {
+export function parseSessionConfig(
+  body: unknown,
+  randomSeed = 0,
+): {
   config: SessionConfig;
   references: SessionReferences;
 } {
-  const given = checkBody(body);
+  const sent = checkBody(body);
+  const given = { ...sent, seed: sent.seed ?? randomSeed };
   const model = given.model_id ?? given.model;
   if (model == null)
     throw new OctomilError('invalid_input', 'model_id is missing: name the model to train (model_id or model)');
@@ -166,7 +170,7 @@ export function parseSessionConfig(body: unknown): {
       exclude: given.exclude ?? [],
       local: localOptions(given, prepared.options['proximalMu']),
       trainer: given.trainer ?? SESSION_DEFAULTS.trainer,
-      seed: given.seed ?? SESSION_DEFAULTS.seed,
+      seed: given.seed,
       roundDeadlineSeconds: given.round_deadline_seconds ?? SESSION_DEFAULTS.roundDeadlineSeconds,
       noProgressSeconds: given.no_progress_seconds ?? SESSION_DEFAULTS.noProgressSeconds,
       holdout: {

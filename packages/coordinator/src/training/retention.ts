@@ -1,0 +1,109 @@
+import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { ObjectStore } from '@octomil/shared/storage';
+import { sql } from 'kysely';
+import type { Database } from '../database/database.js';
+import { TRAINING_PREFIXES } from './object-keys.js';
+
+export interface RetentionSettings {
+  /** Updates of a finished round are kept so long. Default 24; 0 deletes them at the next run. */
+  readonly keepUpdatesHours?: number;
+  /** An object that no row names is deleted when it is older than this. Default 24. */
+  readonly orphanGraceHours?: number;
+  /** How often this runs. Default 24. */
+  readonly everyHours?: number;
+}
+
+const HOUR_MS = 3_600_000;
+
+/** Deletes what nobody needs: updates of finished rounds, objects without a row, tickets that were never used up. */
+export class Retention {
+  readonly #on: { database: Database; objects: ObjectStore; logger: Logger; clock: Clock; settings: RetentionSettings };
+  #nextAtMs: number;
+
+  constructor(dependencies: {
+    database: Database;
+    objects: ObjectStore;
+    logger: Logger;
+    clock: Clock;
+    settings: RetentionSettings;
+  }) {
+    this.#on = dependencies;
+    // Not at once: a process that restarts often must not sweep each time.
+    this.#nextAtMs = dependencies.clock.now() + HOUR_MS;
+  }
+
+  async runIfDue(): Promise<void> {
+    const { clock, settings } = this.#on;
+    if (clock.now() < this.#nextAtMs) return;
+    this.#nextAtMs = clock.now() + (settings.everyHours ?? 24) * HOUR_MS;
+    await this.run();
+  }
+
+  /** Safe to repeat and to run on several coordinators at once. */
+  async run(): Promise<{ updates: number; orphans: number; tickets: number }> {
+    const result = {
+      updates: await this.#deleteUpdates(),
+      orphans: await this.#sweepOrphans(),
+      tickets: await this.#abandonTickets(),
+    };
+    this.#on.logger.info(result, 'deleted what is no longer needed');
+    return result;
+  }
+
+  async #deleteUpdates(): Promise<number> {
+    const { database, objects, settings } = this.#on;
+    let deleted = 0;
+    for (;;) {
+      const { rows } = await sql<{ id: string; object_key: string }>`
+        select u.id, u.object_key from updates u join rounds r on r.id = u.round_id
+        where u.object_key is not null and r.finished_at < now() - make_interval(hours => ${settings.keepUpdatesHours ?? 24})
+          and r.state in ('completed', 'insufficient_updates', 'failed', 'cancelled')
+        limit 500`.execute(database.kysely);
+      if (rows.length === 0) return deleted;
+      for (const row of rows) await objects.delete(row.object_key);
+      await sql`update updates set object_key = null where id = any(${rows.map(({ id }) => id)}::text[])`.execute(
+        database.kysely,
+      );
+      deleted += rows.length;
+    }
+  }
+
+  /** Mark and sweep. An object is stored before its row, so only old ones are candidates. */
+  async #sweepOrphans(): Promise<number> {
+    const { objects, clock, settings } = this.#on;
+    const beforeMs = clock.now() - (settings.orphanGraceHours ?? 24) * HOUR_MS;
+    let deleted = 0;
+    for (const prefix of TRAINING_PREFIXES) {
+      let candidates: string[] = [];
+      for await (const { key, modifiedAtMs } of objects.list(prefix)) {
+        if (modifiedAtMs < beforeMs) candidates.push(key);
+        if (candidates.length < 500) continue;
+        deleted += await this.#deleteUnnamed(candidates);
+        candidates = [];
+      }
+      deleted += await this.#deleteUnnamed(candidates);
+    }
+    return deleted;
+  }
+
+  async #deleteUnnamed(keys: readonly string[]): Promise<number> {
+    if (keys.length === 0) return 0;
+    const { database, objects } = this.#on;
+    const { rows } = await sql<{ key: string }>`
+      select key from unnest(${keys}::text[]) as list(key)
+      where not exists (select 1 from checkpoints where object_key = key or strategy_state_key = key)
+        and not exists (select 1 from updates where object_key = key)
+        and not exists (select 1 from artifacts where object_key = key)`.execute(database.kysely);
+    for (const { key } of rows) await objects.delete(key);
+    return rows.length;
+  }
+
+  /** Their parts are deleted by the transfers room, which looks for tickets that are not open. */
+  async #abandonTickets(): Promise<number> {
+    const { rows } = await sql<{ id: string }>`
+      update upload_tickets set state = 'abandoned' where state = 'open' and expires_at < now() returning id`.execute(
+      this.#on.database.kysely,
+    );
+    return rows.length;
+  }
+}

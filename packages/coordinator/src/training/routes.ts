@@ -1,0 +1,257 @@
+import { OctomilError } from '@octomil/shared/errors';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Type } from 'typebox';
+import type { JsonObject } from '../database/tables.js';
+import type { App } from '../http/app.js';
+import { requireScope } from '../http/principal.js';
+import type { TrainingEngine } from './engine.js';
+import { type EventSink, streamEvents } from './event-stream.js';
+import { roundNotFound } from './session-service.js';
+import { type SessionRow, sessionNotFound } from './session-store.js';
+import { assignmentView, roundView, sessionView } from './views.js';
+
+const Id = Type.Object({ id: Type.String({ maxLength: 200 }) });
+const Model = Type.Object({ model_id: Type.String({ maxLength: 200 }) });
+const Page = Type.Object({
+  model_id: Type.Optional(Type.String()),
+  federation: Type.Optional(Type.String()),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
+  offset: Type.Optional(Type.Integer({ minimum: 0 })),
+});
+const tags = ['training'];
+
+/** A dry run waits for the sites' answers; rounds of dry runs end after 30 s. */
+const DRY_RUN_WAIT_MS = 45_000;
+
+/** REST routes of training: sessions, their rounds and events, and the status of a model's training. */
+export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingEngine }): void {
+  const { sessions, store } = engine;
+
+  const findSession = async (request: FastifyRequest, id: string, write = false): Promise<SessionRow> => {
+    const { organizationId } = requireScope(request, write ? 'training:write' : 'training:read');
+    const [row] = await store.findSessions({ organizationId, id });
+    // A session of another organization is answered like one that does not exist.
+    if (row === undefined) throw sessionNotFound(id);
+    return row;
+  };
+  const show = async (request: FastifyRequest, id: string): Promise<JsonObject> =>
+    sessionView(await findSession(request, id));
+
+  app.post('/api/v1/training/sessions', { schema: { tags } }, async (request, reply) => {
+    const { organizationId, keyId } = requireScope(request, 'training:write');
+    const created = await sessions.create(request.body, { organizationId, name: keyId });
+    reply.code(201);
+    return show(request, created.id);
+  });
+
+  app.get('/api/v1/training/sessions', { schema: { tags, querystring: Page } }, async (request) => {
+    const { organizationId } = requireScope(request, 'training:read');
+    const { model_id: model, federation, limit = 100, offset = 0 } = request.query;
+    const rows = await store.findSessions({
+      organizationId,
+      limit,
+      offset,
+      ...(model === undefined ? {} : { modelId: (await sessions.model(organizationId, model)).id }),
+      ...(federation === undefined ? {} : { federationId: (await sessions.federation(organizationId, federation)).id }),
+    });
+    return { sessions: rows.map(sessionView), limit, offset };
+  });
+
+  app.post('/api/v1/training/sessions/dry-run', { schema: { tags } }, async (request) => {
+    const { organizationId, keyId } = requireScope(request, 'training:write');
+    const caller = { organizationId, name: keyId };
+    const { eligible, refused } = await sessions.sites(request.body, caller);
+    const { id } = await sessions.create(request.body, caller, { dryRun: true });
+    const signal = AbortSignal.any([AbortSignal.timeout(DRY_RUN_WAIT_MS), closed(request)]);
+    const nowhere: EventSink = { write: () => true, drained: () => Promise.resolve() };
+    await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
+    const view = await show(request, id);
+    const report = view['report'] as JsonObject | null;
+    return {
+      session_id: id,
+      status: view['status'],
+      reason_code: view['reason_code'],
+      reason: view['reason'],
+      ...report,
+      sites: [
+        ...eligible.map((site) => ({
+          device_id: site.deviceId,
+          name: site.name,
+          eligible: true,
+          data_set: site.dataSet,
+          row_count: site.rowCount,
+          reason_code: null,
+          reason: null,
+        })),
+        ...refused.map((site) => ({
+          device_id: site.deviceId,
+          name: site.name,
+          eligible: false,
+          data_set: null,
+          row_count: null,
+          reason_code: site.rule,
+          reason: site.reason,
+        })),
+      ],
+    };
+  });
+
+  app.get('/api/v1/training/sessions/:id', { schema: { tags, params: Id } }, async (request) =>
+    show(request, request.params.id),
+  );
+
+  app.get('/api/v1/training/sessions/:id/events', { schema: { tags, params: Id } }, async (request, reply) => {
+    const { id } = await findSession(request, request.params.id);
+    const afterId = lastEventId(request);
+    const over = await endedBefore(engine, id, afterId);
+    // 204 tells an EventSource not to come back (HTML Living Standard, 9.2.3).
+    if (over) return reply.code(204).send();
+    await sendEvents(engine, request, reply, id, afterId);
+    return reply;
+  });
+
+  app.post('/api/v1/training/sessions/:id/pause', { schema: { tags, params: Id } }, async (request) => {
+    const { id } = await findSession(request, request.params.id, true);
+    await sessions.pause(organizationOf(request), id);
+    return show(request, id);
+  });
+
+  app.post('/api/v1/training/sessions/:id/resume', { schema: { tags, params: Id } }, async (request) => {
+    const { id } = await findSession(request, request.params.id, true);
+    await sessions.resume(organizationOf(request), id);
+    return show(request, id);
+  });
+
+  app.post('/api/v1/training/sessions/:id/cancel', { schema: { tags, params: Id } }, async (request) => {
+    const { id } = await findSession(request, request.params.id, true);
+    await sessions.cancel(organizationOf(request), id);
+    return show(request, id);
+  });
+
+  app.get('/api/v1/training/sessions/:id/rounds', { schema: { tags, params: Id } }, async (request) => {
+    const { id } = await findSession(request, request.params.id);
+    const rows = await store.rounds(id);
+    return { rounds: rows.map((row) => roundView(row, rows)) };
+  });
+
+  const showRound = async (request: FastifyRequest, roundId: string, write = false): Promise<JsonObject> => {
+    const sessionId = await store.sessionOfRound(roundId);
+    if (sessionId === undefined) {
+      requireScope(request, 'training:read');
+      throw roundNotFound(roundId);
+    }
+    await findSession(request, sessionId, write).catch((error: unknown) => {
+      throw error instanceof OctomilError && error.code === 'not_found' ? roundNotFound(roundId) : error;
+    });
+    const rows = await store.rounds(sessionId);
+    const row = rows.find(({ id }) => id === roundId);
+    if (row === undefined) throw roundNotFound(roundId);
+    return { ...roundView(row, rows), assignments: (await store.assignments(roundId)).map(assignmentView) };
+  };
+
+  app.get('/api/v1/training/rounds/:id', { schema: { tags, params: Id } }, async (request) =>
+    showRound(request, request.params.id),
+  );
+
+  app.post('/api/v1/training/rounds/:id/retry', { schema: { tags, params: Id } }, async (request) => {
+    await showRound(request, request.params.id, true);
+    await sessions.retryRound(organizationOf(request), request.params.id);
+    return showRound(request, request.params.id);
+  });
+
+  app.post('/api/v1/training/rounds/:id/abort', { schema: { tags, params: Id } }, async (request) => {
+    await showRound(request, request.params.id, true);
+    await sessions.abortRound(organizationOf(request), request.params.id);
+    return showRound(request, request.params.id);
+  });
+
+  app.get('/api/v1/training/:model_id/status', { schema: { tags, params: Model } }, async (request) => {
+    const { organizationId } = requireScope(request, 'training:read');
+    const model = await sessions.model(organizationId, request.params.model_id);
+    const [latest] = await store.findSessions({ organizationId, modelId: model.id, limit: 1 });
+    if (latest === undefined) {
+      return { model_id: model.id, status: 'idle', current_round: 0, total_rounds: 0, active_devices: 0 };
+    }
+    const view = sessionView(latest);
+    const assignments = latest.round === null ? [] : await store.assignments(latest.round.id);
+    const overall = (view['metrics'] as { overall: JsonObject | null } | null)?.overall;
+    return {
+      ...view,
+      active_devices: assignments.filter(({ state }) => state === 'open' || state === 'accepted').length,
+      loss: overall?.['loss'] ?? null,
+      accuracy: overall?.['accuracy'] ?? null,
+    };
+  });
+
+  app.post('/api/v1/training/:model_id/stop', { schema: { tags, params: Model } }, async (request) => {
+    const { organizationId } = requireScope(request, 'training:write');
+    const { lastRound, sessions: stopped } = await sessions.stopModel(organizationId, request.params.model_id);
+    return { status: 'stopped', last_round: lastRound, sessions: stopped };
+  });
+}
+
+function organizationOf(request: FastifyRequest): string {
+  return requireScope(request, 'training:write').organizationId;
+}
+
+/** @throws `invalid_input` for an identifier that no event has */
+function lastEventId(request: FastifyRequest): number {
+  const header = request.headers['last-event-id'];
+  if (header === undefined || header === '') return 0;
+  const id = Number(header);
+  if (Number.isSafeInteger(id) && id >= 0) return id;
+  throw new OctomilError(
+    'invalid_input',
+    `Last-Event-ID "${String(header).slice(0, 100)}" is not an event's identifier`,
+  );
+}
+
+async function endedBefore(engine: TrainingEngine, sessionId: string, afterId: number): Promise<boolean> {
+  if (afterId === 0) return false;
+  const [last] = await engine.events.read(sessionId, afterId - 1, 1);
+  return last?.id === afterId && last.type === 'end';
+}
+
+function closed(request: FastifyRequest): AbortSignal {
+  const controller = new AbortController();
+  request.raw.socket.once('close', () => controller.abort());
+  return controller.signal;
+}
+
+async function sendEvents(
+  engine: TrainingEngine,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  sessionId: string,
+  afterId: number,
+): Promise<void> {
+  reply.hijack();
+  const { raw } = reply;
+  const gone = new AbortController();
+  raw.once('close', () => gone.abort());
+  raw.on('error', () => gone.abort());
+  for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
+  raw.writeHead(200, {
+    'content-type': 'text/event-stream; charset=utf-8',
+    'cache-control': 'no-cache, no-transform',
+    // Buffering proxies would hold events back.
+    'x-accel-buffering': 'no',
+  });
+  raw.write(': follow\n\n');
+  const sink: EventSink = {
+    write: (text) => raw.write(text),
+    drained: () =>
+      new Promise((resolve) => {
+        if (gone.signal.aborted) return resolve();
+        raw.once('drain', resolve);
+        gone.signal.addEventListener('abort', () => resolve(), { once: true });
+      }),
+  };
+  try {
+    await streamEvents(engine.events, sink, { sessionId, afterId, clock: engine.clock, signal: gone.signal });
+  } catch (error) {
+    request.log.error({ error, sessionId }, 'a stream of events broke');
+  } finally {
+    raw.end();
+  }
+}

@@ -1,0 +1,98 @@
+import { OctomilError } from '@octomil/shared/errors';
+import { formatTargetRule, parseTargetRule } from '@octomil/shared/features';
+import type { Architecture, ModelDocument } from '@octomil/shared/models';
+import type { TrainingBase, TrainingRegistry } from './ports.js';
+import type { ResolvedConfig } from './round-facts.js';
+import type { SessionConfig } from './session-config.js';
+
+/** A word in place of a version: fresh weights, although the model has versions. */
+export const INITIAL_BASE = 'initial';
+
+/** @throws `version_not_found` for a version that was named and does not exist */
+export async function findBase(
+  registry: Pick<TrainingRegistry, 'baseFor'>,
+  model: { id: string; name: string },
+  baseVersion: string | null,
+): Promise<TrainingBase | undefined> {
+  if (baseVersion === INITIAL_BASE) return undefined;
+  const base = await registry.baseFor(model.id, baseVersion ?? undefined);
+  if (base === undefined && baseVersion !== null) {
+    throw new OctomilError(
+      'version_not_found',
+      `model "${model.name}" has no version "${baseVersion}" to train from; leave base_version out for the latest, or say "${INITIAL_BASE}" for fresh weights`,
+      { details: { field: 'base_version', value: baseVersion } },
+    );
+  }
+  return base;
+}
+
+/**
+ * Completes a configuration by what the base version and the model's row say.
+ *
+ * @throws `invalid_input` where architecture or target are missing, or contradict the base
+ */
+export function resolveConfig(
+  config: SessionConfig,
+  model: { name: string; architecture: Architecture | null; target: string | null },
+  base: ModelDocument | undefined,
+): ResolvedConfig {
+  const spec = base?.featureSpec;
+  const describes = config.trainer === 'tfjs' && spec === undefined;
+  const architecture = base?.architecture ?? config.architecture ?? model.architecture;
+  if (base !== undefined && config.architecture !== null && !sameModel(config, base.architecture)) {
+    throw new OctomilError(
+      'invalid_input',
+      `architecture is ${JSON.stringify(config.architecture).slice(0, 200)}, but the base version is ${JSON.stringify(base.architecture).slice(0, 200)}; leave architecture out, or train from fresh weights with base_version = "${INITIAL_BASE}"`,
+    );
+  }
+  const specTarget = spec === undefined ? undefined : formatTargetRule(spec.target.rule);
+  if (
+    specTarget !== undefined &&
+    config.target !== null &&
+    formatTargetRule(parseTargetRule(config.target)) !== specTarget
+  ) {
+    throw new OctomilError(
+      'invalid_input',
+      `target is "${config.target}", but the base version learned "${specTarget}"; leave target out, or train from fresh weights with base_version = "${INITIAL_BASE}"`,
+    );
+  }
+  const target = specTarget ?? config.target ?? model.target;
+  if (architecture === null) {
+    throw new OctomilError(
+      'invalid_input',
+      `model "${model.name}" has no architecture yet; name one, such as architecture = "mlp"`,
+      { details: { field: 'architecture' } },
+    );
+  }
+  if (describes && target === null) {
+    throw new OctomilError(
+      'invalid_input',
+      `model "${model.name}" has no target yet; name what to learn, such as target = "diagnosis" or target = "num>0"`,
+      { details: { field: 'target' } },
+    );
+  }
+  return {
+    ...config,
+    architecture,
+    target,
+    inputWidth: base?.inputWidth ?? widthWithoutTable(architecture, config.inputWidth),
+    weightOrder: base?.weightOrder ?? null,
+    // The same rows are held out in every session of a model: what was trained on once is never evaluated on.
+    holdoutSalt: model.name,
+    describes,
+    evaluates: config.trainer === 'tfjs' && !config.dryRun,
+  };
+}
+
+/** The output follows from the target unless the caller named one. */
+function sameModel(config: SessionConfig, base: Architecture): boolean {
+  const comparable = (architecture: Architecture | null) =>
+    JSON.stringify({ ...architecture, output: config.output === null ? null : architecture?.output });
+  return comparable(config.architecture) === comparable(base);
+}
+
+function widthWithoutTable(architecture: Architecture, inputWidth: number): number {
+  return architecture.name === 'cnn'
+    ? architecture.inputShape.reduce((product, size) => product * size, 1)
+    : inputWidth;
+}
