@@ -33,8 +33,17 @@ const quickFold = (sql: string) => `CASE WHEN strlen(${sql}) = length(${sql}) TH
 const NAN = quoteNumber(Number.NaN);
 const INFINITE = quoteNumber(Number.POSITIVE_INFINITY);
 
-const asNumber = (sql: string, rules: CellRules) =>
-  `TRY_CAST(${rules.decimalSeparator === ',' ? `replace(${sql}, ',', '.')` : sql} AS DOUBLE)`;
+/**
+ * NULL where the text is no number. The cast trims by itself, but not every space that TRIMMED has.
+ *
+ * CASE rather than coalesce, here and below: DuckDB takes an expression that occurs twice out of a coalesce and then
+ * evaluates it for every row, which makes a cell five times as dear.
+ */
+function asNumber(sql: string, rules: CellRules): string {
+  const cast = (text: string) =>
+    `TRY_CAST(${rules.decimalSeparator === ',' ? `replace(${text}, ',', '.')` : text} AS DOUBLE)`;
+  return `CASE WHEN ${cast(sql)} IS NOT NULL THEN ${cast(sql)} ELSE ${cast(trim(sql))} END`;
+}
 
 /** Not IN: a longer list of those becomes a join, which makes every cell be trimmed. */
 const among = (sql: string, texts: readonly string[]) => `list_contains([${list(texts)}], ${sql})`;
@@ -65,7 +74,8 @@ function numberSql({ sql, family }: SqlColumn, rules: CellRules, folded: readonl
   if (family !== 'text') return `CASE WHEN ${sql} IS NULL THEN ${NAN} ELSE ${INFINITE} END`;
   // Markers that spell numbers are left to the caller, which compares numbers; the fast path then is one cast.
   // The tests of text run for the few cells that are no number.
-  return `coalesce(${asNumber(sql, rules)}, CASE WHEN ${sql} IS NULL OR ${missingTest(sql, rules, folded)} THEN ${NAN} ELSE ${INFINITE} END)`;
+  const number = asNumber(sql, rules);
+  return `CASE WHEN ${number} IS NOT NULL THEN ${number} WHEN ${sql} IS NULL OR ${missingTest(sql, rules, folded)} THEN ${NAN} ELSE ${INFINITE} END`;
 }
 
 function booleanSql({ sql, family }: SqlColumn, rules: CellRules, folded: readonly string[]): string {
@@ -95,9 +105,9 @@ function levelSql(column: SqlColumn, levels: readonly string[], rules: CellRules
   }
   const text = family === 'text' ? sql : `CAST(${sql} AS VARCHAR)`;
   const position = (folded: string) => (levels.length === 0 ? 'NULL' : `list_position([${list(levels)}], ${folded})`);
-  // coalesce and CASE evaluate their later branches only for the rows that reach them.
   const slow = `CASE WHEN ${text} IS NULL OR ${missingTest(text, rules, folded)} THEN ${NAN} ELSE coalesce(${position(fold(text))}, 0) - 1 END`;
-  return `CAST(coalesce(${position(quickFold(text))} - 1, ${slow}) AS DOUBLE)`;
+  const quick = position(quickFold(text));
+  return `CAST(CASE WHEN ${quick} IS NOT NULL THEN ${quick} - 1 ELSE ${slow} END AS DOUBLE)`;
 }
 
 function contentSql({ sql, family }: SqlColumn, rules: CellRules): string {
@@ -106,7 +116,8 @@ function contentSql({ sql, family }: SqlColumn, rules: CellRules): string {
   // MD5, since DuckDB's own hash() may change with its version. 52 bits of it are exact in a double.
   const digest = `CAST(md5_number_lower(${text}) % 4503599627370496 AS DOUBLE)`;
   const rest = `CASE WHEN ${sql} IS NULL OR ${missingTest(text, rules)} THEN ${NAN} ELSE ${digest} END`;
-  return family === 'text' ? `coalesce(${asNumber(text, rules)}, ${rest})` : rest;
+  const number = asNumber(text, rules);
+  return family === 'text' ? `CASE WHEN ${number} IS NOT NULL THEN ${number} ELSE ${rest} END` : rest;
 }
 
 export interface ProfileCell {

@@ -4,7 +4,7 @@ import { type CellRules, profileCell, type SqlColumn } from './duckdb-cells.js';
 import type { ColumnProfile, LevelCount, ProfileRequest, TableColumn } from './table-reader.js';
 
 /** One query holds this many columns; a table of ten thousand is read a few times. */
-const COLUMNS_PER_QUERY = 500;
+const COLUMNS_PER_QUERY = 100;
 
 /** Estimates count spellings and are a few percent off: up to this factor above `maxLevels`, values are counted. */
 const ESTIMATE_MARGIN = 4;
@@ -23,7 +23,7 @@ interface Shape {
   readonly span: number;
 }
 
-/** Profiles columns with two queries per 500 of them: what the values are, then sums and counts that fit. */
+/** Profiles columns with two queries per hundred of them: what the values are, then sums and counts that fit. */
 export async function profileColumns(
   connection: DuckDBConnection,
   table: string,

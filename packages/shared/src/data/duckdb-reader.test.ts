@@ -256,6 +256,19 @@ test('equal cells have equal content in CSV and Parquet', async () => {
   expect(await cells({ path: table }, requests)).toEqual(csv);
 });
 
+test('a wide table reads as a narrow one', async () => {
+  const names = Array.from({ length: 300 }, (_, i) => `px${i}`);
+  const cellAt = (row: number, i: number) => (i === row % 300 ? '?' : String(row * 300 + i + 0.5));
+  const rows = Array.from({ length: 2500 }, (_, row) => names.map((_, i) => cellAt(row, i)).join(','));
+  const path = write(`${names.join(',')}\n${rows.join('\n')}\n`);
+  const last: CellRequest = { column: 'px299', as: 'content' };
+  const wide = await cells({ path }, [last, ...names.map(numbers)]);
+  const narrow = await cells({ path }, [last, numbers('px0'), numbers('px150')]);
+  expect([wide[0], wide[1], wide[151]]).toEqual(narrow);
+  expect(wide[151]?.[150]).toBeNaN();
+  expect(wide[151]?.[2499]).toBe(2499 * 300 + 150.5);
+});
+
 test('a Parquet file cut short or damaged is corrupt, by name', async () => {
   const bytes = readFileSync(await parquet('SELECT range AS a, range * 2.5 AS b FROM range(50000)'));
   const damaged = Buffer.concat([bytes.subarray(0, 1000), bytes.subarray(5000)]);

@@ -1,11 +1,11 @@
-import type { DuckDBDoubleVector } from '@duckdb/node-api';
 import { OctomilError } from '@octomil/shared/errors';
 import { foldName, MISSING_TEXTS } from './cells.js';
 import { detectDialect } from './csv-dialect.js';
-import { type CellRules, cellSql, type SqlColumn } from './duckdb-cells.js';
+import type { CellRules } from './duckdb-cells.js';
 import { readError } from './duckdb-errors.js';
 import { type ProfiledColumn, profileColumns } from './duckdb-profile.js';
 import { type DuckDbSession, openDuckDb, quoteName, quoteText } from './duckdb-session.js';
+import { planStream } from './duckdb-stream.js';
 import { type LocatedFile, locate } from './locate.js';
 import type { DataSource } from './source.js';
 import type {
@@ -125,11 +125,6 @@ function nameColumns(path: string, found: readonly { name: string; family: Colum
   });
 }
 
-/** The vector's own memory, not a copy: reading cell by cell through `getItem` takes ten times as long. */
-function doubles(vector: DuckDBDoubleVector): Float64Array {
-  return vector['items'];
-}
-
 class DuckDbReader implements TableReader {
   readonly columns: readonly TableColumn[];
   readonly source: DataSource;
@@ -171,14 +166,13 @@ class DuckDbReader implements TableReader {
   }
 
   async *stream(cells: readonly CellRequest[]): AsyncGenerator<CellChunk> {
-    const selected = cells.map((cell) => cellSql(this.#sql(cell.column), cell, this.#rules));
-    const sql = `SELECT ${selected.length === 0 ? '0' : selected.join(', ')} FROM ${this.#table}`;
+    const plan = planStream(cells, (key) => this.#column(key).sql, this.#rules);
+    const sql = `SELECT ${plan.select} FROM ${this.#table}`;
     const result = await this.#mapped(() => this.#session.connection.stream(sql));
     for (;;) {
       const chunk = await this.#mapped(() => result.fetchChunk());
       if (chunk === null || chunk.rowCount === 0) return;
-      const columns = cells.map((_, i) => doubles(chunk.getColumnVector(i) as DuckDBDoubleVector));
-      yield { rows: chunk.rowCount, columns };
+      yield { rows: chunk.rowCount, columns: plan.read(chunk) };
     }
   }
 
@@ -192,10 +186,6 @@ class DuckDbReader implements TableReader {
       throw new OctomilError('data_mismatch', `${this.source.path} has no column "${key}"`);
     }
     return found;
-  }
-
-  #sql(key: string): SqlColumn {
-    return this.#column(key).sql;
   }
 
   async #mapped<T>(read: () => Promise<T>): Promise<T> {

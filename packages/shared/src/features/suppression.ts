@@ -21,6 +21,9 @@ import { type ColumnStatistics, MINIMUM_ROWS, type Moments, type SeenKind } from
  * exactly would give away the number of rows it was divided by (whole numbers have whole sums), and two answers
  * before and after one patient was added would give away that patient's value. There are no minima, maxima or
  * quantiles, as each is one row's value.
+ *
+ * This holds within one answer. A series of answers with targets or markers chosen to differ by a few rows could still
+ * be compared, so an agent gives one answer per content of its table (`digestOf`) and question, and logs each.
  */
 export function suppressColumn(profile: ColumnProfile, rows: number): ColumnStatistics | null {
   if (profile.present < MINIMUM_ROWS) return null;

@@ -43,7 +43,8 @@ function holds(cell: number, comparison: TargetRule['comparison'], value: number
       return cell <= value;
     case '!=':
       return cell !== value;
-    default:
+    case '==':
+    case undefined:
       return cell === value;
   }
 }
