@@ -49,8 +49,9 @@ export class Organization {
     });
   }
 
+  /** At most a thousand; `status` is `online`, `offline` or `revoked`. */
   listDevices(): Promise<Listed[]> {
-    return this.#rows('/devices', 'devices');
+    return this.#rows('/devices', 'devices', { limit: 1000 });
   }
 
   /** @throws OctomilClientError `device_not_registered`, `not_found` */
@@ -94,8 +95,8 @@ export class Organization {
     return camelNames(answer ?? {});
   }
 
-  async #rows(path: string, name: string): Promise<Listed[]> {
-    const rows = listOf(await this.#http.json('GET', path), name);
+  async #rows(path: string, name: string, query: Readonly<Record<string, number>> = {}): Promise<Listed[]> {
+    const rows = listOf(await this.#http.json('GET', path, { query }), name);
     return rows.map((row) => camelNames(row as Record<string, unknown>));
   }
 }

@@ -49,6 +49,12 @@ test('starts after a given event', async () => {
   expect(coordinator.requests[0]?.headers['last-event-id']).toBe('41');
 });
 
+test('ends where the coordinator says that there is nothing more', async () => {
+  coordinator.next((_request, response) => response.writeHead(204).end());
+  await expect(collect({ lastEventId: '2' })).resolves.toEqual([]);
+  expect(coordinator.requests).toHaveLength(1);
+});
+
 test('an answer that trying again would not change ends it', async () => {
   coordinator.json(404, { code: 'not_found', message: 'no session s 1' });
   await expect(collect()).rejects.toMatchObject({ code: 'not_found' });

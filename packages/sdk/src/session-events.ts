@@ -46,27 +46,27 @@ export async function* sessionEvents(
   options: EventStreamOptions = {},
 ): AsyncGenerator<TrainingEvent, void, undefined> {
   const maxOutageMs = options.maxOutageMs ?? 600_000;
-  let lastEventId = options.lastEventId;
+  const place: Place = { lastEventId: options.lastEventId };
   let waitedMs = 0;
-  let attempt = 0;
-  while (true) {
+  for (let attempt = 1; ; attempt++) {
+    const before = place.lastEventId;
     try {
-      for await (const event of connection(http, sessionId, lastEventId, options)) {
-        waitedMs = 0;
-        attempt = 0;
-        // An event without an id cannot be resumed after; the one before it can.
-        if (event.id !== '') lastEventId = event.id;
-        yield event;
-        if (event.type === 'end') return;
-      }
+      if (yield* connection(http, sessionId, place, options)) return;
     } catch (error) {
       if (!(error instanceof OctomilClientError) || !mayReconnect(error) || waitedMs >= maxOutageMs) throw error;
     }
-    attempt += 1;
+    if (place.lastEventId !== before) {
+      waitedMs = 0;
+      attempt = 1;
+    }
     const delayMs = http.backoffMs(attempt);
     waitedMs += delayMs;
     await http.sleep(delayMs, options.signal);
   }
+}
+
+interface Place {
+  lastEventId: string | undefined;
 }
 
 function mayReconnect(error: OctomilClientError): boolean {
@@ -74,12 +74,13 @@ function mayReconnect(error: OctomilClientError): boolean {
   return error.status === undefined || error.status === 429 || error.status >= 500 || error.status < 400;
 }
 
+/** @returns whether the session has ended; else the stream broke off and goes on from `place` */
 async function* connection(
   http: HttpClient,
   sessionId: string,
-  lastEventId: string | undefined,
+  place: Place,
   options: EventStreamOptions,
-): AsyncGenerator<TrainingEvent, void, undefined> {
+): AsyncGenerator<TrainingEvent, boolean, undefined> {
   const idleTimeoutMs = options.idleTimeoutMs ?? 60_000;
   const idle = new AbortController();
   const signal = options.signal === undefined ? idle.signal : AbortSignal.any([idle.signal, options.signal]);
@@ -93,12 +94,13 @@ async function* connection(
     const response = await http.send('GET', `/training/sessions/${encodeURIComponent(sessionId)}/events`, {
       headers: {
         accept: 'text/event-stream',
-        ...(lastEventId === undefined ? {} : { 'last-event-id': lastEventId }),
+        ...(place.lastEventId === undefined ? {} : { 'last-event-id': place.lastEventId }),
       },
       signal,
       maxAttempts: 1,
     });
-    if (response.body === null) return;
+    // "No content" tells a follower that was there to the end not to come back (HTML Living Standard, 9.2.3).
+    if (response.status === 204 || response.body === null) return true;
     const ready: TrainingEvent[] = [];
     const parser = createParser({
       onEvent: (message) => {
@@ -110,8 +112,14 @@ async function* connection(
     for await (const chunk of readChunks(response.body)) {
       heard();
       parser.feed(decoder.decode(chunk, { stream: true }));
-      yield* ready.splice(0);
+      for (const event of ready.splice(0)) {
+        // An event without an id cannot be resumed after; the one before it can.
+        if (event.id !== '') place.lastEventId = event.id;
+        yield event;
+        if (event.type === 'end') return true;
+      }
     }
+    return false;
   } catch (error) {
     if (options.signal?.aborted) {
       throw new OctomilClientError('cancelled', 'following the training session was cancelled', { cause: error });

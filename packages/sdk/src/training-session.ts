@@ -16,9 +16,9 @@ export interface Metrics {
 
 export interface RoundMetrics {
   /** The sites' figures, weighted by their rows. The mean of their AUCs is not the AUC of all rows together. */
-  readonly overall: Metrics;
-  /** By device identifier; only sites with ten held-out rows or more. */
-  readonly sites: Readonly<Record<string, Metrics>>;
+  readonly overall: Metrics | null;
+  /** By device identifier; null where fewer than ten rows are held out. */
+  readonly sites: Readonly<Record<string, Metrics | null>>;
 }
 
 export type SessionStatus = 'running' | 'paused' | 'completed' | 'failed' | 'cancelled';
@@ -49,7 +49,7 @@ export interface TrainingRound {
   readonly reason: string | null;
   /** Seconds from start to finish; null until both are known. */
   readonly seconds: number | null;
-  /** Of the base that this round started from, which is what the round before it made; null where nobody evaluated. */
+  /** Of the checkpoint that this round made, evaluated in the round after it; null until then. */
   readonly metrics: RoundMetrics | null;
   readonly [field: string]: unknown;
 }
@@ -109,20 +109,9 @@ export function readRound(value: unknown): TrainingRound {
 
 /** Null for anything that does not look like metrics: an empty object, say, before an evaluation. */
 export function readMetrics(value: unknown): RoundMetrics | null {
-  if (typeof value !== 'object' || value === null) return null;
-  const fields = value as Record<string, unknown>;
-  const count = fields['count'];
-  if (typeof count !== 'number' || count === 0) return null;
-  const bySite = (fields['sites'] ?? {}) as Record<string, unknown>;
-  return {
-    overall: readFigures(fields),
-    sites: Object.fromEntries(Object.entries(bySite).map(([name, site]) => [name, readFigures(site as typeof fields)])),
-  };
-}
-
-function readFigures(fields: Readonly<Record<string, unknown>>): Metrics {
-  const figure = (name: string): number | null => (typeof fields[name] === 'number' ? (fields[name] as number) : null);
-  return { count: figure('count') ?? 0, loss: figure('loss'), accuracy: figure('accuracy'), auc: figure('auc') };
+  if (typeof value !== 'object' || value === null || !('overall' in value)) return null;
+  const { overall, sites } = value as { overall: Metrics | null; sites?: Record<string, Metrics | null> };
+  return { overall, sites: sites ?? {} };
 }
 
 /** Some lists come bare, some under a name. */

@@ -72,7 +72,7 @@ export function register(program: Command, define: DefineCommand): void {
           { title: 'ID', value: (row) => text(row['id']) },
           { title: 'Identifier', value: (row) => text(row['deviceIdentifier']) },
           { title: 'Status', value: (row) => text(row['status']) },
-          { title: 'Online', value: (row) => (row['online'] === true ? 'yes' : 'no') },
+          { title: 'Data sets', value: (row) => dataSets(row['dataSets']) },
           { title: 'Labels', value: (row) => pairs(row['labels']) },
           { title: 'Last seen', value: (row) => text(row['lastSeenAt']) },
         ],
@@ -103,6 +103,13 @@ function text(value: unknown): string | null {
 
 function list(value: unknown): string | null {
   return Array.isArray(value) ? value.join(' ') : null;
+}
+
+function dataSets(value: unknown): string | null {
+  if (!Array.isArray(value)) return null;
+  return value
+    .map((set: Record<string, unknown>) => `${set['name']} (${set['problem'] ?? `${set['row_count']} rows`})`)
+    .join(', ');
 }
 
 function pairs(value: unknown): string | null {

@@ -97,7 +97,7 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
       version: trained.result.version,
       digest: trained.result.digest,
       seconds: (performance.now() - startedAt) / 1000,
-      rounds: roundsOf(trained.rounds, options.rounds),
+      rounds: roundsOf(trained.result.rounds),
       ...comparison,
     };
   } catch (error) {
@@ -203,7 +203,7 @@ async function waitUntilOnline(
   for (;;) {
     const devices = await organization.listDevices();
     const online = new Set(
-      devices.filter((device) => device['online'] === true).map((device) => device['deviceIdentifier']),
+      devices.filter((device) => device['status'] === 'online').map((device) => device['deviceIdentifier']),
     );
     const missing = sites.filter((site) => !online.has(site.name));
     if (missing.length === 0) return;
@@ -219,7 +219,6 @@ async function waitUntilOnline(
 interface Trained {
   readonly result: TrainingResult;
   readonly session: TrainingSession;
-  readonly rounds: readonly TrainingRound[];
 }
 
 async function train(fleet: Fleet, options: DemoOptions, siteCount: number): Promise<Trained> {
@@ -245,7 +244,7 @@ async function train(fleet: Fleet, options: DemoOptions, siteCount: number): Pro
   };
   const run = await federation.start(request, signal);
   const result = await run.result({ signal, onEvent });
-  return { result, session: await run.session(signal), rounds: await run.rounds(signal) };
+  return { result, session: await run.session(signal) };
 }
 
 async function compare(
@@ -288,19 +287,13 @@ function holdoutSalt(session: TrainingSession): string {
   return salt;
 }
 
-/** What round r made is what round r + 1 (or the evaluation after the last one) was given to evaluate. */
-function roundsOf(rounds: readonly TrainingRound[], count: number): DemoRound[] {
-  const completed = rounds.filter((round) => round.state === 'completed');
-  return Array.from({ length: count }, (_, index) => {
-    const made = completed.find((round) => round.kind === 'train' && round.number === index + 1);
-    const judged = completed.find((round) => round.kind !== 'describe' && round.number === index + 2)?.metrics?.overall;
-    return {
-      round: index + 1,
-      seconds: made?.seconds ?? null,
-      loss: judged?.loss ?? null,
-      accuracy: judged?.accuracy ?? null,
-    };
-  });
+function roundsOf(rounds: readonly TrainingRound[]): DemoRound[] {
+  return rounds.map(({ number, seconds, metrics }) => ({
+    round: number,
+    seconds,
+    loss: metrics?.overall?.loss ?? null,
+    accuracy: metrics?.overall?.accuracy ?? null,
+  }));
 }
 
 function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

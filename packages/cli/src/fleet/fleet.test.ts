@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { type TrainingEvent, TrainingRun } from '@octomil/sdk';
+import type { TrainingEvent } from '@octomil/sdk';
 import { decodeWeights } from '@octomil/shared/tensors';
 import { type Fleet, GENERATED_TARGET, startFleet } from './fleet.js';
 

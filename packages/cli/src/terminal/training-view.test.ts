@@ -22,11 +22,11 @@ function fold(
 const ROUND_2 = { roundNumber: 2, kind: 'train' };
 
 test('tells of every checkpoint that was evaluated, under the round that made it', () => {
-  const figures = { count: 80, loss: 0.5, accuracy: 0.75, auc: null, sites: {} };
+  const figures = { overall: { count: 80, loss: 0.5, accuracy: 0.75, auc: null }, sites: {} };
   const { lines } = fold([
+    event('evaluation', { roundNumber: 0, kind: 'train', ...figures }),
     event('evaluation', { roundNumber: 1, kind: 'train', ...figures }),
-    event('evaluation', { ...ROUND_2, ...figures }),
-    event('evaluation', { roundNumber: 4, kind: 'evaluate', ...figures }),
+    event('evaluation', { roundNumber: 3, kind: 'evaluate', ...figures }),
   ]);
   expect(lines).toEqual([
     'before training: loss 0.500  accuracy 0.750  (80 rows)',

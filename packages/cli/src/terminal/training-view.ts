@@ -128,13 +128,11 @@ function foldUpdate(view: TrainingView, data: Data): TrainingView {
   };
 }
 
-/** A train round evaluates the base that it started from: what the round before it made. */
+/** The round's number is of the checkpoint that was evaluated; 0 is what the training started from. */
 function foldEvaluation(view: TrainingView, data: Data): TrainingView {
-  const count = number(data, 'count');
-  if (count === undefined) return view;
-  const figure = (name: string): number | null => number(data, name) ?? null;
-  const overall = { count, loss: figure('loss'), accuracy: figure('accuracy'), auc: figure('auc') };
-  const round = (number(data, 'roundNumber') ?? view.round) - 1;
+  const overall = data['overall'] as Metrics | null | undefined;
+  if (overall === undefined || overall === null) return view;
+  const round = number(data, 'roundNumber') ?? view.round;
   const name = round <= 0 ? 'before training' : roundName('train', round, view.rounds);
   return { ...view, overall, line: `${name}: ${metricsText(overall)}` };
 }
