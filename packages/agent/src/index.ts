@@ -4,6 +4,8 @@ export { type AgentConfig, redactedConfig, type TlsSettings } from './config/age
 export { type LoadOptions, loadAgentConfig, parseAgentConfig } from './config/load-config.js';
 export type { ProxySettings } from './config/proxy.js';
 export type { DataSetSummary, Summarize } from './data-sets/summary.js';
+export type { DoctorCheck } from './doctor/check.js';
+export { type DoctorOptions, runDoctor } from './doctor/doctor.js';
 export { type RunAgentOptions, runAgent } from './main.js';
 export type { Policy, PolicyRule } from './policy/policy.js';
 export { AGENT_VERSION } from './version.js';

@@ -35,6 +35,13 @@ export interface CoordinatorSessionOptions {
 /** A session that lasted this long was a good one: the next reconnect is quick again. */
 const SETTLED_MS = 5_000;
 
+/**
+ * A killed agent finds its own earlier process in possession until that one's lease runs out: for this many attempts the
+ * next comes soon. Then somebody else uses the credential.
+ */
+const IN_USE_ATTEMPTS = 20;
+const IN_USE_DELAY_MS = 1_500;
+
 /** What only a person can mend; asked again seldom, in case somebody does. */
 const SLOW_CODES: ReadonlySet<string> = new Set([
   'authentication_failed',
@@ -44,6 +51,10 @@ const SLOW_CODES: ReadonlySet<string> = new Set([
   'forbidden',
   'credential_in_use',
 ]);
+
+function isSlow(problem: OctomilError, inUse: number): boolean {
+  return SLOW_CODES.has(problem.code) && !(problem.code === 'credential_in_use' && inUse <= IN_USE_ATTEMPTS);
+}
 
 const ADVICE: Readonly<Record<string, string>> = {
   credential_in_use:
@@ -99,19 +110,25 @@ export class CoordinatorSession {
     const { clock, random } = this.#options;
     const { signal } = this.#stopping;
     let attempt = 0;
+    let inUse = 0;
     while (!signal.aborted) {
       const startedAtMs = clock.now();
       const problem = await this.#once();
       this.#connected = false;
       if (signal.aborted) return;
-      this.#report(problem);
+      this.#report(problem, inUse + 1);
       if (this.#credential === undefined && isEnrollmentRefusal(problem)) throw problem;
       if (clock.now() - startedAtMs > SETTLED_MS) attempt = 0;
-      const slow = SLOW_CODES.has(problem.code);
-      const delayMs = slow ? slowRetryDelayMs(random()) : reconnectDelayMs(attempt, random());
+      inUse = problem.code === 'credential_in_use' ? inUse + 1 : 0;
+      const delayMs = isSlow(problem, inUse) ? slowRetryDelayMs(random()) : this.#quickDelayMs(inUse, attempt);
       attempt += 1;
       await clock.sleep(delayMs, signal).catch(() => undefined);
     }
+  }
+
+  #quickDelayMs(inUse: number, attempt: number): number {
+    const { random } = this.#options;
+    return inUse > 0 ? IN_USE_DELAY_MS * (0.5 + random()) : reconnectDelayMs(attempt, random());
   }
 
   /** One try: a credential where there is none, then a session to its end. */
@@ -183,20 +200,16 @@ export class CoordinatorSession {
   }
 
   /** One line per change, however many attempts fail the same way. */
-  #report(problem: OctomilError): void {
+  #report(problem: OctomilError, inUse: number): void {
     const { logger, config } = this.#options;
     const before = this.#problem;
     this.#problem = problem;
-    if (before?.code === problem.code) {
-      logger.debug({ error: problem }, 'still not connected');
-      return;
-    }
     const fields = { error: problem, coordinator: config.coordinator };
-    if (!SLOW_CODES.has(problem.code)) {
-      logger.warn(fields, `no session with the coordinator (${problem.reason}); trying again until there is one`);
-      return;
-    }
-    logger.error(fields, `${ADVICE[problem.code] ?? CREDENTIAL_ADVICE}: ${problem.reason}`);
+    const turnsSlow = problem.code === 'credential_in_use' && inUse === IN_USE_ATTEMPTS + 1;
+    if (before?.code === problem.code && !turnsSlow) logger.debug(fields, 'still not connected');
+    else if (isSlow(problem, inUse)) {
+      logger.error(fields, `${ADVICE[problem.code] ?? CREDENTIAL_ADVICE}: ${problem.reason}`);
+    } else logger.warn(fields, `no session with the coordinator (${problem.reason}); trying again until there is one`);
   }
 }
 
