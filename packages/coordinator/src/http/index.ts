@@ -1,6 +1,7 @@
 export { type App, type AppOptions, createApp } from './app.js';
 export { errorBody } from './error-answer.js';
 export { type HealthChecks, registerHealthRoutes } from './health-routes.js';
+export { listen } from './listen.js';
 export {
   type Authenticator,
   type DevicePrincipal,

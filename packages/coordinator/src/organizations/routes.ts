@@ -23,10 +23,12 @@ const DEFAULT_EXPIRY_SECONDS = 3600;
 export interface OrganizationRoutesOptions {
   readonly database: Database;
   readonly keys: ApiKeys;
+  /** Where agents connect, for the answer that comes with a token. */
+  readonly grpcUrl: () => string | undefined;
 }
 
 /** API keys (also under `/keys`) and enrolment tokens. */
-export function registerOrganizationRoutes(app: App, { database, keys }: OrganizationRoutesOptions): void {
+export function registerOrganizationRoutes(app: App, { database, keys, grpcUrl }: OrganizationRoutesOptions): void {
   for (const base of ['/api/v1/api-keys', '/api/v1/keys']) registerKeyRoutes(app, keys, base);
 
   app.post('/api/v1/enrollment-tokens', { schema: { body: TokenBody } }, async (request, reply) => {
@@ -36,7 +38,7 @@ export function registerOrganizationRoutes(app: App, { database, keys }: Organiz
       expiresInSeconds: request.body.expires_in_seconds ?? DEFAULT_EXPIRY_SECONDS,
     });
     const { id, token, labels, expiresAt } = created;
-    return reply.code(201).send({ id, token, labels, expires_at: expiresAt.toISOString() });
+    return reply.code(201).send({ id, token, labels, expires_at: expiresAt.toISOString(), grpc_address: grpcUrl() });
   });
 }
 

@@ -1,0 +1,56 @@
+import { expect, test } from '@jest/globals';
+import { OctomilError } from '@octomil/shared/errors';
+import { readCoordinatorConfig, redactedCoordinatorConfig } from './config.js';
+
+test('defaults are a loopback address and embedded stores', () => {
+  const config = readCoordinatorConfig({ OCTOMIL_DATA_DIR: '/data' });
+  expect(config).toMatchObject({
+    host: '127.0.0.1',
+    restPort: 8000,
+    grpcPort: 8001,
+    objectFolder: '/data/objects',
+    tls: undefined,
+    secrets: { databaseUrl: undefined, redisUrl: undefined },
+  });
+});
+
+test('every problem is reported at once, and no password with it', () => {
+  const environment = {
+    OCTOMIL_HOST: '0.0.0.0',
+    OCTOMIL_REST_PORT: 'eighty',
+    DATABASE_URL: 'mysql://u:hunter2@h/d',
+    REDIS_URL: 'hunter2',
+    OBJECT_STORE_URL: 's3://bucket',
+    OCTOMIL_TLS_KEY: 'key.pem',
+  };
+  expect(() => readCoordinatorConfig(environment)).toThrow(/OCTOMIL_REST_PORT=eighty/);
+  try {
+    readCoordinatorConfig({ ...environment, OCTOMIL_REST_PORT: '1' });
+    expect('no error').toBe('an error');
+  } catch (error) {
+    const { code, message, details } = error as OctomilError;
+    expect(code).toBe('config_invalid');
+    expect(details?.['problems']).toHaveLength(5);
+    expect(message).not.toContain('hunter2');
+  }
+});
+
+test('what is shown hides secrets', () => {
+  const config = readCoordinatorConfig({
+    DATABASE_URL: 'postgres://u:hunter2@h/d',
+    OCTOMIL_PUBLIC_URL: 'https://o.example/',
+  });
+  const shown = redactedCoordinatorConfig(config);
+  expect(shown).toMatchObject({
+    DATABASE_URL: '[redacted]',
+    REDIS_URL: '',
+    OCTOMIL_PUBLIC_URL: 'https://o.example',
+    OCTOMIL_REST_PORT: '8000',
+  });
+  expect(JSON.stringify(shown)).not.toContain('hunter2');
+});
+
+test('plaintext off loopback needs saying so', () => {
+  expect(() => readCoordinatorConfig({ OCTOMIL_HOST: '10.0.0.1' })).toThrow(OctomilError);
+  expect(readCoordinatorConfig({ OCTOMIL_HOST: '10.0.0.1', OCTOMIL_INSECURE: '1' }).insecure).toBe(true);
+});

@@ -1,0 +1,136 @@
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import {
+  choiceSetting,
+  describeSettings,
+  flagSetting,
+  integerSetting,
+  type LogLevel,
+  readSettings,
+  reportProblems,
+  textSetting,
+} from '@octomil/shared/runtime';
+
+const PORT = { min: 0, max: 65_535 };
+const LOG_LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error', 'silent'];
+
+/** Every variable a coordinator reads, in one place. Secrets are marked, and never printed. */
+const SETTINGS = {
+  host: textSetting('OCTOMIL_HOST', '127.0.0.1', 'address that REST and gRPC listen on'),
+  restPort: integerSetting('OCTOMIL_REST_PORT', 8000, 'port of REST; 0 takes a free one', PORT),
+  grpcPort: integerSetting('OCTOMIL_GRPC_PORT', 8001, 'port of gRPC; 0 takes a free one', PORT),
+  dataDir: textSetting('OCTOMIL_DATA_DIR', undefined, 'folder of the embedded stores'),
+  databaseUrl: textSetting('DATABASE_URL', undefined, 'PostgreSQL in place of the embedded database', { secret: true }),
+  redisUrl: textSetting('REDIS_URL', undefined, 'Redis in place of the database for job queues', { secret: true }),
+  objectStoreUrl: textSetting('OBJECT_STORE_URL', undefined, 'where objects live, such as file:///var/lib/octomil'),
+  tlsCert: textSetting('OCTOMIL_TLS_CERT', undefined, 'PEM file of the certificate'),
+  tlsKey: textSetting('OCTOMIL_TLS_KEY', undefined, 'PEM file of its private key'),
+  insecure: flagSetting('OCTOMIL_INSECURE', '1 allows plaintext on an address that others can reach'),
+  publicUrl: textSetting('OCTOMIL_PUBLIC_URL', undefined, 'base URL of REST as agents and people reach it'),
+  logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
+};
+
+export interface CoordinatorConfig {
+  readonly host: string;
+  readonly restPort: number;
+  readonly grpcPort: number;
+  /** Absolute. Default `~/.octomil/coordinator`. */
+  readonly dataDir: string;
+  /** Absolute folder of the objects. Default `objects` in the data folder. */
+  readonly objectFolder: string;
+  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly insecure: boolean;
+  /** Without a slash at its end. */
+  readonly publicUrl: string | undefined;
+  readonly logLevel: LogLevel;
+  /** What must never be logged: they may hold passwords. */
+  readonly secrets: { readonly databaseUrl: string | undefined; readonly redisUrl: string | undefined };
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/**
+ * Reads the configuration: environment, then the file that `OCTOMIL_CONFIG` names, then defaults.
+ *
+ * @throws OctomilError `config_invalid` naming every problem at once
+ */
+export function readCoordinatorConfig(environment: Environment): CoordinatorConfig {
+  const file = environment['OCTOMIL_CONFIG'];
+  const values = readSettings(SETTINGS, environment, file === '' ? undefined : file);
+  const problems: string[] = [];
+  const dataDir = resolve(values.dataDir ?? join(homedir(), '.octomil', 'coordinator'));
+  const objectFolder = objectFolderOf(values.objectStoreUrl, dataDir, problems);
+  if ((values.tlsCert === undefined) !== (values.tlsKey === undefined)) {
+    problems.push('OCTOMIL_TLS_CERT and OCTOMIL_TLS_KEY belong together: set both or neither');
+  }
+  if (values.tlsCert === undefined && !values.insecure && !isLoopback(values.host)) {
+    problems.push(
+      `OCTOMIL_HOST=${values.host} can be reached by others in plaintext: set OCTOMIL_TLS_CERT and OCTOMIL_TLS_KEY, or OCTOMIL_INSECURE=1 behind a proxy that adds TLS`,
+    );
+  }
+  checkUrl('DATABASE_URL', values.databaseUrl, ['postgres:', 'postgresql:'], problems);
+  checkUrl('REDIS_URL', values.redisUrl, ['redis:', 'rediss:'], problems);
+  checkUrl('OCTOMIL_PUBLIC_URL', values.publicUrl, ['http:', 'https:'], problems);
+  reportProblems(problems);
+  return Object.freeze({
+    host: values.host,
+    restPort: values.restPort,
+    grpcPort: values.grpcPort,
+    dataDir,
+    objectFolder,
+    tls:
+      values.tlsCert === undefined || values.tlsKey === undefined
+        ? undefined
+        : { certFile: resolve(values.tlsCert), keyFile: resolve(values.tlsKey) },
+    insecure: values.insecure,
+    publicUrl: values.publicUrl?.replace(/\/+$/, ''),
+    logLevel: values.logLevel,
+    secrets: Object.freeze({ databaseUrl: values.databaseUrl, redisUrl: values.redisUrl }),
+  });
+}
+
+/** What may be shown: the settings by name, with `[redacted]` for secrets that are set. */
+export function redactedCoordinatorConfig(config: CoordinatorConfig): Record<string, string> {
+  const values = {
+    ...config,
+    ...config.secrets,
+    objectStoreUrl: `file:${config.objectFolder}`,
+    tlsCert: config.tls?.certFile,
+    tlsKey: config.tls?.keyFile,
+  };
+  return Object.fromEntries(
+    describeSettings(SETTINGS, values).map((line) => {
+      const [name = '', ...value] = line.split('=');
+      return [name, value.join('=')];
+    }),
+  );
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function objectFolderOf(url: string | undefined, dataDir: string, problems: string[]): string {
+  const fallback = join(dataDir, 'objects');
+  if (url === undefined) return fallback;
+  if (!url.startsWith('file:')) {
+    problems.push('OBJECT_STORE_URL must begin with file: ; other stores are not supported by this version');
+    return fallback;
+  }
+  try {
+    // `file:relative` is taken from the working directory, `file:///absolute` as URLs have it.
+    return url.startsWith('file:/') ? fileURLToPath(url) : resolve(url.slice('file:'.length));
+  } catch (error) {
+    problems.push(`OBJECT_STORE_URL=${url} is not a folder: ${error instanceof Error ? error.message : error}`);
+    return fallback;
+  }
+}
+
+/** The value is not shown: it may hold a password. */
+function checkUrl(name: string, text: string | undefined, protocols: readonly string[], problems: string[]): void {
+  if (text === undefined) return;
+  if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) {
+    problems.push(`${name} must be a URL that begins with ${protocols.join(' or ')}//`);
+  }
+}

@@ -1,0 +1,193 @@
+import { randomUUID } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { OctomilError } from '@octomil/shared/errors';
+import { type Clock, createMetrics, type Lifecycle, type Logger, type Metrics } from '@octomil/shared/runtime';
+import { Aggregator } from './aggregation/index.js';
+import type { CoordinatorConfig } from './config.js';
+import { createDeviceService, type DeviceService, registerDeviceRoutes } from './devices/index.js';
+import { Federations, registerFederationRoutes } from './federations/index.js';
+import { createGrpcServer, type GrpcServer } from './grpc/index.js';
+import { type App, createApp, listen, registerHealthRoutes } from './http/index.js';
+import { Registry, registerModelRoutes, registerVersionRoutes, VersionUploads } from './models/index.js';
+import { ApiKeys, bootstrapOrganization, registerOrganizationRoutes } from './organizations/index.js';
+import { openStores, type Stores } from './stores.js';
+import { createTrainingEngine, registerTrainingRoutes, type TrainingEngine } from './training/index.js';
+import { createTransferService, registerTransferRoutes, type TransferService } from './transfers/index.js';
+import { COORDINATOR_VERSION } from './version.js';
+
+/** What tests and embedders may bring; everything else follows from the configuration. */
+export interface ContextOverrides {
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly logger: Logger;
+  /** The embedded database in memory. */
+  readonly inMemory: boolean;
+  /** A dump to start an embedded database from. */
+  readonly databaseDump: Blob | undefined;
+  /** How long a silent device counts as online, in milliseconds. Default 15,000. */
+  readonly leaseMs: number | undefined;
+}
+
+/** The parts of a running coordinator. Only here are concrete classes chosen and put together. */
+export interface Context extends Stores {
+  readonly config: CoordinatorConfig;
+  readonly organizationId: string;
+  readonly bootstrapApiKey: string | undefined;
+  readonly metrics: Metrics;
+  readonly keys: ApiKeys;
+  readonly federations: Federations;
+  readonly registry: Registry;
+  readonly devices: DeviceService;
+  readonly engine: TrainingEngine;
+  readonly transfers: TransferService;
+  readonly app: App;
+  readonly grpc: GrpcServer;
+  readonly restUrl: string;
+}
+
+/**
+ * Opens the stores, composes the rooms and begins to serve. What was started is in `lifecycle`, also after a failure.
+ *
+ * @throws OctomilError `store_locked`, `schema_newer`, `port_in_use`, `config_invalid`, `network_unavailable`
+ */
+export async function startContext(
+  config: CoordinatorConfig,
+  overrides: ContextOverrides,
+  lifecycle: Lifecycle,
+): Promise<Context> {
+  const { clock, random, logger } = overrides;
+  const tls = config.tls === undefined ? undefined : await readTls(config.tls);
+  const stores = await openStores({ ...overrides, config }, lifecycle);
+  const { database, jobs, objects } = stores;
+  const metrics = createMetrics({ processMetrics: true });
+  const { organizationId, bootstrapApiKey } = await bootstrapOrganization(database, (key) =>
+    writeFile(join(config.dataDir, 'bootstrap-key'), `${key}\n`, { mode: 0o600 }),
+  );
+
+  const coordinatorId = randomUUID();
+  const keys = new ApiKeys(database, clock);
+  const federations = new Federations(database);
+  const registry = new Registry({ database, objects });
+  const uploads = new VersionUploads({ registry, objects, clock, signingSecret: (keyId) => keys.signingSecret(keyId) });
+  const devices = createDeviceService({
+    database,
+    clock,
+    logger,
+    coordinatorId,
+    random,
+    ...(overrides.leaseMs === undefined ? {} : { leaseMs: overrides.leaseMs }),
+  });
+  const aggregator = lifecycle.add('aggregator', new Aggregator({ clock }));
+  const engine = createTrainingEngine({
+    database,
+    jobs,
+    objects,
+    aggregator,
+    registry,
+    clock,
+    logger,
+    random,
+    devices: devices.push,
+    settings: { coordinatorId, temporaryFolder: join(stores.stagingFolder, 'checkpoints') },
+  });
+  const { assignments } = engine;
+  const transfers = createTransferService({
+    database,
+    objects,
+    assignments,
+    hub: devices.hub,
+    clock,
+    logger,
+    settings: { stagingRoot: join(stores.stagingFolder, 'uploads') },
+  });
+
+  let restUrl = '';
+  const grpc = createGrpcServer({
+    devices,
+    assignments,
+    transfers,
+    clock,
+    logger,
+    settings: {
+      host: config.host,
+      port: config.grpcPort,
+      insecure: config.insecure,
+      transferUrl: () => config.publicUrl ?? restUrl,
+      coordinatorVersion: COORDINATOR_VERSION,
+    },
+    ...(tls === undefined ? {} : { tls: { certificate: tls.cert, key: tls.key } }),
+  });
+  const app = await createApp({
+    authenticator: {
+      verifyKey: (key) => keys.verify(key),
+      verifyDeviceCredential: (credential) => devices.authenticate(credential),
+    },
+    logger,
+    clock,
+    metrics,
+    ...(tls === undefined ? {} : { tls }),
+  });
+  const checks = {
+    database: () => database.ping(),
+    objects: async () => {
+      await objects.put(`health/${coordinatorId}`, new Uint8Array(1));
+    },
+  };
+  registerHealthRoutes(app, { checks, metrics });
+  registerOrganizationRoutes(app, { database, keys, grpcUrl: () => grpcUrl(config, grpc) });
+  registerFederationRoutes(app, { federations });
+  registerModelRoutes(app, { registry });
+  registerVersionRoutes(app, { registry, uploads, publicUrl: config.publicUrl });
+  registerDeviceRoutes(app, { devices });
+  registerTransferRoutes(app, { transfers });
+  registerTrainingRoutes(app, { engine });
+
+  lifecycle.onStop('health object', () => objects.delete(`health/${coordinatorId}`));
+  await transfers.start();
+  lifecycle.onStop('transfers', () => transfers.stop());
+  await devices.start();
+  lifecycle.onStop('devices', () => devices.stop());
+  await engine.start();
+  lifecycle.onStop('engine', () => engine.stop());
+  lifecycle.onStop('REST', () => app.close());
+  restUrl = await listen(app, { host: config.host, port: config.restPort, tls: tls !== undefined });
+  lifecycle.onStop('gRPC', () => grpc.stop());
+  await grpc.start();
+  logger.info({ restUrl, grpc: grpc.address, jobs: jobs.backend, database: database.kind }, 'coordinator started');
+  return {
+    ...stores,
+    config,
+    organizationId,
+    bootstrapApiKey,
+    metrics,
+    keys,
+    federations,
+    registry,
+    devices,
+    engine,
+    transfers,
+    app,
+    grpc,
+    restUrl,
+  };
+}
+
+/** Where agents reach gRPC: the public name when there is one, with the port that was bound. */
+function grpcUrl(config: CoordinatorConfig, grpc: GrpcServer): string {
+  const scheme = config.tls === undefined ? 'grpc' : 'grpcs';
+  if (config.publicUrl === undefined) return `${scheme}://${grpc.address}`;
+  return `${scheme}://${new URL(config.publicUrl).hostname}:${grpc.address.replace(/^.*:/, '')}`;
+}
+
+async function readTls(files: { certFile: string; keyFile: string }): Promise<{ cert: Buffer; key: Buffer }> {
+  const read = async (setting: string, path: string): Promise<Buffer> => {
+    try {
+      return await readFile(path);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new OctomilError('config_invalid', `${setting}=${path} cannot be read: ${reason}`, { cause: error });
+    }
+  };
+  return { cert: await read('OCTOMIL_TLS_CERT', files.certFile), key: await read('OCTOMIL_TLS_KEY', files.keyFile) };
+}

@@ -1,0 +1,2 @@
+export { type CoordinatorConfig, readCoordinatorConfig, redactedCoordinatorConfig } from './config.js';
+export { type Coordinator, type CoordinatorOptions, startCoordinator } from './start-coordinator.js';

@@ -1,0 +1,50 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Clock, Lifecycle, Logger } from '@octomil/shared/runtime';
+import { FileObjectStore, type ObjectStore } from '@octomil/shared/storage';
+import type { CoordinatorConfig } from './config.js';
+import { type OpenDatabase, openDatabase } from './database/open-database.js';
+import type { Jobs } from './jobs/jobs.js';
+import { openJobs } from './jobs/open-jobs.js';
+
+/** Everything that lasts. */
+export interface Stores {
+  readonly database: OpenDatabase;
+  readonly jobs: Jobs;
+  readonly objects: ObjectStore;
+  /** For unfinished uploads, on the same file system as the objects, so that a finished one is renamed into place. */
+  readonly stagingFolder: string;
+}
+
+export interface StoresOptions {
+  readonly config: CoordinatorConfig;
+  /** The embedded database in memory instead of in the data folder. */
+  readonly inMemory: boolean;
+  readonly databaseDump: Blob | undefined;
+  readonly logger: Logger;
+  readonly clock: Clock;
+  readonly random: () => number;
+}
+
+/** @throws OctomilError `store_locked`, `schema_newer`, `network_unavailable` */
+export async function openStores(options: StoresOptions, lifecycle: Lifecycle): Promise<Stores> {
+  const { config, logger, clock, random } = options;
+  const { databaseUrl, redisUrl } = config.secrets;
+  await mkdir(config.dataDir, { recursive: true });
+  const database = await openDatabase({
+    logger,
+    clock,
+    random,
+    ...(databaseUrl === undefined ? {} : { url: databaseUrl }),
+    ...(options.inMemory ? {} : { dataDir: join(config.dataDir, 'database') }),
+    ...(options.databaseDump === undefined ? {} : { loadDataDir: options.databaseDump }),
+  });
+  lifecycle.onStop('database', () => database.close());
+  // As durable as the rows that name the objects.
+  const durable = database.kind === 'postgres';
+  const objects = await FileObjectStore.open({ folder: config.objectFolder, durable, clock });
+  lifecycle.onStop('objects', () => objects.close());
+  const jobs = await openJobs({ database, logger, ...(redisUrl === undefined ? {} : { redisUrl }) });
+  lifecycle.onStop('jobs', () => jobs.close());
+  return { database, jobs, objects, stagingFolder: join(config.objectFolder, 'staging') };
+}
