@@ -215,7 +215,11 @@ export class DeviceSession implements HeldSession {
         if (error.code === 'invalid_input') return say.problem(key, error.toBody());
         this.#tracker.finish(key);
         return say.cancelled(key, error.toBody());
-      default:
+      case 'assignmentFailure':
+      case 'siteSummary':
+      case 'hello':
+      case 'leaseRenewal':
+      case undefined:
         return say.problem(key, error.toBody());
     }
   }
@@ -292,7 +296,8 @@ export class DeviceSession implements HeldSession {
         return;
       case 'hello':
         throw new OctomilError('invalid_input', 'Hello is said once, at the start of a session');
-      default:
+      case 'leaseRenewal':
+      case undefined:
         // A newer agent may say what this coordinator does not know.
         return;
     }
@@ -368,7 +373,10 @@ function keyOf({ event }: SessionRequest): AssignmentKey | undefined {
     case 'inlineUpdate':
     case 'ticketRequest':
       return readKey(event.value.header?.assignment);
-    default:
+    case 'hello':
+    case 'leaseRenewal':
+    case 'siteSummary':
+    case undefined:
       return undefined;
   }
 }

@@ -15,8 +15,8 @@ export interface PartSinkOptions {
   readonly onClosed: () => void;
 }
 
-/** One system call for several network reads; small, because every upload under way holds as much. */
-const GATHER_BYTES = 256 * 1024;
+/** Small network reads share a system call. No more, because every upload under way holds as much. */
+const GATHER_BYTES = 64 * 1024;
 
 /** Writes one part to its place in the file. Nothing counts until `commit`. */
 export class PartSink {
