@@ -23,7 +23,6 @@ export interface BaseStoreOptions {
 }
 
 interface Kept {
-  readonly sizeBytes: number;
   holders: number;
 }
 
@@ -38,12 +37,15 @@ const SUFFIX = '.safetensors';
 /** Bases by digest on disk: fetched once however many ask, kept within a size, least recently used dropped first. */
 export class BaseStore {
   readonly #options: BaseStoreOptions;
-  /** Verified files, least recently used first. */
+  /** Verified files by digest. */
   readonly #kept = new Map<string, Kept>();
+  /** Sizes of all files in the folder by name, least recently used first; read once, then kept up. */
+  readonly #files: Promise<Map<string, number>>;
   readonly #flights = new Map<string, Flight>();
 
   constructor(options: BaseStoreOptions) {
     this.#options = options;
+    this.#files = filesByUse(options.folder);
   }
 
   /**
@@ -66,10 +68,10 @@ export class BaseStore {
     const path = join(this.#options.folder, `${base.sha256}${SUFFIX}`);
     if (this.#kept.has(base.sha256) && !(await exists(path))) this.#kept.delete(base.sha256);
     if (!this.#kept.has(base.sha256)) await this.#join(base, path, signal, onBytes);
-    const kept = this.#kept.get(base.sha256) ?? { sizeBytes: base.sizeBytes, holders: 0 };
+    const kept = this.#kept.get(base.sha256) ?? { holders: 0 };
     kept.holders += 1;
-    this.#kept.delete(base.sha256);
     this.#kept.set(base.sha256, kept);
+    void this.#note(base);
     let released = false;
     return {
       path,
@@ -82,22 +84,29 @@ export class BaseStore {
     };
   }
 
-  /** Counts what earlier processes and cut downloads left as well. */
+  /** Drops what was not used for longest until the rest fits; cut downloads count as well. */
   async #evict(): Promise<void> {
-    const files: { name: string; sizeBytes: number; usedAtMs: number }[] = [];
-    for (const name of await readdir(this.#options.folder)) {
-      const found = await stat(join(this.#options.folder, name)).catch(() => undefined);
-      if (found?.isFile()) files.push({ name, sizeBytes: found.size, usedAtMs: found.mtimeMs });
-    }
-    let total = files.reduce((sum, file) => sum + file.sizeBytes, 0);
-    for (const { name, sizeBytes } of files.sort((a, b) => a.usedAtMs - b.usedAtMs)) {
+    const files = await this.#files;
+    let total = 0;
+    for (const sizeBytes of files.values()) total += sizeBytes;
+    for (const [name, sizeBytes] of files) {
       if (total <= this.#options.maxBytes) return;
       const [sha256 = ''] = name.split('.');
       if ((this.#kept.get(sha256)?.holders ?? 0) > 0 || this.#flights.has(sha256)) continue;
       this.#kept.delete(sha256);
+      files.delete(name);
       await rm(join(this.#options.folder, name), { force: true });
       total -= sizeBytes;
     }
+  }
+
+  /** The file is there and was just used. */
+  async #note(base: BaseRef): Promise<void> {
+    const files = await this.#files;
+    const name = `${base.sha256}${SUFFIX}`;
+    files.delete(`${name}.part`);
+    files.delete(name);
+    files.set(name, base.sizeBytes);
   }
 
   async #touch(path: string): Promise<void> {
@@ -148,7 +157,8 @@ export class BaseStore {
     listeners: ReadonlySet<(doneBytes: number) => void>,
   ): Promise<void> {
     if (await isIntact(path, base, signal)) {
-      this.#kept.set(base.sha256, { sizeBytes: base.sizeBytes, holders: 0 });
+      this.#kept.set(base.sha256, { holders: 0 });
+      await this.#note(base);
       return;
     }
     const { clock, logger, transports } = this.#options;
@@ -163,7 +173,8 @@ export class BaseStore {
         for (const listener of listeners) listener(doneBytes);
       },
     });
-    this.#kept.set(base.sha256, { sizeBytes: base.sizeBytes, holders: 0 });
+    this.#kept.set(base.sha256, { holders: 0 });
+    await this.#note(base);
     this.#options.onDownloaded?.(base.sizeBytes);
     await this.#evict();
     if (!this.#kept.has(base.sha256)) {
@@ -173,6 +184,16 @@ export class BaseStore {
       );
     }
   }
+}
+
+async function filesByUse(folder: string): Promise<Map<string, number>> {
+  const files: { name: string; sizeBytes: number; usedAtMs: number }[] = [];
+  for (const name of await readdir(folder).catch(() => [])) {
+    const found = await stat(join(folder, name)).catch(() => undefined);
+    if (found?.isFile()) files.push({ name, sizeBytes: found.size, usedAtMs: found.mtimeMs });
+  }
+  files.sort((a, b) => a.usedAtMs - b.usedAtMs);
+  return new Map(files.map(({ name, sizeBytes }) => [name, sizeBytes]));
 }
 
 async function exists(path: string): Promise<boolean> {
