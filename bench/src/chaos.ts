@@ -73,8 +73,8 @@ export async function chaosBench({ kills, overSelection, coordinators }: ChaosOp
     let different = 0;
     const killer = async (): Promise<void> => {
       while (killed < kills && !done) {
-        await sleep(100 + random.next() * 1_500);
-        const target = Math.floor(random.next() * (coordinators + (everybody ? 0 : AGENTS)));
+        await sleep(100 + random.uniform() * 1_500);
+        const target = Math.floor(random.uniform() * (coordinators + (everybody ? 0 : AGENTS)));
         if (target < coordinators) {
           await running[target]?.kill();
           const restarted = await launch(target);
@@ -181,8 +181,8 @@ async function writeTables(folder: string): Promise<string[]> {
       const random = seededRandom(site + 1, 'chaos-table');
       const lines = ['a,b,c,d,outcome'];
       for (let row = 0; row < ROWS; row += 1) {
-        const [a = 0, b = 0, c = 0, d = 0] = Array.from({ length: 4 }, () => random.next() * 2 - 1);
-        const outcome = a - 0.5 * b + 0.3 * c * d + (random.next() - 0.5) * 0.5 > 0 ? 1 : 0;
+        const [a = 0, b = 0, c = 0, d = 0] = Array.from({ length: 4 }, () => random.uniform() * 2 - 1);
+        const outcome = a - 0.5 * b + 0.3 * c * d + (random.uniform() - 0.5) * 0.5 > 0 ? 1 : 0;
         lines.push(
           [a, b, c, d]
             .map((value) => value.toFixed(4))

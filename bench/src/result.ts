@@ -1,6 +1,6 @@
 import { cpus } from 'node:os';
 
-export type ResultValue = number | string | boolean | null | readonly number[];
+export type ResultValue = number | string | boolean | null;
 export type BenchmarkResult = Readonly<Record<string, ResultValue>>;
 
 /** The JSON line that programs read, then the same for people. */
@@ -9,8 +9,7 @@ export function printResult(name: string, options: Readonly<Record<string, numbe
   const date = new Date().toISOString().slice(0, 10);
   console.log(JSON.stringify({ benchmark: name, ...options, ...result, machine, date }));
   for (const [field, value] of Object.entries({ ...options, ...result, machine, date })) {
-    const shown =
-      typeof value === 'number' ? Number(value.toPrecision(4)) : Array.isArray(value) ? value.join(' ') : value;
+    const shown = typeof value === 'number' ? Number(value.toPrecision(4)) : value;
     console.log(`  ${field.padEnd(28)} ${shown}`);
   }
 }
