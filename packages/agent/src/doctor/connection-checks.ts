@@ -56,7 +56,7 @@ export async function checkConnection(
     }
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    checks.push(ill('tls', `${code ?? 'failed'}: ${(error as Error).message}`, tlsHint(code)));
+    checks.push(ill('tls', `${code ?? 'failed'}: ${(error as Error).message}`, tlsHint(code ?? '')));
     socket.destroy();
     return checks;
   }
@@ -145,7 +145,7 @@ function tlsCheck(socket: TLSSocket, now: () => number): DoctorCheck {
   return days < SOON_DAYS ? ill('tls', detail, "renew the coordinator's certificate") : well('tls', detail);
 }
 
-function tlsHint(code: string | undefined): string {
+function tlsHint(code: string): string {
   switch (code) {
     case 'CERT_HAS_EXPIRED':
       return "renew the coordinator's certificate, or set this machine's clock";

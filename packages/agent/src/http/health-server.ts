@@ -32,7 +32,8 @@ export async function startHealthServer(options: HealthServerOptions): Promise<H
     const json = (status: number, body: object): void => answer(status, 'application/json', JSON.stringify(body));
     if (request.method !== 'GET' && request.method !== 'HEAD')
       return json(405, { code: 'invalid_input', message: 'use GET' });
-    switch (request.url?.split('?')[0]) {
+    const [path = ''] = (request.url ?? '').split('?');
+    switch (path) {
       case '/healthz':
         return json(200, { status: 'ok' });
       case '/readyz': {

@@ -16,7 +16,9 @@ export function answerOf(key: AssignmentKey, outcome: Outcome): OutgoingEvent | 
       return { case: 'assignmentFailure', value: { assignment, problem: bodyProblem(outcome.problem) } };
     case 'reported':
       return { case: 'report', value: { assignment, json: outcome.json } };
-    default:
+    case 'accepted':
+    case 'rejected':
+    case 'cancelled':
       return undefined;
   }
 }

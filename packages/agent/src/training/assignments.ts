@@ -137,7 +137,11 @@ export class Assignments implements SessionDelegate, Line {
       case 'problemNotice':
         this.#noticed(event.value);
         return;
-      default:
+      // The session's own business, and what only a newer coordinator says.
+      case 'welcome':
+      case 'leaseRenewed':
+      case 'superseded':
+      case undefined:
         return;
     }
   }
