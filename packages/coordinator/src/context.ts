@@ -12,7 +12,12 @@ import { type App, createApp, listen, registerHealthRoutes } from './http/index.
 import { Registry, registerModelRoutes, registerVersionRoutes, VersionUploads } from './models/index.js';
 import { ApiKeys, bootstrapOrganization, registerOrganizationRoutes } from './organizations/index.js';
 import { openStores, type Stores } from './stores.js';
-import { createTrainingEngine, registerTrainingRoutes, type TrainingEngine } from './training/index.js';
+import {
+  createTrainingEngine,
+  registerTrainingRoutes,
+  type TrainingAggregator,
+  type TrainingEngine,
+} from './training/index.js';
 import { createTransferService, registerTransferRoutes, type TransferService } from './transfers/index.js';
 import { COORDINATOR_VERSION } from './version.js';
 
@@ -83,7 +88,7 @@ export async function startContext(
     database,
     jobs,
     objects,
-    aggregator,
+    aggregator: timed(aggregator, metrics, clock),
     registry,
     clock,
     logger,
@@ -134,7 +139,11 @@ export async function startContext(
       await objects.put(`health/${coordinatorId}`, new Uint8Array(1));
     },
   };
-  registerHealthRoutes(app, { checks, metrics });
+  registerHealthRoutes(app, {
+    checks,
+    metrics,
+    measure: () => metrics.set('deviceSessions', devices.hub.size),
+  });
   registerOrganizationRoutes(app, { database, keys, grpcUrl: () => grpcUrl(config, grpc) });
   registerFederationRoutes(app, { federations });
   registerModelRoutes(app, { registry });
@@ -170,6 +179,18 @@ export async function startContext(
     app,
     grpc,
     restUrl,
+  };
+}
+
+function timed(aggregator: Aggregator, metrics: Metrics, clock: Clock): TrainingAggregator {
+  return {
+    validate: (job, signal) => aggregator.validate(job, signal),
+    aggregate: async (job, signal) => {
+      const startedAtMs = clock.now();
+      const result = await aggregator.aggregate(job, signal);
+      metrics.observe('aggregationSeconds', { strategy: job.strategy }, (clock.now() - startedAtMs) / 1000);
+      return result;
+    },
   };
 }
 

@@ -6,13 +6,15 @@ export interface HealthChecks {
   /** Each throws or rejects when what it looks at does not work. */
   readonly checks: Readonly<Record<string, () => Promise<void>>>;
   readonly metrics: Metrics;
+  /** Sets what is counted only when somebody looks. */
+  readonly measure: () => void;
 }
 
 /** A check that takes longer is a failed one. */
 const CHECK_TIMEOUT_MS = 5_000;
 
 /** `/healthz`: the process answers. `/readyz`: so do its stores. `/metrics`: Prometheus. */
-export function registerHealthRoutes(app: App, { checks, metrics }: HealthChecks): void {
+export function registerHealthRoutes(app: App, { checks, metrics, measure }: HealthChecks): void {
   const config = { access: 'public' } as const;
   app.get('/healthz', { config }, async () => ({ status: 'ok' }));
   app.get('/readyz', { config }, async (_request, reply) => {
@@ -24,9 +26,10 @@ export function registerHealthRoutes(app: App, { checks, metrics }: HealthChecks
       .code(ready ? 200 : 503)
       .send({ status: ready ? 'ready' : 'not_ready', checks: Object.fromEntries(results) });
   });
-  app.get('/metrics', { config, schema: { hide: true } }, async (_request, reply) =>
-    reply.type(metrics.contentType).send(await metrics.render()),
-  );
+  app.get('/metrics', { config, schema: { hide: true } }, async (_request, reply) => {
+    measure();
+    return reply.type(metrics.contentType).send(await metrics.render());
+  });
   // What the published clients probe after sign-in: it tells a good key from a bad one.
   app.get('/api/v1/health', async () => ({ status: 'ok' }));
 }

@@ -1,4 +1,4 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 
 /**
  * Every metric of every process, in one place: name, meaning and labels. Labels are closed sets (routes, states, codes),
@@ -18,19 +18,6 @@ export const METRIC_NAMES = {
     help: 'Devices connected to this process.',
     labels: [],
   },
-  rounds: {
-    kind: 'counter',
-    name: 'octomil_rounds_total',
-    help: 'Rounds that ended, by how.',
-    labels: ['kind', 'state'],
-  },
-  updates: {
-    kind: 'counter',
-    name: 'octomil_updates_total',
-    help: 'Updates received, by verdict and reason code.',
-    labels: ['verdict', 'reason'],
-  },
-  updateBytes: { kind: 'counter', name: 'octomil_update_bytes_total', help: 'Bytes of accepted updates.', labels: [] },
   aggregationSeconds: {
     kind: 'histogram',
     name: 'octomil_aggregation_seconds',
@@ -41,8 +28,6 @@ export const METRIC_NAMES = {
 } as const;
 
 export interface Metrics {
-  /** Adds 1, or `amount`. */
-  count(metric: 'rounds' | 'updates' | 'updateBytes', labels: Readonly<Record<string, string>>, amount?: number): void;
   observe(
     metric: 'httpRequestSeconds' | 'aggregationSeconds',
     labels: Readonly<Record<string, string>>,
@@ -63,23 +48,13 @@ export function createMetrics(options: { processMetrics: boolean }): Metrics {
     const { name, help, labels, buckets } = METRIC_NAMES[key];
     return new Histogram({ name, help, labelNames: [...labels], buckets: [...buckets], registers });
   };
-  const counter = (key: 'rounds' | 'updates' | 'updateBytes') => {
-    const { name, help, labels } = METRIC_NAMES[key];
-    return new Counter<string>({ name, help, labelNames: [...labels], registers });
-  };
   const histograms: Record<string, Histogram<string>> = {
     httpRequestSeconds: histogram('httpRequestSeconds'),
     aggregationSeconds: histogram('aggregationSeconds'),
   };
-  const counters: Record<string, Counter<string>> = {
-    rounds: counter('rounds'),
-    updates: counter('updates'),
-    updateBytes: counter('updateBytes'),
-  };
   const { name, help } = METRIC_NAMES.deviceSessions;
   const deviceSessions = new Gauge({ name, help, registers });
   return {
-    count: (metric, labels, amount = 1) => counters[metric]?.inc(labels, amount),
     observe: (metric, labels, seconds) => histograms[metric]?.observe(labels, seconds),
     set: (_metric, value) => deviceSessions.set(value),
     render: () => registry.metrics(),
