@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
-import { onBench } from './testing/agent-under-test.js';
+import { OPEN_POLICY, onBench } from './testing/agent-under-test.js';
 import { sha256Of } from './testing/fake-coordinator.js';
 
 const ref = (assignmentId: string, attempt = 1) => ({ assignmentId, attempt });
@@ -82,6 +82,36 @@ test('a refusal is told to both sides with what is missing', () =>
     expect(JSON.parse(refused?.detailsJson ?? '')).toMatchObject({ missing: 'federation', federation: 'lungs' });
     expect(bench.log.some(({ level, message }) => level === 'warn' && message.includes('"lungs"'))).toBe(true);
     expect(bench.trainer.tasks).toEqual([]);
+  }));
+
+test('questions about the columns beyond the allowed number are refused by their rule; those answered stay answered', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    const settings = { data_sets: { patients: 'patients.csv' }, policy: { ...OPEN_POLICY, max_questions: 2 } };
+    const agent = await bench.start(settings);
+    await agent.ready;
+    const ask = (id: string, target: string) =>
+      coordinator.assign({ ref: ref(id), kind: 'describe', taskJson: JSON.stringify({ target }) });
+    ask('a', 'age>50');
+    ask('b', 'age>51');
+    await coordinator.until(() => coordinator.of('report').length === 2);
+    await agent.stop();
+
+    await (await bench.start(settings)).ready;
+    ask('c', 'age>52');
+    const refused = () =>
+      coordinator.of('assignmentAnswer').flatMap(({ answer }) => (answer.case === 'refused' ? [answer.value] : []));
+    await coordinator.until(() => refused().length === 1);
+    expect(refused()[0]).toMatchObject({
+      code: 'policy_denied',
+      message: expect.stringContaining('rule max_questions_per_data_digest'),
+    });
+    expect(bench.log.some(({ level, message }) => level === 'warn' && message.includes('assignment refused'))).toBe(
+      true,
+    );
+    ask('d', 'age>50');
+    await coordinator.until(() => coordinator.of('report').length === 3);
+    expect(bench.trainer.tasks).toHaveLength(2);
   }));
 
 test('statistics and evaluations are reported, and repeated from the journal without being made again', () =>

@@ -9,6 +9,7 @@ import { AgentMetrics } from './http/agent-metrics.js';
 import { startHealthServer } from './http/health-server.js';
 import { BaseStore } from './models/base-store.js';
 import { grpcBaseTransport, httpBaseTransport } from './models/transports.js';
+import { DEFAULT_MAX_QUESTIONS, QuestionLog } from './policy/question-log.js';
 import { CoordinatorSession } from './session/coordinator-session.js';
 import type { SessionDelegate } from './session/session-link.js';
 import { Site } from './site.js';
@@ -107,7 +108,10 @@ async function compose(
   });
   lifecycle.onStop('data set summaries', () => summaries.stop());
   const site = new Site(config, summaries, audit, (delayMs) => wait(clock, delayMs));
-  const assignments = new Assignments({
+  const tellSummary = async (): Promise<void> => {
+    assignments.send({ case: 'siteSummary', value: await site.summary() });
+  };
+  const assignments: Assignments = new Assignments({
     journal,
     clock,
     logger,
@@ -118,6 +122,11 @@ async function compose(
       bases,
       trainer,
       audit,
+      questions: new QuestionLog(folder.questionsPath, config.policy.maxQuestions ?? DEFAULT_MAX_QUESTIONS),
+      digestOf: async (name) => {
+        if (await summaries.refresh()) await tellSummary();
+        return summaries.digestOf(name);
+      },
       clock,
       logger,
       uploader: { http, grpc: bulkClient, metadata, clock, logger },
@@ -172,12 +181,7 @@ async function compose(
         );
 
   // The order of stops is the reverse: data checks, work (with its grace), session, and what they use.
-  lifecycle.onStop(
-    'data checks',
-    watchData(clock, summaries, async () => {
-      assignments.send({ case: 'siteSummary', value: await site.summary() });
-    }),
-  );
+  lifecycle.onStop('data checks', watchData(clock, summaries, tellSummary));
   assignments.start();
   logger.info({ deviceIdentifier: config.deviceIdentifier, stateDir: config.stateDir }, 'agent started');
   return {

@@ -96,8 +96,14 @@ export class AuditLog {
       this.#file = await open(this.#path, 'a', 0o600);
       this.#sizeBytes = (await this.#file.stat()).size;
     }
-    await this.#file.appendFile(bytes);
-    await this.#file.datasync();
+    try {
+      await this.#file.appendFile(bytes);
+      await this.#file.datasync();
+    } catch (error) {
+      // A full disk takes the first part of an entry: without it the next entry would continue that line.
+      await this.#file.truncate(this.#sizeBytes).catch(() => undefined);
+      throw error;
+    }
     this.#sizeBytes += bytes.length;
   }
 

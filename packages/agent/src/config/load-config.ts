@@ -95,6 +95,7 @@ function build(
     labels: file.labels ?? {},
     policy: {
       allow: (file.policy?.allow ?? []).map(({ data_sets, ...rule }) => ({ ...rule, dataSets: data_sets })),
+      ...(file.policy?.max_questions === undefined ? {} : { maxQuestions: file.policy.max_questions }),
     },
     tls: {
       ...(tls.ca === undefined ? {} : { caPath: at(tls.ca) }),

@@ -9,7 +9,13 @@ export const PolicyRuleSchema = Type.Object(
   { additionalProperties: false },
 );
 
-export const PolicySchema = Type.Object({ allow: Type.Array(PolicyRuleSchema) }, { additionalProperties: false });
+export const PolicySchema = Type.Object(
+  {
+    allow: Type.Array(PolicyRuleSchema),
+    max_questions: Type.Optional(Type.Integer({ minimum: 1, maximum: 10_000 })),
+  },
+  { additionalProperties: false },
+);
 
 const DataSetSchema = Type.Object(
   {

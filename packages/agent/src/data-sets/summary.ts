@@ -94,6 +94,16 @@ export class DataSetSummaries {
     }));
   }
 
+  /** As of the last reading. @throws OctomilError `data_unreadable` with the data set's problem */
+  digestOf(name: string): string {
+    const summary = this.current.find((candidate) => candidate.name === name);
+    if (summary !== undefined && summary.problem === '') return summary.digest;
+    throw new OctomilError(
+      'data_unreadable',
+      `data set "${name}" cannot be used: ${summary?.problem ?? 'this site has none of this name'}`,
+    );
+  }
+
   /** Reads what changed. Calls during a run join it. @returns whether a summary is another one now */
   refresh(): Promise<boolean> {
     this.#running ??= this.#refresh().finally(() => {

@@ -11,6 +11,11 @@ export interface PolicyRule {
 /** What this site lets others do with its data. What no rule allows is refused. */
 export interface Policy {
   readonly allow: readonly PolicyRule[];
+  /**
+   * Different questions about a data set's columns (another target, other markers, other exclusions) that are answered
+   * while its data stays the same. Default 8.
+   */
+  readonly maxQuestions?: number;
 }
 
 /** What somebody wants to do. No data set: work that reads none. */

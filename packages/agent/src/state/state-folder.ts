@@ -13,6 +13,8 @@ export interface StateFolder {
   readonly updatesPath: string;
   /** One record per assignment that was finished or is being uploaded. */
   readonly journalPath: string;
+  /** What was told about which data set. */
+  readonly questionsPath: string;
   readonly auditPath: string;
   readonly summariesPath: string;
   close(): Promise<void>;
@@ -51,6 +53,7 @@ export async function openStateFolder(path: string, now: () => number): Promise<
     modelsPath,
     updatesPath,
     journalPath,
+    questionsPath: join(path, 'questions'),
     auditPath: join(path, 'audit.jsonl'),
     summariesPath: join(path, 'data-sets.json'),
     close: () => lock.release(),

@@ -11,6 +11,7 @@ import type { AgentConfig } from '../config/agent-config.js';
 import type { UploadVerdict } from '../connection/http-transfers.js';
 import type { BaseStore } from '../models/base-store.js';
 import { decide } from '../policy/policy.js';
+import type { QuestionLog } from '../policy/question-log.js';
 import {
   type AssignmentKey,
   type Journal,
@@ -34,6 +35,9 @@ export interface SiteRunnerOptions {
   readonly trainer: Trainer;
   readonly uploader: Uploader;
   readonly audit: Pick<AuditLog, 'record'>;
+  readonly questions: Pick<QuestionLog, 'answer'>;
+  /** Of a data set as it is now. @throws OctomilError `data_unreadable` when it cannot be read */
+  readonly digestOf: (dataSet: string) => Promise<string>;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly onUploaded?: (sizeBytes: number) => void;
@@ -86,6 +90,10 @@ export class SiteRunner implements AssignmentRunner {
     } catch (thrown) {
       if (work.signal.aborted) throw thrown;
       const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths);
+      if (error.code === 'policy_denied') {
+        logger.warn({ ...work.key, ...context, error }, `assignment refused: ${error.reason}`);
+        return { kind: 'refused', problem: error.toBody() };
+      }
       logger.error({ ...work.key, error: thrown }, `assignment failed: ${error.reason}`);
       await this.#options.audit.record({
         kind: 'failure',
@@ -182,7 +190,12 @@ export class SiteRunner implements AssignmentRunner {
         outputPath: this.#updatePath(key),
       });
       if (task.kind === 'describe') {
-        const statistics = JSON.stringify(await trainer.run(task, { signal }));
+        const { questions, digestOf } = this.#options;
+        const dataSet = context.dataSet ?? '';
+        const statistics = await questions.answer(dataSet, await digestOf(dataSet), task, async () =>
+          JSON.stringify(await trainer.run(task, { signal })),
+        );
+        signal.throwIfAborted();
         await audit.record({
           ...audited,
           kind: 'statistics',

@@ -1,0 +1,142 @@
+import { createHash } from 'node:crypto';
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { OctomilError } from '@octomil/shared/errors';
+import { writeAtomically } from '../state/atomic-file.js';
+
+/** Different questions that are answered about one state of a data set, unless the site's policy says otherwise. */
+export const DEFAULT_MAX_QUESTIONS = 8;
+
+/** The name by which both sides are told of this rule. */
+const RULE = 'max_questions_per_data_digest';
+
+/** What somebody asks about the columns of a data set. */
+export interface DescribeQuestion {
+  readonly target: unknown;
+  readonly missingMarkers?: Readonly<Record<string, readonly unknown[]>>;
+  readonly exclude?: readonly string[];
+}
+
+interface Asked {
+  /** By question; null while the answer is being made. */
+  readonly answers: Record<string, string | null>;
+}
+
+/**
+ * Remembers, over restarts, what was told about each state of each data set.
+ *
+ * Aggregates about ten rows and more are harmless one by one, but `age>50` and `age>51` differ by the rows of one
+ * patient. So a question gets one answer for as long as the data stays the same, and there are few questions.
+ */
+export class QuestionLog {
+  readonly #folder: string;
+  readonly #maxQuestions: number;
+  #inTurn: Promise<unknown> = Promise.resolve();
+
+  constructor(folder: string, maxQuestions: number) {
+    this.#folder = folder;
+    this.#maxQuestions = maxQuestions;
+  }
+
+  /**
+   * Answers a question as it was answered before, or by `ask`. It counts before it is answered, and no longer when
+   * `ask` fails.
+   *
+   * @param digest of the data set as it is now
+   * @throws OctomilError `policy_denied` naming the rule when too many others were answered; what `ask` throws
+   */
+  async answer(
+    dataSet: string,
+    digest: string,
+    question: DescribeQuestion,
+    ask: () => Promise<string>,
+  ): Promise<string> {
+    const hash = hashQuestion(question);
+    const known = await this.#change(dataSet, digest, (asked) => {
+      const before = asked.answers[hash];
+      const others = Object.keys(asked.answers).filter((other) => other !== hash).length;
+      if (before === undefined && others >= this.#maxQuestions) throw this.#tooMany(dataSet, others);
+      if (before === undefined) asked.answers[hash] = null;
+      return before ?? null;
+    });
+    if (known !== null) return known;
+    let answer: string;
+    try {
+      answer = await ask();
+    } catch (error) {
+      await this.#change(dataSet, digest, (asked) => {
+        if (asked.answers[hash] === null) delete asked.answers[hash];
+      }).catch(() => undefined);
+      throw error;
+    }
+    // The first answer stands, also where the same question was asked twice at once.
+    return this.#change(dataSet, digest, (asked) => {
+      const first = asked.answers[hash] ?? answer;
+      asked.answers[hash] = first;
+      return first;
+    });
+  }
+
+  #tooMany(dataSet: string, others: number): OctomilError {
+    return new OctomilError(
+      'policy_denied',
+      `rule ${RULE}: ${others} different questions about the columns of data set "${dataSet}" were answered and this site allows ${this.#maxQuestions} ` +
+        "while its data stays as it is; ask one of them again, or have the site's owner raise max_questions in the agent's policy",
+      { details: { rule: RULE, limit: this.#maxQuestions, dataSet } },
+    );
+  }
+
+  /** One change at a time; what `change` did is on disk before this resolves. */
+  #change<T>(dataSet: string, digest: string, change: (asked: Asked) => T): Promise<T> {
+    const result = this.#inTurn.then(async () => {
+      const path = join(this.#folder, `${sha256Of(JSON.stringify([dataSet, digest]))}.json`);
+      const before = await readFile(path, 'utf8').catch((error: unknown) => {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '{"answers":{}}';
+        throw error;
+      });
+      const asked = parse(before, path);
+      const value = change(asked);
+      const after = JSON.stringify(asked);
+      if (after !== before) {
+        await mkdir(this.#folder, { recursive: true, mode: 0o700 });
+        await writeAtomically(path, after, { durable: true });
+      }
+      return value;
+    });
+    this.#inTurn = result.catch(() => undefined);
+    return result;
+  }
+}
+
+/** A damaged record must not become an empty one: that would allow everything again. */
+function parse(text: string, path: string): Asked {
+  try {
+    const asked = JSON.parse(text) as Partial<Asked>;
+    if (typeof asked.answers === 'object' && asked.answers !== null) return { answers: { ...asked.answers } };
+  } catch {}
+  throw new OctomilError(
+    'policy_denied',
+    "the record of questions that this site answered is damaged, so none is answered; the site's owner can remove it",
+    { details: { rule: RULE }, cause: new TypeError(`${path} is not a record of questions`) },
+  );
+}
+
+/** Two ways to write the same question are one question. */
+function hashQuestion({ target, missingMarkers, exclude }: DescribeQuestion): string {
+  const fold = (name: string): string => name.trim().toLowerCase();
+  const markers = Object.entries(missingMarkers ?? {})
+    .filter(([, values]) => values.length > 0)
+    .map(([name, values]) => [fold(name), [...new Set(values.map((value) => JSON.stringify(value)))].sort()] as const)
+    .sort(([a], [b]) => (a < b ? -1 : 1));
+  const left = [...new Set((exclude ?? []).map(fold))].sort();
+  return sha256Of(JSON.stringify({ version: 1, target: sorted(target), markers, exclude: left }));
+}
+
+function sorted(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  return Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
+function sha256Of(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
+}
