@@ -54,3 +54,15 @@ test('plaintext off loopback needs saying so', () => {
   expect(() => readCoordinatorConfig({ OCTOMIL_HOST: '10.0.0.1' })).toThrow(OctomilError);
   expect(readCoordinatorConfig({ OCTOMIL_HOST: '10.0.0.1', OCTOMIL_INSECURE: '1' }).insecure).toBe(true);
 });
+
+test('an object folder is shared only beside PostgreSQL, and only when its URL says so', () => {
+  const DATABASE_URL = 'postgres://h/d';
+  const read = (OBJECT_STORE_URL: string, more: object = { DATABASE_URL }) =>
+    readCoordinatorConfig({ OCTOMIL_DATA_DIR: '/data', OBJECT_STORE_URL, ...more });
+  expect(read('file:///a%20b?shared=true')).toMatchObject({ objectFolder: '/a b', objectsShared: true });
+  expect(read('file:///a')).toMatchObject({ objectFolder: '/a', objectsShared: false });
+  expect(redactedCoordinatorConfig(read('file:///a?shared=true'))['OBJECT_STORE_URL']).toBe('file:/a?shared=true');
+  expect(() => read('file:///a?shared=true', {})).toThrow(/set DATABASE_URL/);
+  expect(() => read('file:///a?shared=yes')).toThrow(/shared=yes/);
+  expect(() => read('file:///a?shard=true')).toThrow(/shard=true/);
+});

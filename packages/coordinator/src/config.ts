@@ -23,7 +23,11 @@ const SETTINGS = {
   dataDir: textSetting('OCTOMIL_DATA_DIR', undefined, 'folder of the embedded stores'),
   databaseUrl: textSetting('DATABASE_URL', undefined, 'PostgreSQL in place of the embedded database', { secret: true }),
   redisUrl: textSetting('REDIS_URL', undefined, 'Redis in place of the database for job queues', { secret: true }),
-  objectStoreUrl: textSetting('OBJECT_STORE_URL', undefined, 'where objects live, such as file:///var/lib/octomil'),
+  objectStoreUrl: textSetting(
+    'OBJECT_STORE_URL',
+    undefined,
+    'where objects live, such as file:///var/lib/octomil; several coordinators share a mounted folder with ?shared=true',
+  ),
   tlsCert: textSetting('OCTOMIL_TLS_CERT', undefined, 'PEM file of the certificate'),
   tlsKey: textSetting('OCTOMIL_TLS_KEY', undefined, 'PEM file of its private key'),
   insecure: flagSetting('OCTOMIL_INSECURE', '1 allows plaintext on an address that others can reach'),
@@ -39,6 +43,8 @@ export interface CoordinatorConfig {
   readonly dataDir: string;
   /** Absolute folder of the objects. Default `objects` in the data folder. */
   readonly objectFolder: string;
+  /** Whether other coordinators use the object folder too (`?shared=true`). */
+  readonly objectsShared: boolean;
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   readonly insecure: boolean;
   /** Without a slash at its end. */
@@ -60,7 +66,12 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
   const values = readSettings(SETTINGS, environment, file === '' ? undefined : file);
   const problems: string[] = [];
   const dataDir = resolve(values.dataDir ?? join(homedir(), '.octomil', 'coordinator'));
-  const objectFolder = objectFolderOf(values.objectStoreUrl, dataDir, problems);
+  const { folder: objectFolder, shared: objectsShared } = objectFolderOf(values.objectStoreUrl, dataDir, problems);
+  if (objectsShared && values.databaseUrl === undefined) {
+    problems.push(
+      'OBJECT_STORE_URL has shared=true, but only one coordinator can use the embedded database: set DATABASE_URL, or take shared=true away',
+    );
+  }
   if ((values.tlsCert === undefined) !== (values.tlsKey === undefined)) {
     problems.push('OCTOMIL_TLS_CERT and OCTOMIL_TLS_KEY belong together: set both or neither');
   }
@@ -79,6 +90,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
     grpcPort: values.grpcPort,
     dataDir,
     objectFolder,
+    objectsShared,
     tls:
       values.tlsCert === undefined || values.tlsKey === undefined
         ? undefined
@@ -95,7 +107,7 @@ export function redactedCoordinatorConfig(config: CoordinatorConfig): Record<str
   const values = {
     ...config,
     ...config.secrets,
-    objectStoreUrl: `file:${config.objectFolder}`,
+    objectStoreUrl: `file:${config.objectFolder}${config.objectsShared ? '?shared=true' : ''}`,
     tlsCert: config.tls?.certFile,
     tlsKey: config.tls?.keyFile,
   };
@@ -111,16 +123,30 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
-function objectFolderOf(url: string | undefined, dataDir: string, problems: string[]): string {
-  const fallback = join(dataDir, 'objects');
+interface ObjectFolder {
+  readonly folder: string;
+  readonly shared: boolean;
+}
+
+function objectFolderOf(url: string | undefined, dataDir: string, problems: string[]): ObjectFolder {
+  const fallback = { folder: join(dataDir, 'objects'), shared: false };
   if (url === undefined) return fallback;
   if (!url.startsWith('file:')) {
     problems.push('OBJECT_STORE_URL must begin with file: ; other stores are not supported by this version');
     return fallback;
   }
+  const [address = '', query = ''] = url.split('?', 2);
+  const options = new URLSearchParams(query);
+  const unknown = [...options].filter(([name, value]) => name !== 'shared' || !/^(true|false)$/.test(value));
+  if (unknown.length > 0) {
+    const named = unknown.map(([name, value]) => `${name}=${value}`).join(' and ');
+    problems.push(`OBJECT_STORE_URL has ${named}; for file: there is only shared=true or shared=false`);
+  }
+  const shared = options.get('shared') === 'true';
   try {
     // `file:relative` is taken from the working directory, `file:///absolute` as URLs have it.
-    return url.startsWith('file:/') ? fileURLToPath(url) : resolve(url.slice('file:'.length));
+    const folder = address.startsWith('file:/') ? fileURLToPath(address) : resolve(address.slice('file:'.length));
+    return { folder, shared };
   } catch (error) {
     problems.push(`OBJECT_STORE_URL=${url} is not a folder: ${error instanceof Error ? error.message : error}`);
     return fallback;

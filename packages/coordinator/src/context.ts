@@ -94,7 +94,7 @@ export async function startContext(
     logger,
     random,
     devices: devices.push,
-    settings: { coordinatorId, temporaryFolder: join(stores.stagingFolder, 'checkpoints') },
+    settings: { coordinatorId, temporaryFolder: stores.checkpointFolder },
   });
   const { assignments } = engine;
   const transfers = createTransferService({
@@ -104,7 +104,7 @@ export async function startContext(
     hub: devices.hub,
     clock,
     logger,
-    settings: { stagingRoot: join(stores.stagingFolder, 'uploads') },
+    settings: { stagingRoot: stores.uploadFolder },
   });
 
   let restUrl = '';

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock, Lifecycle, Logger } from '@octomil/shared/runtime';
-import { FileObjectStore, type ObjectStore } from '@octomil/shared/storage';
+import { ABANDONED_AFTER_MS, FileObjectStore, type ObjectStore, removeOldEntries } from '@octomil/shared/storage';
 import type { CoordinatorConfig } from './config.js';
 import { type OpenDatabase, openDatabase } from './database/open-database.js';
 import type { Jobs } from './jobs/jobs.js';
@@ -13,7 +13,9 @@ export interface Stores {
   readonly jobs: Jobs;
   readonly objects: ObjectStore;
   /** For unfinished uploads, on the same file system as the objects, so that a finished one is renamed into place. */
-  readonly stagingFolder: string;
+  readonly uploadFolder: string;
+  /** For checkpoints in the making, on the same file system too. What a killed coordinator left there was removed. */
+  readonly checkpointFolder: string;
 }
 
 export interface StoresOptions {
@@ -42,9 +44,17 @@ export async function openStores(options: StoresOptions, lifecycle: Lifecycle): 
   lifecycle.onStop('database', () => database.close());
   // As durable as the rows that name the objects.
   const durable = database.kind === 'postgres';
-  const objects = await FileObjectStore.open({ folder: config.objectFolder, durable, clock });
+  const objects = await FileObjectStore.open({
+    folder: config.objectFolder,
+    durable,
+    clock,
+    shared: config.objectsShared,
+  });
   lifecycle.onStop('objects', () => objects.close());
   const jobs = await openJobs({ database, logger, ...(redisUrl === undefined ? {} : { redisUrl }) });
   lifecycle.onStop('jobs', () => jobs.close());
-  return { database, jobs, objects, stagingFolder: join(config.objectFolder, 'staging') };
+  const stagingFolder = join(config.objectFolder, 'staging');
+  const checkpointFolder = join(stagingFolder, 'checkpoints');
+  await removeOldEntries(checkpointFolder, config.objectsShared ? clock.now() - ABANDONED_AFTER_MS : Infinity);
+  return { database, jobs, objects, uploadFolder: join(stagingFolder, 'uploads'), checkpointFolder };
 }

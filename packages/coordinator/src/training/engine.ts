@@ -96,9 +96,12 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
   const retention = new Retention({ database, objects, logger, clock, settings: settings.retention ?? {} });
 
   let folder: Promise<string> | undefined;
-  const temporaryFolder = (): Promise<string> => {
+  const temporaryFolder = async (): Promise<string> => {
     folder ??= makeFolder(settings.temporaryFolder ?? tmpdir());
-    return folder;
+    const path = await folder;
+    // One that lay idle for a day may have been taken for a dead coordinator's.
+    await mkdir(path, { recursive: true });
+    return path;
   };
   const tellDevices = (deviceIds: readonly string[]): void => {
     if (deviceIds.length === 0) return;

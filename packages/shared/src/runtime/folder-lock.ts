@@ -25,16 +25,23 @@ interface Holder {
  * system's own file lock, which ends with its process however that ends. So there are no stale locks to recognise and
  * no reused process ids to mistake.
  *
+ * @param shared together with others that ask for the same: only a holder of the whole folder is kept out
  * @throws OctomilError `store_locked` naming the folder and who holds it
  */
-export async function lockFolder(folder: string, now: () => number): Promise<FolderLock> {
+export async function lockFolder(
+  folder: string,
+  now: () => number,
+  { shared = false }: { shared?: boolean } = {},
+): Promise<FolderLock> {
   const path = resolve(folder);
   await mkdir(path, { recursive: true });
   // Loaded here: only processes that lock a folder need it.
   const { DatabaseSync } = await import('node:sqlite');
   const database = new DatabaseSync(join(path, LOCK_FILE));
   try {
-    database.exec('pragma busy_timeout = 0; pragma journal_mode = memory; begin exclusive');
+    // An open read transaction holds SQLite's SHARED lock, which only EXCLUSIVE does not go with.
+    const take = shared ? 'begin; select count(*) from sqlite_schema' : 'begin exclusive';
+    database.exec(`pragma busy_timeout = 0; pragma journal_mode = memory; ${take}`);
   } catch (error) {
     database.close();
     if (!isBusy(error)) throw error;
@@ -45,6 +52,7 @@ export async function lockFolder(folder: string, now: () => number): Promise<Fol
       { details: { folder: path, ...(holder === undefined ? {} : { pid: holder.pid, host: holder.host }) } },
     );
   }
+  if (shared) return { folder: path, release: async () => closeOnce(database) };
   const holder: Holder = { pid: process.pid, host: hostname(), since: new Date(now()).toISOString() };
   await writeFile(join(path, HOLDER_FILE), JSON.stringify(holder));
   let released = false;
@@ -57,6 +65,10 @@ export async function lockFolder(folder: string, now: () => number): Promise<Fol
       database.close();
     },
   };
+}
+
+function closeOnce(database: { readonly isOpen: boolean; close(): void }): void {
+  if (database.isOpen) database.close();
 }
 
 /** SQLITE_BUSY; its number is in `errcode`. */

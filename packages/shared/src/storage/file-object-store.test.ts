@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
@@ -12,10 +12,14 @@ import { objectStoreContract } from './object-store-contract.js';
 
 const newFolder = () => mkdtemp(join(tmpdir(), 'octomil-store-'));
 
-for (const durable of [false, true]) {
-  objectStoreContract(`a folder${durable ? ', durable' : ''}`, async () => {
+for (const options of [
+  { durable: false, shared: false },
+  { durable: true, shared: false },
+  { durable: false, shared: true },
+]) {
+  objectStoreContract(`a folder, ${JSON.stringify(options)}`, async () => {
     const folder = await newFolder();
-    const store = await FileObjectStore.open({ folder, durable, clock: systemClock });
+    const store = await FileObjectStore.open({ folder, clock: systemClock, ...options });
     return {
       store,
       close: async () => {
@@ -66,6 +70,37 @@ test('a folder is held by one process: refused while it lives, free once it was 
   await lock.release();
   await lock.release();
   await (await lockFolder(folder, () => 0)).release();
+  await rm(folder, { recursive: true });
+});
+
+test('a shared folder takes several stores, keeps unfinished objects of the others, and nobody may have it alone', async () => {
+  const folder = await newFolder();
+  const temporary = join(folder, 'temporary');
+  const open = (shared: boolean) => FileObjectStore.open({ folder, durable: false, clock: systemClock, shared });
+  const one = await open(true);
+  const gate = Promise.withResolvers<void>();
+  async function* slow() {
+    yield Buffer.from('first half, ');
+    await gate.promise;
+    yield Buffer.from('second half');
+  }
+  const putting = one.put('a', slow());
+  while ((await readdir(temporary)).length === 0) await systemClock.sleep(1);
+  await writeFile(join(temporary, 'abandoned'), '');
+  const twoDaysAgo = new Date(Date.now() - 48 * 3_600_000);
+  await utimes(join(temporary, 'abandoned'), twoDaysAgo, twoDaysAgo);
+  const two = await open(true);
+  expect(await readdir(temporary)).toHaveLength(1);
+  gate.resolve();
+  await putting;
+  expect(Buffer.from(await two.readAll('a', 100)).toString()).toBe('first half, second half');
+  await one.close();
+  await expect(open(false)).rejects.toMatchObject({ code: 'store_locked' });
+  await two.close();
+  await two.close();
+  const alone = await open(false);
+  await expect(open(true)).rejects.toMatchObject({ code: 'store_locked', details: { pid: process.pid } });
+  await alone.close();
   await rm(folder, { recursive: true });
 });
 

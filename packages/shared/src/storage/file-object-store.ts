@@ -4,6 +4,7 @@ import { copyFile, type FileHandle, mkdir, open, opendir, readdir, rename, rm, r
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { OctomilError } from '../errors/index.js';
 import { type Clock, type FolderLock, lockFolder } from '../runtime/index.js';
+import { ABANDONED_AFTER_MS, removeOldEntries } from './abandoned-files.js';
 import { checkObjectKey } from './object-key.js';
 import type { ByteRange, ByteSource, ObjectStat, ObjectStore } from './object-store.js';
 
@@ -16,6 +17,11 @@ export interface FileObjectStoreOptions {
    */
   readonly durable: boolean;
   readonly clock: Clock;
+  /**
+   * Lets several processes use the folder at once, also over the network: for file systems that all of them mount and on
+   * which a rename is atomic for every one of them (NFSv4, CephFS, EFS). Default false.
+   */
+  readonly shared?: boolean;
 }
 
 const OBJECTS = 'objects';
@@ -23,8 +29,8 @@ const TEMPORARY = 'temporary';
 
 /**
  * Objects as files in a folder: `objects/<key>`, written under `temporary/` and renamed into place.
- * The folder is locked against a second process until `close`; what a killed writer left under `temporary/` is removed
- * when the folder is opened.
+ * The folder is locked against a second process until `close`, unless it is opened as shared by all; what a killed writer
+ * left under `temporary/` is removed when the folder is opened, in a shared one after a day.
  *
  * @see FileObjectStore.open
  */
@@ -39,12 +45,14 @@ export class FileObjectStore implements ObjectStore {
     this.#durable = durable;
   }
 
-  /** @throws OctomilError `store_locked` when another process holds the folder */
-  static async open({ folder, durable, clock }: FileObjectStoreOptions): Promise<FileObjectStore> {
-    const lock = await lockFolder(resolve(folder), () => clock.now());
+  /** @throws OctomilError `store_locked` when another process holds the folder, or some share it and this one would not */
+  static async open({ folder, durable, clock, shared = false }: FileObjectStoreOptions): Promise<FileObjectStore> {
+    const lock = await lockFolder(resolve(folder), () => clock.now(), { shared });
     try {
-      await rm(join(lock.folder, TEMPORARY), { recursive: true, force: true });
-      await mkdir(join(lock.folder, TEMPORARY), { recursive: true });
+      const temporary = join(lock.folder, TEMPORARY);
+      if (shared) await removeOldEntries(temporary, clock.now() - ABANDONED_AFTER_MS);
+      else await rm(temporary, { recursive: true, force: true });
+      await mkdir(temporary, { recursive: true });
       await mkdir(join(lock.folder, OBJECTS), { recursive: true });
     } catch (error) {
       await lock.release();

@@ -1,3 +1,4 @@
+export { ABANDONED_AFTER_MS, removeOldEntries } from './abandoned-files.js';
 export { FileObjectStore, type FileObjectStoreOptions } from './file-object-store.js';
 export { requireFreeSpace } from './free-space.js';
 export { checkObjectKey } from './object-key.js';
