@@ -14,6 +14,7 @@ import { BoundedMap } from './bounded-map.js';
 import { keepStatistics } from './describe-cache.js';
 import { findDataSet } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
+import { requireUsable } from './feature-agreement.js';
 import { sha256Of, updateKey } from './object-keys.js';
 import type { TrainingAggregator } from './ports.js';
 import { readFigures, readStatistics } from './reports.js';
@@ -411,7 +412,7 @@ function assignmentEvent(
   return { type, data: { ...roundLabel(facts), device_id: known.deviceId, device: known.deviceName, ...data } };
 }
 
-/** @throws `invalid_input`, `too_large` */
+/** @throws `invalid_input`, `too_large`; `data_mismatch` for a site that has no target or no column to learn from */
 function checkReport(facts: RoundFacts, report: unknown, text: string): void {
   if (text.length > MAX_REPORT_CHARACTERS) {
     throw new OctomilError(
@@ -421,7 +422,7 @@ function checkReport(facts: RoundFacts, report: unknown, text: string): void {
   }
   switch (facts.kind) {
     case 'describe':
-      readStatistics(report);
+      requireUsable(readStatistics(report), facts.config.target);
       return;
     case 'evaluate':
       readFigures(report ?? null);

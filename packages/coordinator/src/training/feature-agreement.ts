@@ -3,9 +3,11 @@ import {
   columnCoverage,
   encodedWidth,
   type FeatureSpec,
+  MINIMUM_ROWS,
   mergeStatistics,
   parseTargetRule,
   type SiteEntry,
+  type SiteStatistics,
 } from '@octomil/shared/features';
 import type { Architecture } from '@octomil/shared/models';
 import type { JsonObject } from '../database/tables.js';
@@ -31,6 +33,28 @@ export function describedSites(answers: readonly AcceptedAnswer[]): SiteEntry[] 
     name: deviceName,
     statistics: readStatistics(metrics['report']),
   }));
+}
+
+/**
+ * A site that cannot take part whatever the others have: it fails by itself, and the others go on where they are enough.
+ *
+ * @throws `data_mismatch`
+ */
+export function requireUsable({ target, columns }: SiteStatistics, rule: string | null): void {
+  const names = columns.slice(0, 20).map(({ name }) => name);
+  const others = columns.length > 20 ? ', …' : '';
+  if (target === null && rule !== null) {
+    throw new OctomilError(
+      'data_mismatch',
+      `its data has no target column "${parseTargetRule(rule).column}" with at least ${MINIMUM_ROWS} values; it has ${names.join(', ') || 'no usable column'}${others}`,
+    );
+  }
+  if (columns.length === 0) {
+    throw new OctomilError(
+      'data_mismatch',
+      `its data has no usable column: a column needs at least ${MINIMUM_ROWS} values, and must be neither identifier, free text nor date`,
+    );
+  }
 }
 
 /**

@@ -75,24 +75,27 @@ export class RoundCloser {
       answers.map(({ weight }) => weight),
       config.maxShareRatio,
     );
-    const opened: { release(): Promise<void> }[] = [];
+    const opened: Promise<{ path: string; release(): Promise<void> }>[] = [];
     const open = async (key: string): Promise<string> => {
-      const file = await objects.localFile(key);
+      const file = objects.localFile(key);
       opened.push(file);
-      return file.path;
+      return (await file).path;
     };
     try {
-      const folder = await temporaryFolder();
       const name = randomUUID();
-      const statePath = facts.number > 1 && base.stateKey !== null ? await open(base.stateKey) : undefined;
-      const updates = [];
-      for (const [place, { objectKey, deviceName }] of answers.entries()) {
+      const openUpdate = async ({ objectKey, deviceName }: AcceptedAnswer, place: number) => {
         if (objectKey === null) throw new OctomilError('internal', `the update of ${deviceName} has no object`);
-        updates.push({ path: await open(objectKey), weight: capped[place] ?? 0 });
-      }
+        return { path: await open(objectKey), weight: capped[place] ?? 0 };
+      };
+      const [folder, basePath, statePath, updates] = await Promise.all([
+        temporaryFolder(),
+        open(base.objectKey),
+        facts.number > 1 && base.stateKey !== null ? open(base.stateKey) : undefined,
+        Promise.all(answers.map(openUpdate)),
+      ]);
       const result = await aggregator.aggregate(
         {
-          basePath: await open(base.objectKey),
+          basePath,
           updates,
           updateFormat: config.updateFormat,
           strategy: config.strategy,
@@ -141,7 +144,7 @@ export class RoundCloser {
       );
       return await this.#complete(facts, owner, metrics, checkpoint);
     } finally {
-      await Promise.all(opened.map((file) => file.release()));
+      await Promise.allSettled(opened.map(async (file) => (await file).release()));
     }
   }
 

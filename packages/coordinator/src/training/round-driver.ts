@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { type ErrorCode, OctomilError, toOctomilError } from '@octomil/shared/errors';
+import { type ErrorCode, isErrorCode, OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
@@ -49,6 +49,10 @@ const HOPELESS: ReadonlySet<ErrorCode> = new Set([
   'too_large',
   'training_not_supported',
 ]);
+
+function isHopeless(code: string | null): boolean {
+  return isErrorCode(code) && HOPELESS.has(code);
+}
 
 /**
  * Moves rounds on. Everything here may be called at any time, by anybody, any number of times, on several coordinators:
@@ -144,7 +148,8 @@ export class RoundDriver {
       organizationIds: facts.memberIds,
       start: selectionStart(facts.seed, facts.id),
     };
-    const lastResort = facts.attempt === 1 ? undefined : await this.#askedBefore(facts);
+    const mayKnow = facts.attempt > 1 || (facts.kind === 'train' && facts.config.describes);
+    const lastResort = mayKnow ? await this.#askedBefore(facts) : undefined;
     const count = facts.kind === 'train' ? facts.targetDevices : MAX_REPORTING_DEVICES;
     const devices = await selector.select({ ...request, count, ...(lastResort === undefined ? {} : { lastResort }) });
     if (facts.kind === 'evaluate' && devices.length === 0) return this.#close(facts, true);
@@ -199,11 +204,12 @@ export class RoundDriver {
     if (asked.length === 0) await this.#look(facts.id);
   }
 
-  /** Devices that earlier attempts of this round asked in vain, so that a retry prefers others. */
+  /** Devices that earlier attempts of this round, or the question about their columns, asked in vain: others come first. */
   async #askedBefore(facts: RoundFacts): Promise<ReadonlySet<string>> {
     const { rows } = await sql<{ device_id: string }>`
       select distinct a.device_id from assignments a join rounds r on r.id = a.round_id
-      where r.session_id = ${facts.sessionId} and r.number = ${facts.number} and r.id <> ${facts.id}
+      where r.session_id = ${facts.sessionId} and r.id <> ${facts.id}
+        and (r.number = ${facts.number} or r.kind = 'describe')
         and a.state in ('refused', 'failed', 'expired')`.execute(this.#on.database.kysely);
     return new Set(rows.map((row) => row.device_id));
   }
@@ -306,9 +312,15 @@ export class RoundDriver {
         : `${deviceName}: ${state}${reason === null ? '' : ` (${reason})`}`,
     );
     const reason = [outcome.reason, ...named].join('; ').slice(0, 4_000);
-    const decision = outcome.hopeless === true ? 'fail' : retryDecision({ retries }, facts.config.maxRoundRetries);
+    const codes = new Set(sites.map(({ reasonCode }) => reasonCode));
+    // Sites whose columns do not fit what was asked would answer another attempt, or another person, alike.
+    const misfit = facts.kind === 'describe' && codes.size > 0 && [...codes].every(isHopeless);
+    const code = misfit ? ([...codes][0] ?? outcome.code) : outcome.code;
+    // Nobody resumes a dry run.
+    const fails = outcome.hopeless === true || misfit || facts.config.dryRun;
+    const decision = fails ? 'fail' : retryDecision({ retries }, facts.config.maxRoundRetries);
     const next = decision === 'retry' ? anotherAttempt(facts, facts.base?.id ?? null, retries + 1) : undefined;
-    const label: JsonObject = { ...roundLabel(facts), reason_code: outcome.code, reason };
+    const label: JsonObject = { ...roundLabel(facts), reason_code: code, reason };
     const events: NewEvent[] = [
       { type: 'round', data: { ...label, state: outcome.state, retried: next !== undefined } },
     ];
@@ -321,6 +333,7 @@ export class RoundDriver {
       facts,
       {
         ...outcome,
+        code,
         reason,
         ...(next === undefined ? {} : { next }),
         ...(decision === 'retry' ? {} : { session: decision === 'fail' ? ('failed' as const) : ('paused' as const) }),

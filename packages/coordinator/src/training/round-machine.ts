@@ -36,6 +36,8 @@ export interface RoundTally {
   /** Assignments made so far, whatever became of them. */
   readonly asked: number;
   readonly deadlinePassed: boolean;
+  /** The share of the deadline that a describe round gives its slowest site is over. Default false. */
+  readonly patienceOver?: boolean;
 }
 
 export type CloseDecision = 'wait' | 'aggregate' | 'insufficient';
@@ -44,7 +46,8 @@ export type CloseDecision = 'wait' | 'aggregate' | 'insufficient';
  * Whether a collecting round ends.
  *
  * - `train`: with the update that reaches the quorum, or at the deadline.
- * - `describe`: when all asked have answered (each site's columns matter), or at the deadline; a quorum is needed.
+ * - `describe`: when all asked have answered, refused or failed (each site's columns matter), or with a quorum when its
+ *   patience is over; at the deadline, too, a quorum is needed.
  * - `evaluate`: when all asked have answered, or at the deadline; no answer at all is a result too.
  */
 export function closeDecision(tally: RoundTally): CloseDecision {
@@ -54,13 +57,16 @@ export function closeDecision(tally: RoundTally): CloseDecision {
       if (quorum) return 'aggregate';
       return tally.deadlinePassed ? 'insufficient' : 'wait';
     case 'describe':
-      if (quorum && tally.working === 0) return 'aggregate';
+      if (quorum && (tally.working === 0 || tally.patienceOver)) return 'aggregate';
       if (!tally.deadlinePassed) return 'wait';
       return quorum ? 'aggregate' : 'insufficient';
     case 'evaluate':
       return tally.working === 0 || tally.deadlinePassed ? 'aggregate' : 'wait';
   }
 }
+
+/** A describe round that has its quorum waits no longer than this share of the deadline for the rest. */
+export const DESCRIBE_PATIENCE_RATIO = 0.5;
 
 /** What follows a round that did not reach its quorum: another attempt, or a pause that waits for a person. */
 export function retryDecision(round: { retries: number }, maxRoundRetries: number): 'retry' | 'pause' {

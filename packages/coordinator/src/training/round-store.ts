@@ -5,6 +5,7 @@ import type { AssignmentState, JsonObject, RoundKind, RoundState, Tables } from 
 import { appendEvents, type NewEvent } from './event-feed.js';
 import type { StoredFile } from './ports.js';
 import type { RoundFacts } from './round-facts.js';
+import { DESCRIBE_PATIENCE_RATIO } from './round-machine.js';
 
 /**
  * The rounds' rows. Every move is one statement that first locks the session's row and then compares the state it
@@ -22,6 +23,7 @@ export interface RoundTallyRow {
   readonly target: number;
   readonly retries: number;
   readonly deadlinePassed: boolean;
+  readonly patienceOver: boolean;
   readonly asked: number;
   readonly working: number;
   /** Working, but without progress for too long. */
@@ -94,6 +96,8 @@ function insertRound(sessionId: string, next: NextRound, gate: string): RawBuild
     from ${sql.table(gate)}`;
 }
 
+const PATIENCE_OVER = sql`now() >= r.started_at + (r.deadline_at - r.started_at) * ${DESCRIBE_PATIENCE_RATIO}::float8`;
+
 export class RoundStore {
   readonly #database: Database;
 
@@ -105,6 +109,7 @@ export class RoundStore {
     const { rows } = await sql<RoundTallyRow>`
       select r.state, s.state as "sessionState", r.accepted_updates as accepted, r.min_updates as "minUpdates",
         r.target_devices as target, r.retries, coalesce(r.deadline_at <= now(), false) as "deadlinePassed",
+        coalesce(${PATIENCE_OVER}, false) as "patienceOver",
         coalesce(r.state = 'aggregating' and r.owner_until < now(), false) as orphaned,
         t.asked, t.working, t.overdue
       from rounds r join training_sessions s on s.id = r.session_id,
@@ -126,6 +131,7 @@ export class RoundStore {
         or (r.state = 'collecting' and (
           r.deadline_at <= now()
           or (r.kind = 'train' and r.accepted_updates >= r.min_updates)
+          or (r.kind = 'describe' and r.accepted_updates >= r.min_updates and ${PATIENCE_OVER})
           or (select count(*) from assignments a where a.round_id = r.id and a.state in ('open', 'accepted')
               and a.lease_until >= now()) + r.accepted_updates < r.target_devices
           or (r.kind <> 'train' and not exists (select 1 from assignments a where a.round_id = r.id

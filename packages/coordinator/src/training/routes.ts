@@ -7,7 +7,7 @@ import { requireScope } from '../http/principal.js';
 import type { TrainingEngine } from './engine.js';
 import { type EventSink, streamEvents } from './event-stream.js';
 import { roundNotFound } from './session-service.js';
-import { type SessionRow, sessionNotFound } from './session-store.js';
+import { type AssignmentListRow, type SessionRow, sessionNotFound } from './session-store.js';
 import { assignmentView, roundView, sessionView } from './views.js';
 
 const Id = Type.Object({ id: Type.String({ maxLength: 200 }) });
@@ -19,6 +19,7 @@ const Page = Type.Object({
   offset: Type.Optional(Type.Integer({ minimum: 0 })),
 });
 const tags = ['training'];
+const UNABLE: ReadonlySet<string> = new Set(['refused', 'failed', 'expired']);
 
 /** A dry run waits for the sites' answers; rounds of dry runs end after 30 s. */
 const DRY_RUN_WAIT_MS = 45_000;
@@ -36,6 +37,12 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
   };
   const show = async (request: FastifyRequest, id: string): Promise<JsonObject> =>
     sessionView(await findSession(request, id));
+
+  /** Sites that were asked in a dry run and could not answer, or would not. */
+  const unableSites = async (roundId: unknown): Promise<ReadonlyMap<string, AssignmentListRow>> => {
+    const asked = typeof roundId === 'string' ? await store.assignments(roundId) : [];
+    return new Map(asked.filter(({ state }) => UNABLE.has(state)).map((row) => [row.deviceId, row]));
+  };
 
   app.post('/api/v1/training/sessions', { schema: { tags } }, async (request, reply) => {
     const { organizationId, keyId } = requireScope(request, 'training:write');
@@ -67,6 +74,7 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
     const view = await show(request, id);
     const report = view['report'] as JsonObject | null;
+    const unable = await unableSites(view['round_id']);
     return {
       session_id: id,
       status: view['status'],
@@ -77,11 +85,11 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
         ...eligible.map((site) => ({
           device_id: site.deviceId,
           name: site.name,
-          eligible: true,
+          eligible: !unable.has(site.deviceId),
           data_set: site.dataSet,
           row_count: site.rowCount,
-          reason_code: null,
-          reason: null,
+          reason_code: unable.get(site.deviceId)?.reasonCode ?? null,
+          reason: unable.get(site.deviceId)?.reason ?? null,
         })),
         ...refused.map((site) => ({
           device_id: site.deviceId,
