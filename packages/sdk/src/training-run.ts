@@ -77,7 +77,7 @@ export class TrainingRun {
     return this.#act('resume');
   }
 
-  /** Ends it for good; sites that train for it are told to stop. @throws OctomilClientError `wrong_state` when it is over */
+  /** Ends it for good; sites that train for it are told to stop. Repeating it changes nothing. @throws OctomilClientError `wrong_state` when it is completed or failed */
   cancel(): Promise<TrainingSession> {
     return this.#act('cancel');
   }

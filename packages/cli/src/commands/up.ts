@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { startCoordinator } from '@octomil/coordinator';
 import type { Options } from '../program.js';
 import { interruptible } from '../terminal/interrupt.js';
@@ -27,7 +28,9 @@ export async function up(options: Options): Promise<void> {
       grpcAddress: coordinator.grpcAddress,
       ...(coordinator.bootstrapApiKey === undefined ? {} : { apiKey: coordinator.bootstrapApiKey }),
     };
-    await print(options['json'], addresses, () => greeting(addresses));
+    await print(options['json'], addresses, () =>
+      greeting(addresses, join(coordinator.context.config.dataDir, 'bootstrap-key')),
+    );
     await untilAborted(AbortSignal.any([signal, parentGone()]));
   } finally {
     await coordinator.stop();
@@ -35,18 +38,19 @@ export async function up(options: Options): Promise<void> {
   }
 }
 
-function greeting(addresses: { apiBase: string; grpcAddress: string; apiKey?: string }): string {
+function greeting(addresses: { apiBase: string; grpcAddress: string; apiKey?: string }, keyFile: string): string {
+  // A key in the file of an earlier start may have been revoked since; the path is a hint, not a promise.
   const key =
     addresses.apiKey === undefined
-      ? ['API key        the one shown at the first start; "octomil keys create NAME" makes another']
-      : [`API key        ${addresses.apiKey}`, '               shown this once: keep it'];
+      ? [`API key        made at the first start and kept in ${keyFile}`]
+      : [`API key        ${addresses.apiKey}`, `               kept in ${keyFile} as well`];
   return [
     `REST           ${addresses.apiBase}`,
     `Agents (gRPC)  ${addresses.grpcAddress}`,
     ...key,
     '',
     'In another terminal:',
-    `  export OCTOMIL_API_BASE=${addresses.apiBase} OCTOMIL_API_KEY=${addresses.apiKey ?? 'edg_…'}`,
+    `  export OCTOMIL_API_BASE=${addresses.apiBase} OCTOMIL_API_KEY=${addresses.apiKey ?? `$(cat ${keyFile})`}`,
     '  octomil enroll --device hospital-001 > agent.yaml     # complete it, then:',
     '  octomil agent --config agent.yaml',
     '  octomil models ensure my-model',

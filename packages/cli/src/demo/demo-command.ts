@@ -5,7 +5,7 @@ import { decimal, table } from '../terminal/output.js';
 import { openProgress } from '../terminal/progress.js';
 import { writeAtomically } from '../terminal/write-file.js';
 import type { Scores } from './comparison.js';
-import { type DemoResult, runDemo } from './demo.js';
+import { type DemoResult, demoModelName, runDemo } from './demo.js';
 
 /** Runs the demo and prints what came of it. */
 export async function demo(options: Options): Promise<number> {
@@ -34,7 +34,7 @@ export async function demo(options: Options): Promise<number> {
     const out = options['out'];
     if (typeof out === 'string') await writeAtomically(out, `${JSON.stringify(result, null, 2)}\n`);
     if (json) process.stdout.write(`${JSON.stringify({ event: 'result', ...result })}\n`);
-    else say(await resultText(result));
+    else say(await resultText(result, demoModelName(options['seed'] as number)));
     return 0;
   } finally {
     progress.end();
@@ -47,7 +47,7 @@ interface ResultRow {
   readonly scores: Scores;
 }
 
-async function resultText(result: DemoResult): Promise<string> {
+async function resultText(result: DemoResult, model: string): Promise<string> {
   const rows: ResultRow[] = [
     ...Object.entries(result.local).map(([name, scores]) => ({ name: `${name} alone`, scores })),
     { name: 'federated', scores: result.federated },
@@ -71,6 +71,6 @@ async function resultText(result: DemoResult): Promise<string> {
     drawn,
     '',
     `Version ${result.version}, SHA-256 ${result.digest}, ${result.seconds.toFixed(1)} s in all.`,
-    `With a coordinator of your own ("octomil up"): octomil models pull cardiac-risk --model-version ${result.version}`,
+    `With a coordinator of your own ("octomil up"): octomil models pull ${model} --model-version ${result.version}`,
   ].join('\n');
 }

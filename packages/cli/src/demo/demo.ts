@@ -22,10 +22,14 @@ import { GENERATED_TARGET } from './hospitals.js';
 import { findSiteFiles, type SiteFile, writeGeneratedSites } from './site-files.js';
 
 const FEDERATION = 'demo-federation';
-const MODEL = 'cardiac-risk';
 const DATA_SET = 'patients';
 const HOLDOUT_SHARE = 0.2;
 const ONLINE_WITHIN_MS = 30_000;
+
+/** Of the demo's model. A model's held-out rows follow from its name, so that another seed has another split. */
+export function demoModelName(seed: number): string {
+  return `cardiac-risk-${seed}`;
+}
 
 export interface DemoOptions {
   /** Folder with one table per site. Default: four generated hospitals. */
@@ -120,7 +124,7 @@ async function startProcesses(
   sites: readonly SiteFile[],
   folder: string,
   lifecycle: Lifecycle,
-  { onStep = () => undefined, signal }: DemoOptions,
+  { onStep = () => undefined, signal, seed }: DemoOptions,
 ): Promise<Fleet> {
   const processes: CommandProcess[] = [];
   const start = (name: string, args: readonly string[], environment: Readonly<Record<string, string>>) => {
@@ -146,7 +150,7 @@ async function startProcesses(
     const { token } = await organization.createEnrollmentToken();
     const home = join(folder, 'agents', site.name);
     await mkdir(home, { recursive: true, mode: 0o700 });
-    const config = agentConfig(site, String(token), grpcAddress, home);
+    const config = agentConfig(site, demoModelName(seed), { token: String(token), grpcAddress, home });
     await writeFile(join(home, 'agent.yaml'), stringify(config), { mode: 0o600 });
     start(`the agent of ${site.name}`, ['agent', '--config', join(home, 'agent.yaml')], {});
   }
@@ -183,14 +187,18 @@ const QUIET_ENVIRONMENT: Readonly<Record<string, string>> = {
   OCTOMIL_TLS_KEY: '',
 };
 
-function agentConfig(site: SiteFile, token: string, grpcAddress: string, home: string): Record<string, unknown> {
+function agentConfig(
+  site: SiteFile,
+  model: string,
+  { token, grpcAddress, home }: Readonly<Record<'token' | 'grpcAddress' | 'home', string>>,
+): Record<string, unknown> {
   return {
     coordinator: grpcAddress,
     device_identifier: site.name,
     enrollment_token: token,
     state_dir: join(home, 'state'),
     data_sets: { [DATA_SET]: { path: site.path } },
-    policy: { allow: [{ name: 'the-demo', federations: [FEDERATION], models: [MODEL], data_sets: [DATA_SET] }] },
+    policy: { allow: [{ name: 'the-demo', federations: [FEDERATION], models: [model], data_sets: [DATA_SET] }] },
   };
 }
 
@@ -223,10 +231,11 @@ interface Trained {
 
 async function train(fleet: Fleet, options: DemoOptions, siteCount: number): Promise<Trained> {
   const { signal, onEvent } = options;
-  await new ModelRegistry(fleet).ensureModel({ name: MODEL, ...(signal === undefined ? {} : { signal }) });
+  const model = demoModelName(options.seed);
+  await new ModelRegistry(fleet).ensureModel({ name: model, ...(signal === undefined ? {} : { signal }) });
   const federation = new Federation({ ...fleet, name: FEDERATION });
   const request: TrainingOptions = {
-    model: MODEL,
+    model,
     rounds: options.rounds,
     minUpdates: siteCount,
     algorithm: options.algorithm,
@@ -254,8 +263,9 @@ async function compare(
   options: DemoOptions,
 ): Promise<Comparison> {
   const registry = new ModelRegistry(fleet);
-  const weights = await registry.pullModel({ model: MODEL, version: result.version });
-  const described = await registry.pullModel({ model: MODEL, version: result.version, format: 'model.json' });
+  const model = demoModelName(options.seed);
+  const weights = await registry.pullModel({ model, version: result.version });
+  const described = await registry.pullModel({ model, version: result.version, format: 'model.json' });
   const { compareModels } = await import('./comparison.js');
   return compareModels({
     sites,

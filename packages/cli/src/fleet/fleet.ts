@@ -91,10 +91,9 @@ async function compose(options: FleetOptions, lifecycle: Lifecycle): Promise<Fle
   const logger = options.logger ?? silentLogger;
   const described = await describeAgents(options, join(folder, 'data'));
   const coordinator = lifecycle.add('coordinator', await startCoordinator(coordinatorOptions(options, folder, logger)));
-  const apiKey = coordinator.bootstrapApiKey;
-  if (apiKey === undefined) {
-    throw new OctomilError('config_invalid', 'a fleet needs a coordinator of its own, started for the first time');
-  }
+  const { organizationId, context } = coordinator;
+  // A database that was there before keeps the first key to itself.
+  const apiKey = coordinator.bootstrapApiKey ?? (await context.keys.create(organizationId, 'fleet', ['admin'])).key;
   const apiBase = `${coordinator.restUrl}/api/v1`;
   const organization = new Organization({ apiBase, apiKey });
   const agents: RunningAgent[] = [];
@@ -132,8 +131,10 @@ async function compose(options: FleetOptions, lifecycle: Lifecycle): Promise<Fle
 }
 
 function coordinatorOptions(options: FleetOptions, folder: string, logger: Logger): CoordinatorOptions {
+  const onServer = (options.coordinator?.environment?.['DATABASE_URL'] ?? '') !== '';
   return {
     logger,
+    ...(onServer ? {} : { database: 'memory' }),
     ...options.coordinator,
     environment: {
       OCTOMIL_HOST: '127.0.0.1',
