@@ -16,6 +16,52 @@ const DEFAULT_RANGE_PARAMS = 131_072;
 /** Buffers that are being read while the fold works on others. */
 const BUFFERS_AHEAD = 4;
 
+/** The kernel of a job and its vectors. */
+interface Workspace {
+  readonly key: string;
+  readonly kernel: FoldKernel;
+  readonly sum: Float64Array<ArrayBuffer>;
+  /** Two, so that one is written to the file while the other is computed. */
+  readonly evenOutput: Float32Array<ArrayBuffer>;
+  readonly oddOutput: Float32Array<ArrayBuffer>;
+  readonly fresh: readonly Float32Array<ArrayBuffer>[];
+  readonly buffers: readonly Float32Array<ArrayBuffer>[];
+}
+
+/**
+ * The workspace of the job before: rounds follow each other with the same sizes, and fresh memory costs a page fault for
+ * every 4 KiB. It goes when the worker thread ends.
+ */
+let spare: Workspace | undefined;
+
+function takeWorkspace(
+  backend: AggregationJob['backend'],
+  rangeParams: number,
+  slots: number,
+  bufferCount: number,
+): Workspace {
+  const implementation = backend === 'wasm' || backend === 'js' ? backend : undefined;
+  const key = [implementation, rangeParams, slots, bufferCount].join();
+  const taken = spare;
+  spare = undefined;
+  if (taken?.key === key) return taken;
+  const vectors = [rangeParams * 8, ...Array.from({ length: bufferCount + slots + 2 }, () => rangeParams * 4)];
+  const kernel = createFoldKernel({
+    memoryBytes: kernelMemoryBytes(vectors),
+    ...(implementation === undefined ? {} : { implementation }),
+  });
+  const vector = () => kernel.float32(rangeParams);
+  return {
+    key,
+    kernel,
+    sum: kernel.float64(rangeParams),
+    evenOutput: vector(),
+    oddOutput: vector(),
+    fresh: Array.from({ length: slots }, vector),
+    buffers: Array.from({ length: bufferCount }, vector),
+  };
+}
+
 /** Everything open for one job. */
 interface Files {
   readonly base: WeightsSource;
@@ -38,8 +84,8 @@ export async function aggregate(job: AggregationJob, signal?: AbortSignal): Prom
   const strategy = strategyByName(job.strategy, job.options);
   const totalWeight = checkJob(job, strategy);
   const opened: WeightsSource[] = [];
-  const openSource = async (path: string): Promise<WeightsSource> => {
-    const source = await WeightsSource.open(path, opened.length);
+  const openSource = (path: string): WeightsSource => {
+    const source = WeightsSource.open(path, opened.length);
     opened.push(source);
     return source;
   };
@@ -67,7 +113,8 @@ export async function aggregate(job: AggregationJob, signal?: AbortSignal): Prom
       seconds: (performance.now() - started) / 1000,
     };
   } finally {
-    await Promise.all([...sinks.map((sink) => sink.discard()), ...opened.map((source) => source.close())]);
+    for (const source of opened) source.close();
+    await Promise.all(sinks.map((sink) => sink.discard()));
   }
 }
 
@@ -82,18 +129,9 @@ async function foldAll(
   const slots = strategy.slots.length;
   const rangeParams = Math.max(4, Math.min(job.rangeParams ?? DEFAULT_RANGE_PARAMS, layout.totalParams));
   const bufferCount = 1 + slots + UPDATES_PER_PASS + BUFFERS_AHEAD;
-  const vectors = [rangeParams * 8, ...Array.from({ length: bufferCount + slots + 2 }, () => rangeParams * 4)];
-  const kernel = createFoldKernel({
-    memoryBytes: kernelMemoryBytes(vectors),
-    ...(job.backend === 'wasm' || job.backend === 'js' ? { implementation: job.backend } : {}),
-  });
+  const workspace = takeWorkspace(job.backend, rangeParams, slots, bufferCount);
+  const { kernel, sum, evenOutput, oddOutput, fresh, buffers } = workspace;
   const fold = await foldOf(job, kernel, rangeParams);
-  const sum = kernel.float64(rangeParams);
-  // Two, so that one is written to the file while the other is computed.
-  const evenOutput = kernel.float32(rangeParams);
-  const oddOutput = kernel.float32(rangeParams);
-  const fresh = strategy.slots.map(() => kernel.float32(rangeParams));
-  const buffers = Array.from({ length: bufferCount }, () => kernel.float32(rangeParams));
   const reads = new ReadAhead(requestsOf(files, slots, rangeParams), buffers);
   let sumOfSquares = 0;
   const writing: Promise<void>[] = [];
@@ -138,6 +176,7 @@ async function foldAll(
   } finally {
     await reads.drain();
     await Promise.allSettled(writing);
+    spare = workspace;
   }
 }
 
@@ -203,11 +242,11 @@ function checkJob(job: AggregationJob, strategy: PreparedStrategy): number {
 async function openFiles(
   job: AggregationJob,
   strategy: PreparedStrategy,
-  openSource: (path: string) => Promise<WeightsSource>,
+  openSource: (path: string) => WeightsSource,
 ): Promise<Files> {
-  const base = await openSource(job.basePath);
+  const base = openSource(job.basePath);
   const keepsState = strategy.slots.length > 0;
-  const state = keepsState && job.statePath !== undefined ? await openSource(job.statePath) : undefined;
+  const state = keepsState && job.statePath !== undefined ? openSource(job.statePath) : undefined;
   const updates: WeightsSource[] = [];
   for (const [updateIndex, { path }] of job.updates.entries()) {
     const source = await rejectCorrupt(() => openSource(path), { updateIndex });

@@ -43,7 +43,7 @@ export async function validateUpdate(job: ValidationJob, signal?: AbortSignal): 
     throw asRejection(error);
   } finally {
     await reads?.drain();
-    await source.close();
+    source.close();
   }
 }
 

@@ -1,5 +1,6 @@
-import { type FileHandle, open } from 'node:fs/promises';
-import { type ParameterLayout, readLayout } from '@octomil/shared/tensors';
+import { closeSync, openSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { type ParameterLayout, readLayoutSync } from '@octomil/shared/tensors';
 import type { FileSource, ReadRequest } from './read-ahead.js';
 
 /** Files kept open at once; the ones beyond are opened for each read, so descriptors do not grow with the updates. */
@@ -9,21 +10,31 @@ const MAX_OPEN_FILES = 128;
 export class WeightsSource implements FileSource {
   readonly path: string;
   readonly layout: ParameterLayout;
-  readonly #handle: FileHandle | undefined;
+  #descriptor: number | undefined;
 
-  private constructor(path: string, layout: ParameterLayout, handle: FileHandle | undefined) {
+  private constructor(path: string, layout: ParameterLayout, descriptor: number | undefined) {
     this.path = path;
     this.layout = layout;
-    this.#handle = handle;
+    this.#descriptor = descriptor;
   }
 
   /**
+   * Opens it and reads its header, without the thread pool: a job opens many files before it can begin, and its thread
+   * has nothing else to do.
+   *
    * @param index its place among the files of the job
    * @throws `corrupt_file`
    */
-  static async open(path: string, index = 0): Promise<WeightsSource> {
-    const layout = await readLayout(path);
-    return new WeightsSource(path, layout, index < MAX_OPEN_FILES ? await open(path, 'r') : undefined);
+  static open(path: string, index = 0): WeightsSource {
+    const descriptor = openSync(path, 'r');
+    let kept = false;
+    try {
+      const layout = readLayoutSync(descriptor);
+      kept = index < MAX_OPEN_FILES;
+      return new WeightsSource(path, layout, kept ? descriptor : undefined);
+    } finally {
+      if (!kept) closeSync(descriptor);
+    }
   }
 
   /** `length` parameters from parameter `start` on. */
@@ -32,7 +43,7 @@ export class WeightsSource implements FileSource {
   }
 
   async withDescriptor<T>(use: (descriptor: number) => Promise<T>): Promise<T> {
-    if (this.#handle !== undefined) return await use(this.#handle.fd);
+    if (this.#descriptor !== undefined) return await use(this.#descriptor);
     const handle = await open(this.path, 'r');
     try {
       return await use(handle.fd);
@@ -41,7 +52,10 @@ export class WeightsSource implements FileSource {
     }
   }
 
-  async close(): Promise<void> {
-    await this.#handle?.close();
+  /** Safe to repeat. */
+  close(): void {
+    const descriptor = this.#descriptor;
+    this.#descriptor = undefined;
+    if (descriptor !== undefined) closeSync(descriptor);
   }
 }

@@ -26,6 +26,7 @@ export interface FileObjectStoreOptions {
 
 const OBJECTS = 'objects';
 const TEMPORARY = 'temporary';
+const MAX_FOLDERS_REMEMBERED = 10_000;
 
 /**
  * Objects as files in a folder: `objects/<key>`, written under `temporary/` and renamed into place.
@@ -38,6 +39,8 @@ export class FileObjectStore implements ObjectStore {
   readonly folder: string;
   readonly #durable: boolean;
   readonly #lock: FolderLock;
+  /** Folders that exist, or are being made. */
+  readonly #made = new Map<string, Promise<void>>();
 
   private constructor(lock: FolderLock, durable: boolean) {
     this.#lock = lock;
@@ -223,23 +226,47 @@ export class FileObjectStore implements ObjectStore {
   }
 
   async #publish(temporary: string, path: string): Promise<void> {
+    const folder = dirname(path);
     for (let attempt = 1; ; attempt++) {
-      await mkdir(dirname(path), { recursive: true });
       try {
+        await this.#folderMade(folder);
         await rename(temporary, path);
         break;
       } catch (error) {
-        // A delete may remove the folder, empty for a moment, between the two steps.
+        // A delete may remove the folder, empty for a moment, between the steps.
         if (!isMissing(error) || attempt >= 5) throw error;
+        this.#made.delete(folder);
       }
     }
-    if (this.#durable) await this.#syncFolders(dirname(path));
+    // The folder too, or a power cut could forget the name of a file whose content is safe.
+    if (this.#durable) await syncPath(folder);
   }
 
-  /** Folders are synchronised too, or a power cut could forget the name of a file whose content is safe. */
-  async #syncFolders(folder: string): Promise<void> {
+  /**
+   * Resolves when the folder exists and, if puts are to be durable, its own name is on the disk. Remembered: a put into a
+   * folder that is there already has one folder to synchronise, not all of its path.
+   */
+  #folderMade(folder: string): Promise<void> {
+    let made = this.#made.get(folder);
+    if (made === undefined) {
+      made = this.#makeFolder(folder);
+      if (this.#made.size >= MAX_FOLDERS_REMEMBERED) this.#made.clear();
+      this.#made.set(folder, made);
+      const forget = (): void => {
+        if (this.#made.get(folder) === made) this.#made.delete(folder);
+      };
+      made.catch(forget);
+    }
+    return made;
+  }
+
+  async #makeFolder(folder: string): Promise<void> {
+    await mkdir(folder, { recursive: true });
+    if (!this.#durable) return;
     const root = join(this.folder, OBJECTS);
-    for (let current = folder; current.startsWith(root); current = dirname(current)) await syncPath(current);
+    const above: string[] = [];
+    for (let current = folder; current !== root; current = dirname(current)) above.push(dirname(current));
+    await Promise.all(above.map(syncPath));
   }
 
   async #removeEmptyFolders(folder: string): Promise<void> {
@@ -247,6 +274,7 @@ export class FileObjectStore implements ObjectStore {
     for (let current = folder; current !== root && current.startsWith(root); current = dirname(current)) {
       try {
         if (await hasEntries(current)) return;
+        this.#made.delete(current);
         await rmdir(current);
       } catch {
         // Filled or removed by somebody else meanwhile: either way not ours to remove.

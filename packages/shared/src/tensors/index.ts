@@ -7,6 +7,7 @@ export {
   type ParameterLayout,
   parseLayout,
   readLayout,
+  readLayoutSync,
   sameLayout,
   type TensorShape,
   weightsFileBytes,

@@ -1,3 +1,4 @@
+import { fstatSync, readSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import {
@@ -35,6 +36,8 @@ export interface ParameterLayout {
 }
 
 const BYTES_PER_PARAM = Float32Array.BYTES_PER_ELEMENT;
+/** Most headers fit, and are then read in one call. */
+const USUAL_HEADER_BYTES = 4_096;
 
 /**
  * The layout of a weights file that holds these tensors, in whatever order they are given.
@@ -131,6 +134,30 @@ export async function readLayout(path: string, options: ParseOptions = {}): Prom
   } finally {
     await file.close();
   }
+}
+
+/**
+ * As {@link readLayout}, of an open file and at once: for threads that have nothing else to do. A header is a few KiB, and
+ * waiting for the thread pool would take longer than reading it.
+ *
+ * @throws `corrupt_file` as {@link parseLayout}; errors of the file system as they are
+ */
+export function readLayoutSync(descriptor: number, options: ParseOptions = {}): ParameterLayout {
+  const { size: fileBytes } = fstatSync(descriptor);
+  const start = new Uint8Array(USUAL_HEADER_BYTES);
+  const filled = readSync(descriptor, start, 0, start.length, 0);
+  const prefixBytes =
+    LENGTH_FIELD_BYTES +
+    headerLength(start.subarray(0, Math.min(filled, LENGTH_FIELD_BYTES)), { ...options, fileBytes });
+  if (prefixBytes <= filled) return parseLayout(start.subarray(0, prefixBytes), fileBytes, options);
+  const prefix = new Uint8Array(prefixBytes);
+  let read = 0;
+  while (read < prefixBytes) {
+    const count = readSync(descriptor, prefix, read, prefixBytes - read, read);
+    if (count === 0) break;
+    read += count;
+  }
+  return parseLayout(prefix.subarray(0, read), fileBytes, options);
 }
 
 /**

@@ -1,3 +1,4 @@
+import { closeSync, openSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,8 +8,10 @@ import fc from 'fast-check';
 import {
   layoutOf,
   locateParameter,
+  type ParameterLayout,
   parseLayout,
   readLayout,
+  readLayoutSync,
   sameLayout,
   weightsFileBytes,
 } from './parameter-layout.js';
@@ -69,6 +72,15 @@ test('mutated weights files are refused as corrupt_file, and never otherwise', (
   );
 });
 
+function layoutAtOnce(path: string): ParameterLayout {
+  const descriptor = openSync(path, 'r');
+  try {
+    return readLayoutSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
 test('a layout is read from the front of a file, and a file cut short is refused', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'octomil-layout-'));
   try {
@@ -76,10 +88,24 @@ test('a layout is read from the front of a file, and a file cut short is refused
     const path = join(folder, 'model.safetensors');
     await writeFile(path, bytes);
     expect(await readLayout(path)).toEqual(parseLayout(bytes));
+    expect(layoutAtOnce(path)).toEqual(parseLayout(bytes));
     for (const length of [0, 5, 12, bytes.length - 1]) {
       await writeFile(path, bytes.subarray(0, length));
       await expect(readLayout(path)).rejects.toMatchObject({ code: 'corrupt_file' });
+      expect(() => layoutAtOnce(path)).toThrow(expect.objectContaining({ code: 'corrupt_file' }));
     }
+    // A header that is larger than what one read brings.
+    const many = encodeWeights(
+      Array.from({ length: 200 }, (_, index) => ({
+        name: `tensor-${index}`,
+        shape: [1],
+        data: Float32Array.of(index),
+      })),
+    );
+    await writeFile(path, many);
+    expect(layoutAtOnce(path)).toEqual(parseLayout(many));
+    await writeFile(path, many.subarray(0, 5_000));
+    expect(() => layoutAtOnce(path)).toThrow(expect.objectContaining({ code: 'corrupt_file' }));
   } finally {
     await rm(folder, { recursive: true });
   }
