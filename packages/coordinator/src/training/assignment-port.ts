@@ -22,6 +22,11 @@ export type UpdateBytes = { readonly bytes: Uint8Array } | { readonly path: stri
 
 export type Verdict = { readonly accepted: true } | { readonly accepted: false; readonly reason: ErrorBody };
 
+/** Why an assignment is no longer worked on: it was called off, or its answer was taken and the device does not know. */
+export type Obsolete =
+  | { readonly key: AssignmentKey; readonly reason: ErrorBody }
+  | { readonly key: AssignmentKey; readonly verdict: Verdict };
+
 /**
  * What the device sessions need of the training engine. Every call checks that the assignment is the device's,
  * that the attempt is current and that the round still collects.
@@ -31,8 +36,8 @@ export type Verdict = { readonly accepted: true } | { readonly accepted: false; 
 export interface AssignmentPort {
   /** Everything the device should be doing now, ready to send. Level-triggered: asked on connect, on notification, every 5 s. */
   openAssignments(deviceId: string): Promise<Assignment[]>;
-  /** Of those the agent says it works on, the ones that no longer count. */
-  obsolete(deviceId: string, keys: readonly AssignmentKey[]): Promise<{ key: AssignmentKey; reason: ErrorBody }[]>;
+  /** Of those the agent says it works on, the ones that no longer count, and those that count already. */
+  obsolete(deviceId: string, keys: readonly AssignmentKey[]): Promise<Obsolete[]>;
   accept(deviceId: string, key: AssignmentKey): Promise<void>;
   refuse(deviceId: string, key: AssignmentKey, problem: ErrorBody): Promise<void>;
   fail(deviceId: string, key: AssignmentKey, problem: ErrorBody): Promise<void>;
@@ -43,6 +48,11 @@ export interface AssignmentPort {
     step: { phase: string; completed: number; total: number; loss?: number },
   ): Promise<void>;
   report(deviceId: string, key: AssignmentKey, report: unknown): Promise<void>;
+  /**
+   * The verdict on these very bytes, if there was one: whoever asks may not have heard it, since the coordinator that
+   * gave it was killed. Also when the round is over. Never throws for what the assignment has become.
+   */
+  verdictOn(deviceId: string, header: Pick<UpdateHeaderFields, 'key' | 'sha256'>): Promise<Verdict | undefined>;
   /** Throws unless an update of this header could still be accepted. Checked before bytes are taken. */
   checkHeader(deviceId: string, header: UpdateHeaderFields): Promise<void>;
   /**

@@ -7,7 +7,14 @@ import { validateUpdateBytes } from '../aggregation/validate-update.js';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import { assignmentMessage } from './assignment-message.js';
-import type { AssignmentKey, AssignmentPort, UpdateBytes, UpdateHeaderFields, Verdict } from './assignment-port.js';
+import type {
+  AssignmentKey,
+  AssignmentPort,
+  Obsolete,
+  UpdateBytes,
+  UpdateHeaderFields,
+  Verdict,
+} from './assignment-port.js';
 import type { AnswerToStore, AssignmentRow, AssignmentStore } from './assignment-store.js';
 import type { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
@@ -85,14 +92,15 @@ export class Assignments implements AssignmentPort {
     return this.#asking.rows;
   }
 
-  async obsolete(
-    deviceId: string,
-    keys: readonly AssignmentKey[],
-  ): Promise<{ key: AssignmentKey; reason: ErrorBody }[]> {
+  async obsolete(deviceId: string, keys: readonly AssignmentKey[]): Promise<Obsolete[]> {
     if (keys.length === 0) return [];
     const rows = new Map((await this.#on.store.find(keys.map((key) => key.assignmentId))).map((row) => [row.id, row]));
-    return keys.flatMap((key) => {
-      const problem = whyNot(rows.get(key.assignmentId), deviceId, key);
+    return keys.flatMap((key): Obsolete[] => {
+      const row = rows.get(key.assignmentId);
+      if (row?.state === 'done' && row.deviceId === deviceId && row.attempt === key.attempt) {
+        return [{ key, verdict: { accepted: true } }];
+      }
+      const problem = whyNot(row, deviceId, key);
       return problem === undefined ? [] : [{ key, reason: problem.toBody() }];
     });
   }
@@ -198,6 +206,16 @@ export class Assignments implements AssignmentPort {
     void this.#on.driver.wake(facts.id);
   }
 
+  async verdictOn(
+    deviceId: string,
+    { key, sha256 }: Pick<UpdateHeaderFields, 'key' | 'sha256'>,
+  ): Promise<Verdict | undefined> {
+    const [row] = await this.#on.store.find([key.assignmentId]);
+    // While it is open nothing has been decided.
+    if (row?.deviceId !== deviceId || row.state === 'open' || row.state === 'accepted') return undefined;
+    return this.#earlierVerdict(key, sha256);
+  }
+
   async checkHeader(deviceId: string, header: UpdateHeaderFields): Promise<void> {
     const [row] = await this.#on.store.find([header.key.assignmentId]);
     const problem = whyNot(row, deviceId, header.key);
@@ -215,6 +233,10 @@ export class Assignments implements AssignmentPort {
 
   async submitUpdate(deviceId: string, header: UpdateHeaderFields, update: UpdateBytes): Promise<Verdict> {
     const { key } = header;
+    // What this process has not handled before may have been decided by one that was killed, or by another coordinator.
+    const earlier =
+      this.#known.get(key.assignmentId) === undefined ? await this.verdictOn(deviceId, header) : undefined;
+    if (earlier !== undefined) return earlier;
     const { facts, known } = await this.#mine(deviceId, key);
     try {
       await this.#check(facts, header, update);
@@ -245,11 +267,8 @@ export class Assignments implements AssignmentPort {
     );
     const accepted = await this.#on.store.countAnswer(facts, answer, event);
     if (accepted === undefined) {
-      const earlier = await this.#earlierVerdict(key, header.sha256);
-      if (earlier !== undefined) return earlier;
-      // Nobody refers to these bytes: the key holds this assignment and this digest.
-      await this.#on.objects.delete(objectKey).catch(() => undefined);
-      return this.#refuseToCount(deviceId, key);
+      // The object stays until retention finds it without a row: the same bytes may just be being accepted elsewhere.
+      return (await this.#earlierVerdict(key, header.sha256)) ?? this.#refuseToCount(deviceId, key);
     }
     // Durable from here on. Who waits for the verdict need not wait for what follows.
     if (accepted >= facts.minUpdates) void this.#on.driver.quorumReached(facts);

@@ -235,6 +235,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
       stopListening.push(await events.start());
       queue = await jobs.queue<RoundJob>(QUEUE);
       if (settings.worker === false) return;
+      if (database.kind === 'pglite') await rounds.releaseAll();
       stopListening.push(await database.listen(PRESENCE_CHANNEL, onPresence));
       worker = await jobs.worker<RoundJob>(QUEUE, handleJob, JOB_CONCURRENCY);
       inBackground('the first sweep', sweep);

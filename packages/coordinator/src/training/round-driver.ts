@@ -41,6 +41,9 @@ export interface DriverDependencies {
 /** Describe and evaluate ask every site they find, up to this many. */
 const MAX_REPORTING_DEVICES = 1_000;
 
+/** Agents come back to a restarted coordinator within about two seconds. */
+const EVALUATION_PATIENCE_SECONDS = 10;
+
 /** Errors that another attempt would meet again: the data or the request itself is at fault. */
 const HOPELESS: ReadonlySet<ErrorCode> = new Set([
   'data_mismatch',
@@ -152,9 +155,9 @@ export class RoundDriver {
     const lastResort = mayKnow ? await this.#askedBefore(facts) : undefined;
     const count = facts.kind === 'train' ? facts.targetDevices : MAX_REPORTING_DEVICES;
     const devices = await selector.select({ ...request, count, ...(lastResort === undefined ? {} : { lastResort }) });
-    if (facts.kind === 'evaluate' && devices.length === 0) return this.#close(facts, true);
     if (facts.config.dryRun && devices.length === 0) return this.#close(facts, true);
-    if (devices.length >= facts.minUpdates || facts.kind === 'evaluate') return this.#start(facts, devices);
+    if (devices.length >= facts.minUpdates) return this.#start(facts, devices);
+    if (facts.kind === 'evaluate') return this.#selectForEvaluation(facts, devices, tally.deadlinePassed);
     const { possible } = await selector.countPossible(request, facts.minUpdates);
     if (possible < facts.minUpdates) {
       return this.#giveUp(facts, tally.retries, {
@@ -177,6 +180,30 @@ export class RoundDriver {
     });
     this.#on.tellSession(facts.sessionId);
     this.#on.onDeadline(facts);
+  }
+
+  /**
+   * As many sites as a round needs were just here: those that are not are given a moment, since it may be this coordinator
+   * that was away. After it, whoever is here is asked; nobody is an answer too.
+   */
+  async #selectForEvaluation(
+    facts: RoundFacts,
+    devices: readonly SelectedDevice[],
+    waitedEnough: boolean,
+  ): Promise<void> {
+    if (waitedEnough) return devices.length === 0 ? this.#close(facts, true) : this.#start(facts, devices);
+    const patienceSeconds = Math.min(EVALUATION_PATIENCE_SECONDS, facts.config.roundDeadlineSeconds);
+    const reason = `${devices.length} of ${facts.minUpdates} devices are online; waiting ${patienceSeconds} s for the others`;
+    await this.#on.rounds.wait(
+      facts,
+      reason,
+      {
+        type: 'round',
+        data: { ...roundLabel(facts), state: 'selecting', reason_code: 'waiting_for_devices', reason },
+      },
+      patienceSeconds,
+    );
+    this.#on.tellSession(facts.sessionId);
   }
 
   async #start(facts: RoundFacts, devices: readonly SelectedDevice[]): Promise<void> {

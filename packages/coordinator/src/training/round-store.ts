@@ -159,12 +159,21 @@ export class RoundStore {
     return rows[0]?.started === 1;
   }
 
-  /** `scheduled → selecting`, or a new reason for the wait. The deadline runs from the first time. */
-  async wait(facts: RoundFacts, reason: string, event: NewEvent): Promise<void> {
+  /**
+   * `scheduled → selecting`, or a new reason for the wait. The deadline runs from the first time.
+   *
+   * @param withinSeconds until the deadline; default the session's
+   */
+  async wait(
+    facts: RoundFacts,
+    reason: string,
+    event: NewEvent,
+    withinSeconds = facts.config.roundDeadlineSeconds,
+  ): Promise<void> {
     await sql`
       with ${lockSession(facts.sessionId)},
       moved as (update rounds set state = 'selecting', reason_code = 'waiting_for_devices', reason = ${reason},
-          deadline_at = coalesce(deadline_at, now() + make_interval(secs => ${facts.config.roundDeadlineSeconds}))
+          deadline_at = coalesce(deadline_at, now() + make_interval(secs => ${withinSeconds}))
         from locked where rounds.id = ${facts.id} and rounds.state in ('scheduled', 'selecting')
           and rounds.reason is distinct from ${reason} returning rounds.id),
       told as (${appendEvents('moved', facts.sessionId, [event])})
@@ -223,6 +232,13 @@ export class RoundStore {
       update rounds set owner_until = now() + make_interval(secs => ${ownerLeaseMs / 1000})
       where id = ${roundId} and state = 'aggregating' and owner = ${owner} returning id`.execute(this.#database.kysely);
     return rows.length === 1;
+  }
+
+  /** Gives up every claim of an earlier process. Only where no other can have one: on the embedded database. */
+  async releaseAll(): Promise<void> {
+    await sql`update rounds set owner_until = now() where state = 'aggregating' and owner_until > now()`.execute(
+      this.#database.kysely,
+    );
   }
 
   /** Lets another coordinator take over at once. */

@@ -1,9 +1,10 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { SiteStatistics } from '@octomil/shared/features';
 import { initialWeights } from '@octomil/shared/models';
 import { encodeWeights } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
 import type { TrainingEngine } from './engine.js';
+import { TEST_DATABASES } from './testing/test-databases.js';
 import {
   ALLOW_ALL,
   assignmentOf,
@@ -15,208 +16,213 @@ import {
 } from './testing/training-fixture.js';
 import { roundView, sessionView } from './views.js';
 
-let on: Fixture;
-let engine: TrainingEngine;
-let a: string;
-let b: string;
-beforeEach(async () => {
-  on = await openFixture();
-  engine = await on.engine();
-  a = await on.device('a');
-  b = await on.device('b', { site: { ...ALLOW_ALL, dataSets: [{ ...ALLOW_ALL.dataSets[0], digest: 'another' }] } });
-}, 30_000);
-afterEach(() => on.close());
+for (const kind of TEST_DATABASES) {
+  const suite = kind.skip === undefined ? describe : describe.skip;
+  suite(`on ${kind.name}${kind.skip === undefined ? '' : ` (skipped: ${kind.skip})`}`, () => {
+    let on: Fixture;
+    let engine: TrainingEngine;
+    let a: string;
+    let b: string;
+    beforeEach(async () => {
+      on = await openFixture(kind);
+      engine = await on.engine();
+      a = await on.device('a');
+      b = await on.device('b', { site: { ...ALLOW_ALL, dataSets: [{ ...ALLOW_ALL.dataSets[0], digest: 'another' }] } });
+    }, 30_000);
+    afterEach(() => on.close());
 
-const BODY = { trainer: 'tfjs', target: 'num>0', rounds: 1, architecture: 'logistic' };
+    const BODY = { trainer: 'tfjs', target: 'num>0', rounds: 1, architecture: 'logistic' };
 
-function statistics(classes: readonly string[] = ['0', '1']): SiteStatistics {
-  const column = (name: string, mean: number) => ({
-    name,
-    seen: 'numeric' as const,
-    count: 100,
-    missing: 0,
-    zeros: 0,
-    moments: { count: 100, mean, deviation: 2 },
-    levels: null,
-    categories: [],
-    other: 0,
+    function statistics(classes: readonly string[] = ['0', '1']): SiteStatistics {
+      const column = (name: string, mean: number) => ({
+        name,
+        seen: 'numeric' as const,
+        count: 100,
+        missing: 0,
+        zeros: 0,
+        moments: { count: 100, mean, deviation: 2 },
+        levels: null,
+        categories: [],
+        other: 0,
+      });
+      return {
+        formatVersion: 1,
+        rows: 100,
+        columns: [column('age', 50), column('chol', 200)],
+        excluded: [],
+        target: {
+          column: 'num',
+          seen: 'integer',
+          count: 100,
+          missing: 0,
+          classes: classes.map((value) => ({ value, count: 100 / classes.length })),
+          other: 0,
+          moments: null,
+        },
+      };
+    }
+
+    async function kindOf(device: string, kind: string): Promise<void> {
+      await until(async () => (await engine.assignments.openAssignments(device))[0]?.kind === kind);
+    }
+
+    async function report(device: string, content: unknown): Promise<void> {
+      await engine.assignments.report(device, keyOf(await assignmentOf(engine, device)), content);
+    }
+
+    async function train(device: string, evaluation: object | null): Promise<void> {
+      const assignment = await assignmentOf(engine, device);
+      const bytes = encodeWeights(
+        initialWeights({ name: 'logistic', output: { kind: 'binary' } }, 2, 1).map((tensor) => ({
+          ...tensor,
+          data: tensor.data.map(() => 0.25),
+        })),
+      );
+      const header = headerOf(keyOf(assignment), bytes, { metrics: { trainLoss: 0.6, evaluation } });
+      expect(await engine.assignments.submitUpdate(device, header, { bytes })).toEqual({ accepted: true });
+    }
+
+    test('columns are described, weights trained, the result evaluated at the sites and kept as a version', async () => {
+      const session = await on.session(engine, BODY);
+      await kindOf(a, 'describe');
+      expect(JSON.parse((await assignmentOf(engine, a)).taskJson)).toMatchObject({
+        target: { column: 'num', comparison: '>', value: 0 },
+      });
+      await report(a, statistics());
+      await report(b, statistics());
+      await kindOf(a, 'train');
+      const task = JSON.parse((await assignmentOf(engine, a)).taskJson) as Record<string, unknown>;
+      expect(task).toMatchObject({
+        trainer: 'tfjs',
+        architecture: { name: 'logistic', output: { kind: 'binary' } },
+        holdout: { salt: 'heart', shareRatio: 0.2 },
+        featureSpec: {
+          columns: [
+            { name: 'age', mean: 50 },
+            { name: 'chol', mean: 200 },
+          ],
+        },
+      });
+      await train(a, { count: 20, loss: 0.7, accuracy: 0.5, auc: null });
+      await train(b, null);
+      await kindOf(b, 'evaluate');
+      await report(a, { count: 20, loss: 0.4, accuracy: 0.8, auc: 0.9 });
+      await report(b, { count: 60, loss: 0.8, accuracy: 0.4, auc: null });
+      await until(async () => (await on.state(session)).state === 'completed');
+      const base = await on.registry.baseFor(on.modelId, undefined);
+      expect(base?.document).toMatchObject({
+        inputWidth: 2,
+        featureSpec: { columns: [{ name: 'age' }, { name: 'chol' }] },
+      });
+      const [row] = await engine.store.findSessions({ organizationId: on.organizationId, id: session });
+      const overall = { count: 80, loss: expect.closeTo(0.7), accuracy: expect.closeTo(0.5), auc: 0.9 };
+      expect(row === undefined ? row : sessionView(row)).toMatchObject({
+        status: 'completed',
+        result_version: '1.0.0',
+        wait: null,
+        metrics: { overall, sites: { a: { count: 20 }, b: { count: 60 } } },
+      });
+      const rounds = await engine.store.rounds(session);
+      const views = rounds.map((round) => roundView(round, rounds));
+      expect(views.map(({ kind, number, state }) => [kind, number, state])).toEqual([
+        ['describe', 0, 'completed'],
+        ['train', 1, 'completed'],
+        ['evaluate', 2, 'completed'],
+      ]);
+      // The training round made what the evaluate round measured; its own answers measured the weights before it.
+      expect(views[1]?.['metrics']).toMatchObject({ overall });
+      expect(views[0]?.['metrics']).toMatchObject({ overall: { count: 20, loss: 0.7 }, sites: { b: null } });
+
+      // The next session starts from that version: nothing is described again.
+      await on.session(engine, { trainer: 'tfjs', rounds: 1 });
+      await kindOf(a, 'train');
+    });
+
+    test('what a site said about the very same data is not asked again', async () => {
+      const first = await on.session(engine, BODY);
+      await report(a, statistics());
+      await report(b, statistics());
+      await kindOf(a, 'train');
+      await engine.sessions.cancel(on.organizationId, first);
+      await on.session(engine, BODY);
+      await kindOf(a, 'train');
+      expect((await assignmentOf(engine, b)).kind).toBe('train');
+    });
+
+    test('a site that fails to evaluate does not fail the session', async () => {
+      const session = await on.session(engine, { ...BODY, min_updates: 1 });
+      await report(a, statistics());
+      await report(b, statistics());
+      await kindOf(a, 'train');
+      const trained = (await engine.assignments.openAssignments(a)).length === 1 ? a : b;
+      await train(trained, null);
+      await kindOf(a, 'evaluate');
+      const problem = { code: 'training_failed', message: 'no memory' } as const;
+      await engine.assignments.fail(a, keyOf(await assignmentOf(engine, a)), problem);
+      await report(b, null);
+      await until(async () => (await on.state(session)).state === 'completed');
+    });
+
+    test('a target with one class over all sites ends the session with the reason', async () => {
+      const session = await on.session(engine, BODY);
+      await report(a, statistics(['1']));
+      await report(b, statistics(['1']));
+      await until(async () => (await on.state(session)).state === 'failed');
+      expect(await on.state(session)).toMatchObject({
+        reason_code: 'data_mismatch',
+        reason: expect.stringContaining('num'),
+      });
+      expect((await on.events(engine, session)).at(-1)?.type).toBe('end');
+    });
+
+    test('a site without the target cannot take part; where it is needed, the session fails and names it', async () => {
+      const session = await on.session(engine, { ...BODY, max_round_retries: 0 });
+      await report(a, statistics());
+      await expect(report(b, { ...statistics(), target: null })).rejects.toMatchObject({ code: 'data_mismatch' });
+      await until(async () => (await on.state(session)).state === 'failed');
+      expect((await on.state(session)).reason).toMatch(/b: failed .*no target column "num"/);
+    });
+
+    test('a dry run reports coverage and trains nothing', async () => {
+      await on.device('refusing', { site: { ...ALLOW_ALL, policyRules: [] } });
+      const body = { model: 'heart', ...BODY };
+      const caller = { organizationId: on.organizationId, name: 'test' };
+      expect(await engine.sessions.sites(body, caller)).toMatchObject({
+        eligible: expect.arrayContaining([expect.objectContaining({ name: 'a', rowCount: 100 })]),
+        refused: [{ name: 'refusing', rule: 'policy' }],
+      });
+      const { id } = await engine.sessions.create(body, caller, { dryRun: true });
+      await kindOf(a, 'describe');
+      await report(a, statistics());
+      await report(b, { ...statistics(), columns: statistics().columns.slice(0, 1) });
+      await until(async () => (await on.state(id)).state === 'completed');
+      const [row] = await engine.store.findSessions({ organizationId: on.organizationId, id });
+      expect(row === undefined ? row : sessionView(row)['report']).toMatchObject({
+        problem: null,
+        columns: [
+          { column: 'age', sites: { a: 1, b: 1 } },
+          { column: 'chol', sites: { a: 1, b: null } },
+        ],
+      });
+      expect(await on.registry.baseFor(on.modelId, undefined)).toBeUndefined();
+    });
+
+    test('updates are deleted after their time, orphans after their grace, checkpoints stay', async () => {
+      const session = await on.session(engine, BODY);
+      await report(a, statistics());
+      await report(b, statistics());
+      await kindOf(a, 'train');
+      await train(a, null);
+      await train(b, null);
+      await kindOf(a, 'evaluate');
+      await on.objects.put('updates/lost/orphan', new Uint8Array(8));
+      expect(await engine.retention.run()).toEqual({ updates: 0, orphans: 0, tickets: 0 });
+      await sql`update rounds set finished_at = finished_at - interval '2 days'`.execute(on.database.kysely);
+      expect(await engine.retention.run()).toMatchObject({ updates: 2, orphans: 0 });
+      const kept: string[] = [];
+      for await (const { key } of on.objects.list('checkpoints/')) kept.push(key);
+      expect(kept).toHaveLength(2);
+      expect((await on.rounds(session))[1]?.state).toBe('completed');
+    });
   });
-  return {
-    formatVersion: 1,
-    rows: 100,
-    columns: [column('age', 50), column('chol', 200)],
-    excluded: [],
-    target: {
-      column: 'num',
-      seen: 'integer',
-      count: 100,
-      missing: 0,
-      classes: classes.map((value) => ({ value, count: 100 / classes.length })),
-      other: 0,
-      moments: null,
-    },
-  };
 }
-
-async function kindOf(device: string, kind: string): Promise<void> {
-  await until(async () => (await engine.assignments.openAssignments(device))[0]?.kind === kind);
-}
-
-async function report(device: string, content: unknown): Promise<void> {
-  await engine.assignments.report(device, keyOf(await assignmentOf(engine, device)), content);
-}
-
-async function train(device: string, evaluation: object | null): Promise<void> {
-  const assignment = await assignmentOf(engine, device);
-  const bytes = encodeWeights(
-    initialWeights({ name: 'logistic', output: { kind: 'binary' } }, 2, 1).map((tensor) => ({
-      ...tensor,
-      data: tensor.data.map(() => 0.25),
-    })),
-  );
-  const header = headerOf(keyOf(assignment), bytes, { metrics: { trainLoss: 0.6, evaluation } });
-  expect(await engine.assignments.submitUpdate(device, header, { bytes })).toEqual({ accepted: true });
-}
-
-test('columns are described, weights trained, the result evaluated at the sites and kept as a version', async () => {
-  const session = await on.session(engine, BODY);
-  await kindOf(a, 'describe');
-  expect(JSON.parse((await assignmentOf(engine, a)).taskJson)).toMatchObject({
-    target: { column: 'num', comparison: '>', value: 0 },
-  });
-  await report(a, statistics());
-  await report(b, statistics());
-  await kindOf(a, 'train');
-  const task = JSON.parse((await assignmentOf(engine, a)).taskJson) as Record<string, unknown>;
-  expect(task).toMatchObject({
-    trainer: 'tfjs',
-    architecture: { name: 'logistic', output: { kind: 'binary' } },
-    holdout: { salt: 'heart', shareRatio: 0.2 },
-    featureSpec: {
-      columns: [
-        { name: 'age', mean: 50 },
-        { name: 'chol', mean: 200 },
-      ],
-    },
-  });
-  await train(a, { count: 20, loss: 0.7, accuracy: 0.5, auc: null });
-  await train(b, null);
-  await kindOf(b, 'evaluate');
-  await report(a, { count: 20, loss: 0.4, accuracy: 0.8, auc: 0.9 });
-  await report(b, { count: 60, loss: 0.8, accuracy: 0.4, auc: null });
-  await until(async () => (await on.state(session)).state === 'completed');
-  const base = await on.registry.baseFor(on.modelId, undefined);
-  expect(base?.document).toMatchObject({
-    inputWidth: 2,
-    featureSpec: { columns: [{ name: 'age' }, { name: 'chol' }] },
-  });
-  const [row] = await engine.store.findSessions({ organizationId: on.organizationId, id: session });
-  const overall = { count: 80, loss: expect.closeTo(0.7), accuracy: expect.closeTo(0.5), auc: 0.9 };
-  expect(row === undefined ? row : sessionView(row)).toMatchObject({
-    status: 'completed',
-    result_version: '1.0.0',
-    wait: null,
-    metrics: { overall, sites: { a: { count: 20 }, b: { count: 60 } } },
-  });
-  const rounds = await engine.store.rounds(session);
-  const views = rounds.map((round) => roundView(round, rounds));
-  expect(views.map(({ kind, number, state }) => [kind, number, state])).toEqual([
-    ['describe', 0, 'completed'],
-    ['train', 1, 'completed'],
-    ['evaluate', 2, 'completed'],
-  ]);
-  // The training round made what the evaluate round measured; its own answers measured the weights before it.
-  expect(views[1]?.['metrics']).toMatchObject({ overall });
-  expect(views[0]?.['metrics']).toMatchObject({ overall: { count: 20, loss: 0.7 }, sites: { b: null } });
-
-  // The next session starts from that version: nothing is described again.
-  await on.session(engine, { trainer: 'tfjs', rounds: 1 });
-  await kindOf(a, 'train');
-});
-
-test('what a site said about the very same data is not asked again', async () => {
-  const first = await on.session(engine, BODY);
-  await report(a, statistics());
-  await report(b, statistics());
-  await kindOf(a, 'train');
-  await engine.sessions.cancel(on.organizationId, first);
-  await on.session(engine, BODY);
-  await kindOf(a, 'train');
-  expect((await assignmentOf(engine, b)).kind).toBe('train');
-});
-
-test('a site that fails to evaluate does not fail the session', async () => {
-  const session = await on.session(engine, { ...BODY, min_updates: 1 });
-  await report(a, statistics());
-  await report(b, statistics());
-  await kindOf(a, 'train');
-  const trained = (await engine.assignments.openAssignments(a)).length === 1 ? a : b;
-  await train(trained, null);
-  await kindOf(a, 'evaluate');
-  const problem = { code: 'training_failed', message: 'no memory' } as const;
-  await engine.assignments.fail(a, keyOf(await assignmentOf(engine, a)), problem);
-  await report(b, null);
-  await until(async () => (await on.state(session)).state === 'completed');
-});
-
-test('a target with one class over all sites ends the session with the reason', async () => {
-  const session = await on.session(engine, BODY);
-  await report(a, statistics(['1']));
-  await report(b, statistics(['1']));
-  await until(async () => (await on.state(session)).state === 'failed');
-  expect(await on.state(session)).toMatchObject({
-    reason_code: 'data_mismatch',
-    reason: expect.stringContaining('num'),
-  });
-  expect((await on.events(engine, session)).at(-1)?.type).toBe('end');
-});
-
-test('a site without the target cannot take part; where it is needed, the session pauses and names it', async () => {
-  const session = await on.session(engine, { ...BODY, max_round_retries: 0 });
-  await report(a, statistics());
-  await expect(report(b, { ...statistics(), target: null })).rejects.toMatchObject({ code: 'data_mismatch' });
-  await until(async () => (await on.state(session)).state === 'paused');
-  expect((await on.state(session)).reason).toMatch(/b: failed .*no target column "num"/);
-});
-
-test('a dry run reports coverage and trains nothing', async () => {
-  await on.device('refusing', { site: { ...ALLOW_ALL, policyRules: [] } });
-  const body = { model: 'heart', ...BODY };
-  const caller = { organizationId: on.organizationId, name: 'test' };
-  expect(await engine.sessions.sites(body, caller)).toMatchObject({
-    eligible: expect.arrayContaining([expect.objectContaining({ name: 'a', rowCount: 100 })]),
-    refused: [{ name: 'refusing', rule: 'policy' }],
-  });
-  const { id } = await engine.sessions.create(body, caller, { dryRun: true });
-  await kindOf(a, 'describe');
-  await report(a, statistics());
-  await report(b, { ...statistics(), columns: statistics().columns.slice(0, 1) });
-  await until(async () => (await on.state(id)).state === 'completed');
-  const [row] = await engine.store.findSessions({ organizationId: on.organizationId, id });
-  expect(row === undefined ? row : sessionView(row)['report']).toMatchObject({
-    problem: null,
-    columns: [
-      { column: 'age', sites: { a: 1, b: 1 } },
-      { column: 'chol', sites: { a: 1, b: null } },
-    ],
-  });
-  expect(await on.registry.baseFor(on.modelId, undefined)).toBeUndefined();
-});
-
-test('updates are deleted after their time, orphans after their grace, checkpoints stay', async () => {
-  const session = await on.session(engine, BODY);
-  await report(a, statistics());
-  await report(b, statistics());
-  await kindOf(a, 'train');
-  await train(a, null);
-  await train(b, null);
-  await kindOf(a, 'evaluate');
-  await on.objects.put('updates/lost/orphan', new Uint8Array(8));
-  expect(await engine.retention.run()).toEqual({ updates: 0, orphans: 0, tickets: 0 });
-  await sql`update rounds set finished_at = finished_at - interval '2 days'`.execute(on.database.kysely);
-  expect(await engine.retention.run()).toMatchObject({ updates: 2, orphans: 0 });
-  const kept: string[] = [];
-  for await (const { key } of on.objects.list('checkpoints/')) kept.push(key);
-  expect(kept).toHaveLength(2);
-  expect((await on.rounds(session))[1]?.state).toBe('completed');
-});

@@ -13,11 +13,11 @@ import { validateUpdate } from '../../aggregation/validate-update.js';
 import type { Database } from '../../database/database.js';
 import type { Jobs } from '../../jobs/jobs.js';
 import { Registry } from '../../models/registry.js';
-import { openTestDatabase } from '../../testing/index.js';
 import type { AssignmentKey, UpdateHeaderFields, Verdict } from '../assignment-port.js';
 import { createTrainingEngine, type TrainingEngine, type TrainingSettings } from '../engine.js';
 import type { SessionEvent } from '../event-feed.js';
 import type { TrainingAggregator } from '../ports.js';
+import type { TestDatabaseKind } from './test-databases.js';
 
 /** Every wake-up is lost: what passes with these jobs does not depend on any. */
 const lossyJobs: Jobs = {
@@ -72,8 +72,8 @@ export const ALLOW_ALL = {
   policyRules: [{ name: 'all', federations: ['*'], models: ['*'], dataSets: ['*'] }],
 };
 
-export async function openFixture(): Promise<Fixture> {
-  const database = await openTestDatabase();
+export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
+  const { database, close: closeDatabase } = await kind.open();
   const folder = await mkdtemp(join(tmpdir(), 'octomil-training-test-'));
   const objects = await FileObjectStore.open({ folder, durable: false, clock: systemClock });
   const registry = new Registry({ database, objects });
@@ -155,8 +155,8 @@ export async function openFixture(): Promise<Fixture> {
     events: (engine, sessionId) => engine.events.read(sessionId, 0, 10_000),
     async close() {
       for (const engine of engines) await engine.stop();
-      await database.close();
-      await (objects as { close?: () => Promise<void> }).close?.();
+      await closeDatabase();
+      await objects.close();
       await rm(folder, { recursive: true, force: true });
     },
   };
