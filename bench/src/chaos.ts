@@ -23,6 +23,7 @@ export interface ChaosOptions {
 const AGENTS = 4;
 const ROUNDS = 10;
 const ROWS = 400;
+const KILL_WITHIN_MS = 4_000;
 
 /**
  * Trains 10-round sessions one after another while processes are killed with SIGKILL at random points, until `kills`
@@ -73,7 +74,8 @@ export async function chaosBench({ kills, overSelection, coordinators }: ChaosOp
     let different = 0;
     const killer = async (): Promise<void> => {
       while (killed < kills && !done) {
-        await sleep(100 + random.uniform() * 1_500);
+        // Long enough on average that sessions get on between two kills: they are hit anywhere, not only at their start.
+        await sleep(random.uniform() * KILL_WITHIN_MS);
         const target = Math.floor(random.uniform() * (coordinators + (everybody ? 0 : AGENTS)));
         if (target < coordinators) {
           await running[target]?.kill();

@@ -132,9 +132,11 @@ export class DeviceSession implements HeldSession {
     const open = await this.#context.assignments.openAssignments(this.deviceId);
     const doubtful = this.#tracker.doubtful(open);
     if (doubtful.length > 0) {
-      for (const { key, reason } of await this.#context.assignments.obsolete(this.deviceId, doubtful)) {
-        this.#tracker.finish(key);
-        await this.#say(say.cancelled(key, reason));
+      for (const found of await this.#context.assignments.obsolete(this.deviceId, doubtful)) {
+        this.#tracker.finish(found.key);
+        await this.#say(
+          'verdict' in found ? say.verdict(found.key, found.verdict) : say.cancelled(found.key, found.reason),
+        );
       }
     }
     for (const assignment of this.#tracker.toPush(open, this.#context.clock.now())) {

@@ -5,6 +5,7 @@ import { type ErrorBody, OctomilError } from '@octomil/shared/errors';
 import type {
   AssignmentKey,
   AssignmentPort,
+  Obsolete,
   UpdateBytes,
   UpdateHeaderFields,
   Verdict,
@@ -25,10 +26,12 @@ export class FakeAssignmentPort implements AssignmentPort {
   readonly updates: TakenUpdate[] = [];
   /** By digest. */
   readonly objects = new Map<string, { objectKey: string; sizeBytes: number; deviceId: string }>();
-  calledOff: { key: AssignmentKey; reason: ErrorBody }[] = [];
+  calledOff: Obsolete[] = [];
   verdict: Verdict = { accepted: true };
   /** Thrown by the next calls of the named method. */
   readonly failures = new Map<keyof AssignmentPort, OctomilError>();
+  /** Of a coordinator before this one, by digest. */
+  readonly earlierVerdicts = new Map<string, Verdict>();
   /** Awaited before an update is taken. */
   gate: Promise<void> = Promise.resolve();
   /** Awaited before a report is taken. */
@@ -53,10 +56,7 @@ export class FakeAssignmentPort implements AssignmentPort {
     return this.open.get(deviceId) ?? [];
   }
 
-  async obsolete(
-    _deviceId: string,
-    keys: readonly AssignmentKey[],
-  ): Promise<{ key: AssignmentKey; reason: ErrorBody }[]> {
+  async obsolete(_deviceId: string, keys: readonly AssignmentKey[]): Promise<Obsolete[]> {
     return this.calledOff.filter(({ key }) => keys.some(({ assignmentId }) => assignmentId === key.assignmentId));
   }
 
@@ -79,6 +79,10 @@ export class FakeAssignmentPort implements AssignmentPort {
   async report(deviceId: string, key: AssignmentKey, report: unknown): Promise<void> {
     await this.reportGate;
     this.#note('report', deviceId, key, report);
+  }
+
+  async verdictOn(_deviceId: string, { sha256 }: Pick<UpdateHeaderFields, 'sha256'>): Promise<Verdict | undefined> {
+    return this.earlierVerdicts.get(sha256);
   }
 
   async checkHeader(deviceId: string, header: UpdateHeaderFields): Promise<void> {

@@ -1,10 +1,10 @@
 import { createHash, type Hash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { appendFile, type FileHandle, open, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { appendFile, type FileHandle, open, rm } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import { type PartLayout, partRange } from './part-layout.js';
 import { PartSink } from './part-sink.js';
+import { readReceivedParts, uploadPaths } from './received-parts.js';
 
 const HASH_READ_BYTES = 1024 * 1024;
 
@@ -28,17 +28,17 @@ export class StagedUpload {
 
   private constructor(folder: string, ticketId: string, layout: PartLayout, received: Set<number>) {
     this.layout = layout;
-    this.dataPath = join(folder, `${ticketId}.data`);
-    this.#partsPath = join(folder, `${ticketId}.parts`);
+    const { dataPath, partsPath } = uploadPaths(folder, ticketId);
+    this.dataPath = dataPath;
+    this.#partsPath = partsPath;
     this.#received = received;
   }
 
   /** Finds what an earlier process received under this ticket. */
   static async load(folder: string, ticketId: string, layout: PartLayout): Promise<StagedUpload> {
-    const list = await readFile(join(folder, `${ticketId}.parts`), 'utf8').catch(() => '');
-    // A line without its end was cut off by a crash.
-    const lines = list.split('\n').slice(0, -1);
-    const received = new Set(lines.map(Number).filter((index) => index >= 0 && index < layout.partCount));
+    const received = await readReceivedParts(folder, ticketId, layout);
+    // The list of bytes that are gone must not be taken for one of those that come.
+    if (received.size === 0) await rm(uploadPaths(folder, ticketId).partsPath, { force: true });
     return new StagedUpload(folder, ticketId, layout, received);
   }
 

@@ -1,5 +1,5 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Clock, type FolderLock, lockFolder } from '@octomil/shared/runtime';
 
@@ -37,6 +37,13 @@ export class StagingFolder {
   async ticketIds(): Promise<string[]> {
     const names = await readdir(this.path);
     return [...new Set(names.flatMap((name) => /^([0-9a-f-]{36})\.(?:data|parts)$/.exec(name)?.[1] ?? []))];
+  }
+
+  /** The other slots, of processes that live or have died. */
+  async siblings(): Promise<string[]> {
+    const root = dirname(this.path);
+    const names = await readdir(root);
+    return names.map((name) => join(root, name)).filter((path) => path !== this.path);
   }
 
   async remove(ticketId: string): Promise<void> {

@@ -9,6 +9,7 @@ import { ChunkReceiver } from './chunk-receiver.js';
 import { type BufferPool, pumpFile } from './file-pump.js';
 import { PART_SIZE_BYTES, partRange } from './part-layout.js';
 import { receivePart } from './receive-part.js';
+import { gatherParts, siblingParts } from './sibling-parts.js';
 import { StagedUpload } from './staged-upload.js';
 import { StagingFolder } from './staging-folder.js';
 import { type IssuedTicket, type Ticket, TicketStore } from './ticket-store.js';
@@ -186,7 +187,15 @@ export function createTransferService(options: TransferServiceOptions): Transfer
   };
 
   const submit = async (ticket: Ticket): Promise<Verdict> => {
+    // A coordinator that was killed after the update counted left the ticket open.
+    const earlier = await assignments.verdictOn(ticket.deviceId, ticket.header);
+    if (earlier !== undefined) {
+      await tickets.complete(ticket, earlier);
+      await forget(ticket.id);
+      return earlier;
+    }
     const upload = await stagedUpload(ticket);
+    await gatherParts(upload, ticket.id, await folder().siblings());
     const sealed = await upload.seal();
     if (sealed.sha256 !== ticket.header.sha256) {
       await upload.reset();
@@ -235,7 +244,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       await held?.release();
     },
     issueTicket: async (deviceId, header) => {
-      const verdict = await tickets.verdictOn(deviceId, header);
+      const verdict = (await tickets.verdictOn(deviceId, header)) ?? (await assignments.verdictOn(deviceId, header));
       if (verdict !== undefined) return { verdict };
       await assignments.checkHeader(deviceId, header);
       if (header.sizeBytes > maxUpdateBytes) {
@@ -249,7 +258,8 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       for (const ticketId of abandoned) await forget(ticketId);
       const upload = await stagedUpload(ticket);
       await checkDisk(ticket.layout.sizeBytes - upload.receivedBytes);
-      return { ticket, receivedParts: upload.received };
+      const elsewhere = await siblingParts(upload, ticket.id, await folder().siblings());
+      return { ticket, receivedParts: [...upload.received, ...elsewhere.keys()].sort((a, b) => a - b) };
     },
     state: async (proof) => {
       const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
