@@ -1,4 +1,4 @@
-import { Organization } from '@octomil/sdk';
+import { DEFAULT_API_BASE, Organization } from '@octomil/sdk';
 import { stringify } from 'yaml';
 import type { Options } from '../program.js';
 import { print } from '../terminal/output.js';
@@ -12,9 +12,10 @@ export async function enroll(options: Options): Promise<void> {
     ...(expiresInSeconds === undefined ? {} : { expiresInSeconds }),
   });
   const token = String(answer['token'] ?? answer['enrollmentToken']);
-  const grpc = answer['grpcAddress'];
+  // Agents talk to another port of the same host; the coordinator does not say which, so the usual one is a guess.
+  const host = new URL(process.env['OCTOMIL_API_BASE'] || DEFAULT_API_BASE).hostname;
   const config = {
-    coordinator: typeof grpc === 'string' ? grpc : 'http://127.0.0.1:8001',
+    coordinator: `${host}:8001`,
     device_identifier: String(options['device']),
     enrollment_token: token,
     state_dir: './agent-state',

@@ -1,4 +1,10 @@
-import { type DryRunReport, Federation, type LocalTrainingOptions, type TrainingOptions } from '@octomil/sdk';
+import {
+  type DryRunReport,
+  Federation,
+  type LocalTrainingOptions,
+  Organization,
+  type TrainingOptions,
+} from '@octomil/sdk';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Options } from '../program.js';
 import { interruptible } from '../terminal/interrupt.js';
@@ -23,7 +29,14 @@ export async function train(options: Options): Promise<number> {
     return 0;
   }
   const { signal, release } = interruptible();
-  const progress = await openProgress({ json, rounds: request.rounds ?? 0 });
+  const progress = await openProgress({
+    json,
+    rounds: request.rounds ?? 0,
+    lookAt: async (roundId) => {
+      const { assignments } = await new Organization().round(roundId);
+      return Array.isArray(assignments) ? assignments : [];
+    },
+  });
   try {
     const result = await federation.train({ ...request, signal, onEvent: (event) => progress.show(event) });
     progress.end();

@@ -141,7 +141,10 @@ function foldSession(view: TrainingView, data: Data): TrainingView {
   const state = text(data, 'state') ?? text(data, 'status');
   const reason = text(data, 'reason');
   const rounds = number(data, 'totalRounds') ?? number(data, 'rounds') ?? view.rounds;
-  if (state === undefined || state === 'running') return { ...view, rounds };
+  // A completed session has told of its version already.
+  if (state === undefined || state === 'running' || (state === 'completed' && reason === undefined)) {
+    return { ...view, rounds };
+  }
   return { ...view, rounds, line: `session ${state}${reason === undefined ? '' : `: ${reason}`}` };
 }
 
