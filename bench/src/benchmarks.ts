@@ -57,6 +57,12 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     needsPostgres: () => false,
     run: async () => (await import('./demo.js')).demoBench(),
   },
+  'heart-disease': {
+    summary: 'AUC of federated, local and pooled training on four real hospitals',
+    options: { seeds: 5 },
+    needsPostgres: () => false,
+    run: async (options) => (await import('./heart-disease.js')).heartDiseaseBench(option(options, 'seeds')),
+  },
   chaos: {
     summary: 'training while coordinators (and agents) are killed',
     options: { kills: 50, 'over-selection': 1, coordinators: 1 },

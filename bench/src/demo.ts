@@ -7,14 +7,29 @@ import { fileURLToPath } from 'node:url';
 import { OctomilError } from '@octomil/shared/errors';
 import type { BenchmarkResult } from './result.js';
 
-/** `octomil demo` with its default data, as a user would run it. */
+export interface DemoFigures {
+  readonly seconds: number;
+  readonly rounds: number;
+  readonly federatedAuc: number;
+  readonly localMeanAuc: number;
+  readonly pooledAuc: number;
+}
+
+/** `octomil demo` with its default data. */
 export async function demoBench(): Promise<BenchmarkResult> {
+  return { ...(await runDemo([])) };
+}
+
+/** Runs `octomil demo` as a user would, and answers its AUCs on all held-out rows. */
+export async function runDemo(options: readonly string[]): Promise<DemoFigures> {
   const folder = await mkdtemp(join(tmpdir(), 'octomil-bench-'));
   try {
     const out = join(folder, 'demo.json');
     const program = join(dirname(fileURLToPath(import.meta.resolve('@octomil/cli'))), '..', 'bin', 'octomil.js');
     const startedAt = performance.now();
-    const child = spawn(process.execPath, [program, 'demo', '--out', out], { stdio: ['ignore', 'ignore', 'inherit'] });
+    const child = spawn(process.execPath, [program, 'demo', '--out', out, ...options], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
     const [code] = await once(child, 'exit');
     if (code !== 0) throw new OctomilError('internal', `the demo ended with ${code}`);
     const seconds = (performance.now() - startedAt) / 1000;

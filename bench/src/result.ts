@@ -7,8 +7,9 @@ export type BenchmarkResult = Readonly<Record<string, ResultValue>>;
 export function printResult(name: string, options: Readonly<Record<string, number>>, result: BenchmarkResult): void {
   const machine = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}, Node ${process.version}`;
   const date = new Date().toISOString().slice(0, 10);
-  console.log(JSON.stringify({ benchmark: name, ...options, ...result, machine, date }));
-  for (const [field, value] of Object.entries({ ...options, ...result, machine, date })) {
+  const fields: Record<string, ResultValue> = { ...options, ...result, machine, date };
+  console.log(JSON.stringify({ benchmark: name, ...fields }));
+  for (const [field, value] of Object.entries(fields)) {
     const shown = typeof value === 'number' ? Number(value.toPrecision(4)) : value;
     console.log(`  ${field.padEnd(28)} ${shown}`);
   }
