@@ -43,8 +43,9 @@ export interface AgentOverrides {
   readonly logger?: Logger;
 }
 
-/** How often the data files are looked at for changes. */
+/** How often the data files are looked at for changes; sooner where one cannot be used, since somebody mends it. */
 const DATA_CHECK_MS = 60_000;
+const BROKEN_DATA_CHECK_MS = 2_000;
 
 /**
  * Starts the agent on its state folder and returns at once: the coordinator may be down, and is looked for until it
@@ -202,11 +203,15 @@ async function compose(
 function watchData(clock: Clock, summaries: DataSetSummaries, tell: () => Promise<void>): () => void {
   let callOff = (): void => undefined;
   let stopped = false;
+  let checkedAtMs = clock.now();
   const check = async (): Promise<void> => {
     if ((await summaries.refresh()) && !stopped) await tell();
   };
   const again = (): void => {
-    callOff = clock.after(DATA_CHECK_MS, () => {
+    callOff = clock.after(BROKEN_DATA_CHECK_MS, () => {
+      const broken = summaries.current.some(({ problem }) => problem !== '');
+      if (!broken && clock.now() < checkedAtMs + DATA_CHECK_MS) return again();
+      checkedAtMs = clock.now();
       void check()
         .catch(() => undefined)
         .finally(() => {

@@ -14,7 +14,7 @@ import { closeDecision, retryDecision, topUpCount } from './round-machine.js';
 import { anotherAttempt } from './round-plan.js';
 import { type RoundStore, type RoundTallyRow, roundLabel } from './round-store.js';
 import { selectionStart } from './seeds.js';
-import type { DeviceSelector, SelectedDevice } from './selection.js';
+import { type DeviceSelector, reasonsOf, type SelectedDevice } from './selection.js';
 
 export interface DriverDependencies {
   readonly database: Database;
@@ -158,12 +158,15 @@ export class RoundDriver {
     if (facts.config.dryRun && devices.length === 0) return this.#close(facts, true);
     if (devices.length >= facts.minUpdates) return this.#start(facts, devices);
     if (facts.kind === 'evaluate') return this.#selectForEvaluation(facts, devices, tally.deadlinePassed);
-    const { possible } = await selector.countPossible(request, facts.minUpdates);
+    const { possible, refused } = await selector.countPossible(request, facts.minUpdates);
     if (possible < facts.minUpdates) {
       return this.#giveUp(facts, tally.retries, {
         state: 'insufficient_updates',
         code: 'insufficient_devices',
-        reason: `only ${possible} of the enrolled devices can take part, and ${facts.minUpdates} are needed`,
+        reason: [
+          `only ${possible} of the enrolled devices can take part, and ${facts.minUpdates} are needed`,
+          ...reasonsOf(refused),
+        ].join('; '),
       });
     }
     const reason = `${devices.length} of the ${facts.minUpdates} devices needed are online and eligible`;

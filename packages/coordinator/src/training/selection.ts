@@ -13,6 +13,12 @@ export interface RefusedDevice {
   readonly reason: string;
 }
 
+/** Why fewer devices can take part than are needed. One that was not chosen is worth a word only where none was. */
+export function reasonsOf(refused: readonly RefusedDevice[]): string[] {
+  const chosen = refused.filter(({ rule }) => rule !== 'selector');
+  return (chosen.length > 0 ? chosen : refused).slice(0, 10).map(({ name, reason }) => `${name}: ${reason}`);
+}
+
 export interface SelectionRequest {
   readonly demand: Demand;
   /** Organizations whose devices may be asked. */

@@ -15,7 +15,7 @@ import type { ResolvedConfig } from './round-facts.js';
 import { isInProgress } from './round-machine.js';
 import { anotherAttempt, firstAttempt, planOf } from './round-plan.js';
 import { roundLabel } from './round-store.js';
-import type { DeviceSelector, RefusedDevice, SelectionRequest } from './selection.js';
+import { type DeviceSelector, type RefusedDevice, reasonsOf, type SelectionRequest } from './selection.js';
 import { findBase, resolveConfig } from './session-base.js';
 import { parseSessionConfig, type SessionReferences } from './session-config.js';
 import { canMoveSession, firstStep, isOver } from './session-machine.js';
@@ -331,7 +331,7 @@ export class SessionService {
     const { minUpdates } = prepared.config;
     const { possible, refused } = await this.#on.selector.countPossible(this.#selection(prepared), minUpdates);
     if (possible >= minUpdates) return;
-    const reasons = refused.slice(0, 10).map(({ name, reason }) => `${name}: ${reason}`);
+    const reasons = reasonsOf(refused);
     throw new OctomilError(
       'insufficient_devices',
       [
