@@ -2,7 +2,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import type { Clock, Logger } from '@octomil/shared/runtime';
+import { type Clock, type Logger, noteNetworkGarbage } from '@octomil/shared/runtime';
 import { isPassing } from '../connection/http-failure.js';
 import type { BaseRef, BaseTransport } from './transports.js';
 
@@ -88,6 +88,7 @@ async function fetchOnce(options: DownloadOptions, transport: BaseTransport): Pr
       if (done < base.sizeBytes) {
         for await (const chunk of transport.fetch(base, done, signal)) {
           hash.update(chunk);
+          noteNetworkGarbage(chunk.length);
           waiting.push(chunk);
           waitingBytes += chunk.length;
           done += chunk.length;

@@ -26,8 +26,6 @@ export interface UploadRequest {
   readonly onBytes: (doneBytes: number) => void;
 }
 
-/** Parts in the air at once; each is in memory while it is. */
-const PARALLEL_PARTS = 2;
 const ATTEMPTS_PER_PART = 4;
 const GRPC_CHUNK_BYTES = 1_048_576;
 
@@ -78,24 +76,13 @@ async function uploadByHttp(uploader: Uploader, request: UploadRequest, file: Fi
   const { ticket, sizeBytes, onBytes } = request;
   const missing = missingParts(request);
   let doneBytes = sizeBytes - missing.reduce((sum, part) => sum + part.length, 0);
-  // One part that fails for good ends the others.
-  const failed = new AbortController();
-  const signal = AbortSignal.any([request.signal, failed.signal]);
-  const worker = async (): Promise<void> => {
-    for (let part = missing.shift(); part !== undefined; part = missing.shift()) {
-      const bytes = await readSlice(file, part.offset, part.length);
-      await putWithRetries(uploader, ticket, part.number, bytes, signal);
-      doneBytes += part.length;
-      onBytes(doneBytes);
-    }
-  };
-  const workers = Array.from({ length: PARALLEL_PARTS }, worker);
-  try {
-    await Promise.all(workers);
-  } catch (error) {
-    failed.abort(error);
-    await Promise.allSettled(workers);
-    throw error;
+  // One after the other: what arrives in order is hashed as it comes, and is not read again for it.
+  const buffer = Buffer.allocUnsafeSlow(Math.max(0, ...missing.map((part) => part.length)));
+  for (const part of missing) {
+    const bytes = await readSlice(file, part.offset, buffer.subarray(0, part.length));
+    await putWithRetries(uploader, ticket, part.number, bytes, request.signal);
+    doneBytes += part.length;
+    onBytes(doneBytes);
   }
   return uploader.http.complete(ticket, request.signal);
 }
@@ -118,10 +105,9 @@ async function putWithRetries(
   }
 }
 
-async function readSlice(file: FileHandle, offset: number, length: number): Promise<Buffer> {
-  const bytes = Buffer.allocUnsafe(length);
-  for (let done = 0; done < length; ) {
-    const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
+async function readSlice(file: FileHandle, offset: number, bytes: Buffer): Promise<Buffer> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesRead } = await file.read(bytes, done, bytes.length - done, offset + done);
     if (bytesRead === 0) throw new OctomilError('corrupt_file', `the update ends at byte ${offset + done}`);
     done += bytesRead;
   }
@@ -153,7 +139,11 @@ async function uploadByGrpc(uploader: Uploader, request: UploadRequest, file: Fi
     for (const part of missing) {
       for (let within = 0; within < part.length; within += GRPC_CHUNK_BYTES) {
         const offset = part.offset + within;
-        const data = await readSlice(file, offset, Math.min(GRPC_CHUNK_BYTES, part.length - within));
+        const data = await readSlice(
+          file,
+          offset,
+          Buffer.allocUnsafe(Math.min(GRPC_CHUNK_BYTES, part.length - within)),
+        );
         signal.throwIfAborted();
         const more = call.write(
           create(UploadUpdateRequestSchema, { content: { case: 'chunk', value: { offset: BigInt(offset), data } } }),

@@ -1,6 +1,7 @@
 import type { Hash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
+import { noteNetworkGarbage } from '@octomil/shared/runtime';
 
 export interface PartSinkOptions {
   readonly index: number;
@@ -64,6 +65,7 @@ export class PartSink {
       );
     }
     this.#options.hash?.update(bytes);
+    noteNetworkGarbage(bytes.length);
     this.#gathered.push(bytes);
     this.#gatheredBytes += bytes.length;
     if (this.#gatheredBytes >= GATHER_BYTES) await this.#flush();
