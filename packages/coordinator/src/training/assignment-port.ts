@@ -66,7 +66,7 @@ export interface AssignmentPort {
 
 /** NOTIFY channel; the payload is a device id whose open assignments changed. */
 export const ASSIGNMENTS_CHANNEL = 'octomil_assignments';
-/** NOTIFY channel; the payload is a training session id that has new events. */
+/** NOTIFY channel; the payload is a training session id that has new events, and after a space who says so. */
 export const EVENTS_CHANNEL = 'octomil_session_events';
 /** NOTIFY channel; the payload is a device id whose session was opened, closed or revoked. */
 export const PRESENCE_CHANNEL = 'octomil_presence';

@@ -43,6 +43,13 @@ export interface AnswerToStore {
   readonly metrics: JsonObject;
 }
 
+export interface CountedAnswer {
+  /** Place among the accepted answers of the round, from 1. */
+  readonly nth: number;
+  /** None was accepted after it, so far. */
+  readonly last: boolean;
+}
+
 const COLUMNS = sql`a.id, a.round_id as "roundId", a.device_id as "deviceId", d.device_identifier as "deviceName", d.site,
   a.attempt, a.state, a.reason_code as "reasonCode", a.reason, r.state as "roundState",
   greatest(0, coalesce(extract(epoch from r.deadline_at - now()) * 1000, 0))::float8 as "deadlineMs"`;
@@ -72,17 +79,28 @@ export class AssignmentStore {
     return rows;
   }
 
-  /** `open → accepted`; nothing for one that is accepted already. */
-  async accept(deviceId: string, key: AssignmentKey, noProgressSeconds: number): Promise<boolean> {
-    const { rows } = await sql<{ id: string }>`
+  /**
+   * `open → accepted`, for all the devices of a round that answer at the same moment. Takes the session's lock as
+   * everything does that moves several assignments, so that the order of their rows leads to no deadlock.
+   *
+   * @returns for each whether it counts; also for one that is accepted already
+   */
+  async accept(facts: RoundFacts, accepted: readonly { deviceId: string; key: AssignmentKey }[]): Promise<boolean[]> {
+    const ids = accepted.map(({ key }) => key.assignmentId);
+    const { rows } = await sql<{ id: string; deviceId: string; attempt: number }>`
+      with locked as (select id from training_sessions where id = ${facts.sessionId} for no key update)
       update assignments set state = 'accepted', updated_at = now(),
-        lease_until = now() + make_interval(secs => ${noProgressSeconds})
-      from rounds r where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
-        and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
-        and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id`.execute(
+        lease_until = now() + make_interval(secs => ${facts.config.noProgressSeconds})
+      from locked, rounds r, unnest(${ids}::text[], ${accepted.map(({ deviceId }) => deviceId)}::text[],
+          ${accepted.map(({ key }) => key.attempt)}::integer[]) as list(id, device_id, attempt)
+      where r.id = ${facts.id} and r.state = 'collecting' and assignments.round_id = r.id
+        and assignments.id = list.id and assignments.device_id = list.device_id
+        and assignments.attempt = list.attempt and assignments.state in ('open', 'accepted')
+      returning assignments.id, assignments.device_id as "deviceId", assignments.attempt`.execute(
       this.#database.kysely,
     );
-    return rows.length === 1;
+    const moved = new Set(rows.map(({ id, deviceId, attempt }) => `${id} ${deviceId} ${attempt}`));
+    return accepted.map(({ deviceId, key }) => moved.has(`${key.assignmentId} ${deviceId} ${key.attempt}`));
   }
 
   /** Renews the lease. With `event`, the session's followers are told. */
@@ -139,35 +157,53 @@ export class AssignmentStore {
   }
 
   /**
-   * Counts an answer: assignment, round and update in one statement. The round's counter is read anew under its lock, so
-   * of several answers at once exactly one sees the quorum reached.
+   * Counts answers: assignments, round and updates in one statement. The round's counter is read anew under its lock, so
+   * of several statements at once exactly one sees the quorum reached.
    *
-   * @returns accepted answers of the round, this one included; `undefined` when it no longer counts
+   * @returns for each its place among the accepted answers of the round; `undefined` for one that does not count (any
+   * more), or that came twice
    */
-  async countAnswer(facts: RoundFacts, answer: AnswerToStore, event: NewEvent): Promise<number | undefined> {
-    const { key, deviceId } = answer;
-    const { rows } = await sql<{ accepted: number }>`
+  async countAnswers(
+    facts: RoundFacts,
+    answers: readonly { answer: AnswerToStore; event: NewEvent }[],
+  ): Promise<(CountedAnswer | undefined)[]> {
+    const seen = new Set<string>();
+    const items = answers.flatMap(({ answer: { key, ...answer }, event }, place) => {
+      if (seen.has(key.assignmentId)) return [];
+      seen.add(key.assignmentId);
+      return [{ place, ...key, ...answer, event }];
+    });
+    const { rows } = await sql<{ place: number; nth: number; accepted: number }>`
       with ${lockSession(facts.sessionId)},
       round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
         for no key update of rounds),
-      mine as (select assignments.id from assignments, round where assignments.id = ${key.assignmentId}
-          and assignments.device_id = ${deviceId} and assignments.attempt = ${key.attempt}
-          and assignments.state in ('open', 'accepted') for no key update of assignments),
+      list as (select * from jsonb_to_recordset(${JSON.stringify(items)}::jsonb) as item(place integer,
+        "assignmentId" text, attempt integer, "updateId" text, "deviceId" text, format text, "objectKey" text,
+        sha256 text, "sizeBytes" bigint, "sampleCount" bigint, weight float8, metrics jsonb, event jsonb)),
+      mine as (select assignments.id, list.* from list, assignments, round
+        where assignments.id = list."assignmentId" and assignments.round_id = round.id
+          and assignments.device_id = list."deviceId" and assignments.attempt = list.attempt
+          and assignments.state in ('open', 'accepted')
+        order by list.place for no key update of assignments),
       kept as (insert into updates (id, round_id, device_id, assignment_id, state, format, object_key, sha256, size_bytes,
           sample_count, weight, metrics)
-        select ${answer.updateId}, ${facts.id}, ${deviceId}, mine.id, 'accepted', ${answer.format}, ${answer.objectKey},
-          ${answer.sha256}, ${answer.sizeBytes}::bigint, ${answer.sampleCount}::bigint, ${answer.weight}::float8,
-          ${JSON.stringify(answer.metrics)}::jsonb from mine),
+        select "updateId", ${facts.id}, "deviceId", mine.id, 'accepted', format, "objectKey", sha256, "sizeBytes",
+          "sampleCount", weight, metrics from mine),
       ended as (update assignments set state = 'done', phase = 'done', updated_at = now()
         from mine where assignments.id = mine.id),
-      counted as (update rounds set accepted_updates = accepted_updates + 1
-        from mine where rounds.id = ${facts.id} returning rounds.accepted_updates as accepted),
+      counted as (update rounds set accepted_updates = accepted_updates + news.count
+        from (select count(*)::integer as count from mine) news
+        where rounds.id = ${facts.id} and news.count > 0
+        returning rounds.accepted_updates as accepted, news.count),
+      numbered as (select place, event, accepted,
+          (accepted - count + row_number() over (order by place))::integer as nth from mine, counted),
       told as (insert into session_events (session_id, type, data)
-        select ${facts.sessionId}, ${event.type},
-          ${JSON.stringify(event.data)}::jsonb || jsonb_build_object('accepted', counted.accepted)
-        from counted)
-      select accepted from counted`.execute(this.#database.kysely);
-    return rows[0]?.accepted;
+        select ${facts.sessionId}, event ->> 'type', (event -> 'data') || jsonb_build_object('accepted', nth)
+        from numbered order by place)
+      select place, nth, accepted from numbered`.execute(this.#database.kysely);
+    const results: (CountedAnswer | undefined)[] = answers.map(() => undefined);
+    for (const { place, nth, accepted } of rows) results[place] = { nth, last: nth === accepted };
+    return results;
   }
 
   /** What is known of updates of this assignment, newest first. */

@@ -15,18 +15,19 @@ import type {
   UpdateHeaderFields,
   Verdict,
 } from './assignment-port.js';
-import type { AnswerToStore, AssignmentRow, AssignmentStore } from './assignment-store.js';
+import type { AnswerToStore, AssignmentRow, AssignmentStore, CountedAnswer } from './assignment-store.js';
 import type { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
 import { keepStatistics } from './describe-cache.js';
 import { findDataSet } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
 import { requireUsable } from './feature-agreement.js';
+import { Gathering } from './gathering.js';
 import { sha256Of, updateKey } from './object-keys.js';
 import type { TrainingAggregator } from './ports.js';
 import { readFigures, readStatistics } from './reports.js';
 import type { RoundDriver } from './round-driver.js';
-import type { RoundFacts, RoundFactsReader } from './round-facts.js';
+import type { BaseCheckpoint, RoundFacts, RoundFactsReader } from './round-facts.js';
 import { roundLabel } from './round-store.js';
 import { readSite, type SiteDataSet } from './site-summary.js';
 import { checkUpdateBytes, checkUpdateHeader, checkUpdateNorm, updateWeight } from './update-check.js';
@@ -54,6 +55,8 @@ interface Known {
 
 /** Progress is kept and told at most this often, unless the lease needs it. */
 const PROGRESS_EVERY_MS = 1_000;
+/** How long a base may be fetched without another look at the assignment that named it. */
+const BASE_GRANT_MS = 2_000;
 const MAX_REPORT_CHARACTERS = 4 * 1024 * 1024;
 
 /** The training engine as the device sessions see it. */
@@ -61,10 +64,26 @@ export class Assignments implements AssignmentPort {
   readonly #on: AssignmentDependencies;
   readonly #known = new BoundedMap<string, Known>(20_000);
   readonly #lastProgress = new BoundedMap<string, number>(20_000);
+  /** Bases that devices were just told to fetch, by device and digest: most ask for them within milliseconds. */
+  readonly #grants = new BoundedMap<string, { base: BaseCheckpoint; untilMs: number }>(20_000);
+  readonly #accepting: Gathering<{ facts: RoundFacts; deviceId: string; key: AssignmentKey }, boolean>;
+  readonly #counting: Gathering<
+    { facts: RoundFacts; answer: AnswerToStore; event: NewEvent },
+    CountedAnswer | undefined
+  >;
   #asking: { deviceIds: Set<string>; rows: Promise<AssignmentRow[]> } | undefined;
 
   constructor(dependencies: AssignmentDependencies) {
     this.#on = dependencies;
+    const { store } = dependencies;
+    this.#accepting = new Gathering(async (_roundId, accepted) => {
+      const [first] = accepted;
+      return first === undefined ? [] : store.accept(first.facts, accepted);
+    });
+    this.#counting = new Gathering(async (_roundId, answers) => {
+      const [first] = answers;
+      return first === undefined ? [] : store.countAnswers(first.facts, answers);
+    });
   }
 
   async openAssignments(deviceId: string): Promise<Assignment[]> {
@@ -73,7 +92,12 @@ export class Assignments implements AssignmentPort {
     for (const row of rows) {
       this.#remember(row);
       const facts = await this.#on.facts.of(row.roundId);
-      if (facts !== undefined) messages.push(assignmentMessage(facts, row));
+      if (facts === undefined) continue;
+      messages.push(assignmentMessage(facts, row));
+      if (facts.base !== undefined) {
+        const untilMs = this.#on.clock.now() + BASE_GRANT_MS;
+        this.#grants.set(`${deviceId} ${facts.base.sha256}`, { base: facts.base, untilMs });
+      }
     }
     return messages;
   }
@@ -107,7 +131,7 @@ export class Assignments implements AssignmentPort {
 
   async accept(deviceId: string, key: AssignmentKey): Promise<void> {
     const { facts } = await this.#mine(deviceId, key);
-    if (await this.#on.store.accept(deviceId, key, facts.config.noProgressSeconds)) return;
+    if (await this.#accepting.add(facts.id, { facts, deviceId, key })) return;
     await this.#refuseToCount(deviceId, key);
   }
 
@@ -181,23 +205,23 @@ export class Assignments implements AssignmentPort {
         statistics: report as JsonObject,
       });
     }
-    const accepted = await this.#on.store.countAnswer(
-      facts,
-      {
-        updateId: randomUUID(),
-        key,
-        deviceId,
-        format: 'weights',
-        objectKey: null,
-        sha256,
-        sizeBytes: text.length,
-        sampleCount: 0,
-        weight: 0,
-        metrics,
-      },
-      assignmentEvent(facts, known, { state: 'done' }, 'update'),
-    );
-    if (accepted === undefined) {
+    const answer: AnswerToStore = {
+      updateId: randomUUID(),
+      key,
+      deviceId,
+      format: 'weights',
+      objectKey: null,
+      sha256,
+      sizeBytes: text.length,
+      sampleCount: 0,
+      weight: 0,
+      metrics,
+    };
+    // By itself: a report may be large.
+    const [counted] = await this.#on.store.countAnswers(facts, [
+      { answer, event: assignmentEvent(facts, known, { state: 'done' }, 'update') },
+    ]);
+    if (counted === undefined) {
       const earlier = await this.#earlierVerdict(key, sha256);
       if (earlier?.accepted === true) return;
       await this.#refuseToCount(deviceId, key);
@@ -265,13 +289,13 @@ export class Assignments implements AssignmentPort {
       },
       'update',
     );
-    const accepted = await this.#on.store.countAnswer(facts, answer, event);
-    if (accepted === undefined) {
+    const counted = await this.#counting.add(facts.id, { facts, answer, event });
+    if (counted === undefined) {
       // The object stays until retention finds it without a row: the same bytes may just be being accepted elsewhere.
       return (await this.#earlierVerdict(key, header.sha256)) ?? this.#refuseToCount(deviceId, key);
     }
     // Durable from here on. Who waits for the verdict need not wait for what follows.
-    if (accepted >= facts.minUpdates) void this.#on.driver.quorumReached(facts);
+    if (counted.last && counted.nth >= facts.minUpdates) void this.#on.driver.quorumReached(facts);
     this.#on.tellSession(facts.sessionId);
     return { accepted: true };
   }
@@ -321,6 +345,10 @@ export class Assignments implements AssignmentPort {
   }
 
   async baseObject(deviceId: string, sha256: string): Promise<{ objectKey: string; sizeBytes: number }> {
+    const grant = this.#grants.get(`${deviceId} ${sha256}`);
+    if (grant !== undefined && grant.untilMs > this.#on.clock.now()) {
+      return { objectKey: grant.base.objectKey, sizeBytes: grant.base.sizeBytes };
+    }
     for (const row of await this.#openOf(deviceId)) {
       if (row.deviceId !== deviceId) continue;
       const base = (await this.#on.facts.of(row.roundId))?.base;

@@ -85,7 +85,7 @@ const PRESENCE_PAUSE_MS = 25;
 export function createTrainingEngine(options: TrainingEngineOptions): TrainingEngine {
   const { database, jobs, objects, aggregator, registry, clock, logger, settings = {} } = options;
   const sweepEveryMs = settings.sweepEveryMs ?? 5_000;
-  const announcer = new Announcer(database, logger);
+  const announcer = new Announcer(database, clock, logger);
   const events = new EventFeed(database);
   const rounds = new RoundStore(database);
   const store = new AssignmentStore(database);
@@ -110,7 +110,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
   };
   const tellSession = (sessionId: string): void => {
     events.wake(sessionId);
-    if (database.kind === 'postgres') announcer.announce(EVENTS_CHANNEL, sessionId);
+    if (database.kind === 'postgres') announcer.announce(EVENTS_CHANNEL, events.notice(sessionId));
   };
   let queue: JobQueue<RoundJob> | undefined;
   const addJob = (roundId: string, delayMs?: number): void => {

@@ -1,4 +1,5 @@
-import type { Logger } from '@octomil/shared/runtime';
+import { randomUUID } from 'node:crypto';
+import type { Clock, Logger } from '@octomil/shared/runtime';
 import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
@@ -43,6 +44,7 @@ export function appendEvents(gate: string, sessionId: string, events: readonly N
 /** Reads events and wakes who follows a session, in this process and in others. */
 export class EventFeed {
   readonly #database: Database;
+  readonly #origin = randomUUID();
   readonly #followers = new Map<string, Set<() => void>>();
 
   constructor(database: Database) {
@@ -76,10 +78,20 @@ export class EventFeed {
     return rows.map((row) => ({ id: row.id, type: row.type as EventType, data: row.data }));
   }
 
+  /** What other processes listen for. Names this one, whose followers were woken by the call already. */
+  notice(sessionId: string): string {
+    return `${sessionId} ${this.#origin}`;
+  }
+
   async start(): Promise<() => Promise<void>> {
-    return this.#database.listen(EVENTS_CHANNEL, (sessionId) => this.wake(sessionId));
+    return this.#database.listen(EVENTS_CHANNEL, (notice) => {
+      const [sessionId = '', origin] = notice.split(' ');
+      if (origin !== this.#origin) this.wake(sessionId);
+    });
   }
 }
+
+const ANNOUNCE_PAUSE_MS = 10;
 
 /**
  * Sends notifications without making anybody wait: what gathers while one statement is under way goes with the next,
@@ -87,12 +99,14 @@ export class EventFeed {
  */
 export class Announcer {
   readonly #database: Database;
+  readonly #clock: Clock;
   readonly #logger: Logger;
   #pending = new Map<string, [channel: string, payload: string]>();
   #sending: Promise<void> | undefined;
 
-  constructor(database: Database, logger: Logger) {
+  constructor(database: Database, clock: Clock, logger: Logger) {
     this.#database = database;
+    this.#clock = clock;
     this.#logger = logger;
   }
 
@@ -117,6 +131,8 @@ export class Announcer {
           from unnest(${channels}::text[], ${payloads}::text[]) as list(channel, payload)`.execute(
           this.#database.kysely,
         );
+        // The first goes at once; a round that follows it with many more sends a few.
+        await new Promise<void>((resolve) => this.#clock.after(ANNOUNCE_PAUSE_MS, resolve));
       }
     } catch (error) {
       this.#logger.warn({ error }, 'notifications were lost; the sweep makes up for them');

@@ -27,9 +27,17 @@ const PAGE = 500;
 export async function streamEvents(
   source: EventSource,
   sink: EventSink,
-  options: { sessionId: string; afterId: number; clock: Clock; signal: AbortSignal; heartbeatMs?: number },
+  options: {
+    sessionId: string;
+    afterId: number;
+    clock: Clock;
+    signal: AbortSignal;
+    heartbeatMs?: number;
+    /** Between two reads that found something: a round tells of itself in bursts, and one read then serves many. */
+    pauseMs?: number;
+  },
 ): Promise<void> {
-  const { sessionId, clock, signal, heartbeatMs = HEARTBEAT_MS } = options;
+  const { sessionId, clock, signal, heartbeatMs = HEARTBEAT_MS, pauseMs = 0 } = options;
   let afterId = options.afterId;
   let wake = (): void => undefined;
   let woken = false;
@@ -49,7 +57,9 @@ export async function streamEvents(
         afterId = event.id;
         if (event.type === 'end') return;
       }
-      if (events.length === PAGE || woken || signal.aborted) continue;
+      if (events.length === PAGE) continue;
+      if (events.length > 0 && pauseMs > 0) await new Promise<void>((resolve) => clock.after(pauseMs, resolve));
+      if (woken || signal.aborted) continue;
       const heard = await new Promise<boolean>((resolve) => {
         const cancel = clock.after(heartbeatMs, () => resolve(false));
         wake = () => {

@@ -10,6 +10,9 @@ import { roundNotFound } from './session-service.js';
 import { type AssignmentListRow, type SessionRow, sessionNotFound } from './session-store.js';
 import { assignmentView, roundView, sessionView } from './views.js';
 
+/** Nobody sees so short a delay. */
+const EVENTS_PAUSE_MS = 10;
+
 const Id = Type.Object({ id: Type.String({ maxLength: 200 }) });
 const Model = Type.Object({ model_id: Type.String({ maxLength: 200 }) });
 const Page = Type.Object({
@@ -256,7 +259,13 @@ async function sendEvents(
       }),
   };
   try {
-    await streamEvents(engine.events, sink, { sessionId, afterId, clock: engine.clock, signal: gone.signal });
+    await streamEvents(engine.events, sink, {
+      sessionId,
+      afterId,
+      clock: engine.clock,
+      signal: gone.signal,
+      pauseMs: EVENTS_PAUSE_MS,
+    });
   } catch (error) {
     request.log.error({ error, sessionId }, 'a stream of events broke');
   } finally {

@@ -28,6 +28,12 @@ const OBJECTS = 'objects';
 const TEMPORARY = 'temporary';
 const MAX_FOLDERS_REMEMBERED = 10_000;
 
+interface FolderSync {
+  /** Never rejects. */
+  running: Promise<void>;
+  next: Promise<void> | undefined;
+}
+
 /**
  * Objects as files in a folder: `objects/<key>`, written under `temporary/` and renamed into place.
  * The folder is locked against a second process until `close`, unless it is opened as shared by all; what a killed writer
@@ -39,6 +45,7 @@ export class FileObjectStore implements ObjectStore {
   readonly folder: string;
   readonly #durable: boolean;
   readonly #lock: FolderLock;
+  readonly #syncing = new Map<string, FolderSync>();
   /** Folders that exist, or are being made. */
   readonly #made = new Map<string, Promise<void>>();
 
@@ -239,7 +246,32 @@ export class FileObjectStore implements ObjectStore {
       }
     }
     // The folder too, or a power cut could forget the name of a file whose content is safe.
-    if (this.#durable) await syncPath(folder);
+    if (this.#durable) await this.#folderSynced(folder);
+  }
+
+  /** A sync that begins after this call. Those who ask while one is under way share the next. */
+  #folderSynced(folder: string): Promise<void> {
+    const under = this.#syncing.get(folder);
+    if (under === undefined) {
+      const state: FolderSync = { running: Promise.resolve(), next: undefined };
+      this.#syncing.set(folder, state);
+      return this.#syncFolder(folder, state);
+    }
+    under.next ??= under.running.then(() => {
+      under.next = undefined;
+      return this.#syncFolder(folder, under);
+    });
+    return under.next;
+  }
+
+  #syncFolder(folder: string, state: FolderSync): Promise<void> {
+    const synced = syncPath(folder);
+    state.running = synced
+      .catch(() => undefined)
+      .then(() => {
+        if (state.next === undefined) this.#syncing.delete(folder);
+      });
+    return synced;
   }
 
   /**
