@@ -1,5 +1,5 @@
 import { createFoldKernel, type FoldKernel, kernelMemoryBytes } from '@octomil/shared/compute';
-import { flatView, type ParameterLayout, parseLayout } from '@octomil/shared/tensors';
+import { type ParameterLayout, parseLayout } from '@octomil/shared/tensors';
 import type { UpdateMeasure, ValidationJob } from './aggregation-job.js';
 import { ReadAhead } from './read-ahead.js';
 import { asRejection, nonFiniteRejection, rejectCorrupt, requireSameLayout } from './update-rejection.js';
@@ -55,22 +55,24 @@ let small: { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> } | undefined;
  * @throws `update_rejected` naming what is wrong and where
  */
 export function validateUpdateBytes(bytes: Uint8Array, layout: ParameterLayout): UpdateMeasure {
-  let values: Float32Array;
+  let data: Uint8Array;
   try {
+    // Also checks that the bytes end where the header says.
     const received = parseLayout(bytes);
     requireSameLayout(layout, received);
-    values = flatView(bytes, received);
+    data = bytes.subarray(received.headerBytes.length);
   } catch (error) {
     throw asRejection(error);
   }
   small ??= smallKernel();
   const { kernel, piece } = small;
+  // Copied as bytes: in a message they are seldom aligned, and a view of numbers would need a copy of its own.
+  const pieceBytes = new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength);
   kernel.resetMeasure();
-  for (let start = 0; start < values.length; start += PIECE_PARAMS) {
-    const part = values.subarray(start, start + PIECE_PARAMS);
-    const placed = piece.subarray(0, part.length);
-    placed.set(part);
-    measurePiece(kernel, layout, placed, start);
+  for (let start = 0; start < layout.totalParams; start += PIECE_PARAMS) {
+    const length = Math.min(PIECE_PARAMS, layout.totalParams - start);
+    pieceBytes.set(data.subarray(start * 4, (start + length) * 4));
+    measurePiece(kernel, layout, piece.subarray(0, length), start);
   }
   return { ...figures(kernel, layout), sizeBytes: bytes.length };
 }

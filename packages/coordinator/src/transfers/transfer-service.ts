@@ -10,6 +10,7 @@ import { type BufferPool, pumpFile } from './file-pump.js';
 import { PART_SIZE_BYTES, partRange } from './part-layout.js';
 import { receivePart } from './receive-part.js';
 import { gatherParts, siblingParts } from './sibling-parts.js';
+import { pumpBytes, SMALL_FILE_BYTES, SmallFiles } from './small-files.js';
 import { StagedUpload } from './staged-upload.js';
 import { StagingFolder } from './staging-folder.js';
 import { type IssuedTicket, type Ticket, TicketStore } from './ticket-store.js';
@@ -113,6 +114,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
   const tickets = new TicketStore(database, partSizeBytes, settings.ticketLifetimeMs ?? 3_600_000);
   const uploads = new Map<string, { staged: Promise<StagedUpload>; usedAtMs: number }>();
   const completing = new Map<string, Promise<Verdict>>();
+  const smallFiles = new SmallFiles();
   const lastProgressMs = new Map<string, number>();
   let staging: StagingFolder | undefined;
   let cancelSweep = (): void => undefined;
@@ -304,9 +306,13 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     openDownload: async (deviceId, sha256) => {
       const { objectKey, sizeBytes } = await assignments.baseObject(deviceId, sha256);
       const local = await objects.localFile(objectKey);
+      const small = sizeBytes <= SMALL_FILE_BYTES;
       return {
         sizeBytes,
-        pump: (range, pool, send) => pumpFile(local.path, range, pool, send),
+        pump: async (range, pool, send) =>
+          small
+            ? pumpBytes(await smallFiles.read(local.path, sizeBytes), range, pool, send)
+            : pumpFile(local.path, range, pool, send),
         release: () => local.release(),
       };
     },

@@ -26,7 +26,7 @@ export async function echo(task: EchoTrainTask, signal?: AbortSignal): Promise<T
   try {
     const update = await writeUpdate(task.outputPath, async (writer) => {
       await writer.write(layout.headerBytes);
-      const numbers = new Float32Array(CHUNK_BYTES / 4);
+      const numbers = new Float32Array(Math.min(CHUNK_BYTES / 4, layout.totalParams));
       for (let position = headerBytes; position < totalBytes; position += CHUNK_BYTES) {
         throwIfCancelled(signal);
         const chunk = numbers.subarray(0, Math.min(CHUNK_BYTES, totalBytes - position) / 4);
