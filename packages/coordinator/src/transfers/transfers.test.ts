@@ -373,6 +373,50 @@ test('two processes on one staging root take a slot each', async () => {
   await other.stop();
 });
 
+test('killed after the file was handed over: what was counted answers its verdict, otherwise the parts are sent again', async () => {
+  const bytes = randomBytes(SIZE);
+  const header = await headerOf(bytes);
+  const { ticket } = await issue(header);
+  for (const index of [0, 1, 2]) await put(ticket, bytes, index);
+  await transfers.stop();
+  // The object store has renamed the file away; its list is still here.
+  await rm(join(folder, 'staging', '0', `${ticket.id}.data`));
+  transfers = newTransfers();
+  await transfers.start();
+  const again = await issue(header);
+  expect([again.ticket.id, again.receivedParts]).toEqual([ticket.id, []]);
+  const proof = { ticketId: ticket.id, token: again.ticket.token, deviceId: device.deviceId };
+  await expect(transfers.complete(proof)).rejects.toMatchObject({ code: 'transfer_incomplete' });
+  assignments.failures.set('checkHeader', new OctomilError('round_closed', 'the round is over'));
+  assignments.earlierVerdicts.set(header.sha256, { accepted: true });
+  expect(await transfers.complete(proof)).toEqual({ accepted: true });
+  expect(await transfers.complete(proof)).toEqual({ accepted: true });
+  expect(await transfers.issueTicket(device.deviceId, header)).toEqual({ verdict: { accepted: true } });
+  expect(assignments.updates).toEqual([]);
+});
+
+test('parts that reached several coordinators are put together by the one that completes', async () => {
+  const bytes = randomBytes(SIZE);
+  const header = await headerOf(bytes);
+  const other = newTransfers();
+  await other.start();
+  const { ticket } = await issue(header);
+  const proof = { ticketId: ticket.id, token: ticket.token, deviceId: device.deviceId };
+  async function* body(index: number) {
+    yield part(bytes, index);
+  }
+  await transfers.putPart(proof, 0, body(0), PART);
+  await other.putPart(proof, 1, body(1), PART);
+  await expect(transfers.complete(proof)).rejects.toMatchObject({ details: { missingParts: [2] } });
+  await other.putPart(proof, 2, body(2), SIZE - 2 * PART);
+  // One of them dies; its bytes do not.
+  await other.stop();
+  const again = await issue(header);
+  expect(again.receivedParts).toEqual([0, 1, 2]);
+  expect(await transfers.complete({ ...proof, token: again.ticket.token })).toEqual({ accepted: true });
+  expect(assignments.updates).toMatchObject([{ sha256: header.sha256 }]);
+});
+
 test('a base is served whole, by ranges, and only to the device it is meant for', async () => {
   const bytes = randomBytes(3 * MIB + 17);
   const sha256 = digest(bytes);
