@@ -76,6 +76,23 @@ test('train fails with the reason of the session, which names the sites', async 
   });
 });
 
+test('a result is not lost because the coordinator is away for ten seconds when the session has ended', async () => {
+  const away = (times: number) => {
+    for (let time = 0; time < times; time += 1) coordinator.next((_request, response) => response.destroy());
+  };
+  coordinator
+    .json(200, [{ id: 'f1' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .events(END);
+  away(6);
+  coordinator.json(200, { session_id: 's1', model_id: 'm1', status: 'completed', result_version: '1.0.0' });
+  away(6);
+  coordinator.json(200, { rounds: [] });
+  away(6);
+  coordinator.json(200, { artifacts: [{ format: 'safetensors', sha256: 'sha256:ab' }] });
+  await expect(federation.train({ model: 'heart' })).resolves.toMatchObject({ version: '1.0.0', digest: 'ab' });
+});
+
 test('train does not wait for ever on a session that paused for want of updates', async () => {
   coordinator
     .json(200, [{ id: 'f1' }])

@@ -99,6 +99,20 @@ test.each([
   expect(await failure(http.json('GET', '/models'))).toMatchObject({ code, status });
 });
 
+test('an answer that breaks off in the middle is asked for again, unless asking is doing', async () => {
+  const cut = () =>
+    coordinator.next((_request, response) => {
+      response.writeHead(200, { 'content-length': '100' });
+      response.write('{"half":', () => response.destroy());
+    });
+  cut();
+  coordinator.json(200, { ok: 1 });
+  await expect(http.json('GET', '/models')).resolves.toEqual({ ok: 1 });
+  cut();
+  expect((await failure(http.json('POST', '/models', { json: {} }))).code).toBe('network_unavailable');
+  expect(coordinator.requests.map(({ method }) => method)).toEqual(['GET', 'GET', 'POST']);
+});
+
 test('says where no coordinator answers, after trying again', async () => {
   const base = coordinator.apiBase;
   await coordinator.stop();

@@ -42,8 +42,7 @@ export class HttpClient {
    * @throws OctomilClientError with the coordinator's code, or `network_unavailable`, `request_timeout`, `cancelled`
    */
   async json<T = unknown>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
-    const response = await this.send(method, path, options);
-    const text = await this.#read(response, options, () => response.text());
+    const { response, content: text } = await this.#whole(method, path, options, (answer) => answer.text());
     if (text === '') return undefined as T;
     try {
       return JSON.parse(text) as T;
@@ -62,9 +61,8 @@ export class HttpClient {
     path: string,
     options: RequestOptions = {},
   ): Promise<{ headers: Headers; bytes: Uint8Array<ArrayBuffer> }> {
-    const response = await this.send(method, path, options);
-    const buffer = await this.#read(response, options, () => response.arrayBuffer());
-    return { headers: response.headers, bytes: new Uint8Array(buffer) };
+    const { response, content } = await this.#whole(method, path, options, (answer) => answer.arrayBuffer());
+    return { headers: response.headers, bytes: new Uint8Array(content) };
   }
 
   /**
@@ -154,6 +152,25 @@ export class HttpClient {
     return { method, headers, ...(body === undefined ? {} : { body }) };
   }
 
+  /** Head and body. A body that breaks off, as when the coordinator is killed while it sends, is asked for again too. */
+  async #whole<T>(
+    method: string,
+    path: string,
+    options: RequestOptions,
+    read: (response: Response) => Promise<T>,
+  ): Promise<{ response: Response; content: T }> {
+    const maxAttempts = isRepeatable(method) ? (options.maxAttempts ?? this.#options.maxAttempts) : 1;
+    for (let attempt = 1; ; attempt++) {
+      const response = await this.send(method, path, options);
+      try {
+        return { response, content: await this.#read(response, options, () => read(response)) };
+      } catch (error) {
+        if (attempt >= maxAttempts || options.signal?.aborted) throw error;
+        await this.sleep(this.backoffMs(attempt), options.signal);
+      }
+    }
+  }
+
   async #read<T>(response: Response, options: RequestOptions, read: () => Promise<T>): Promise<T> {
     try {
       return await read();
@@ -177,10 +194,15 @@ interface FailedAttempt {
   readonly unsent: boolean;
 }
 
+/** Whether carrying a request out twice is the same as once. */
+function isRepeatable(method: string): boolean {
+  return method !== 'POST' && method !== 'PATCH';
+}
+
 function mayRepeat(method: string, { error, unsent }: FailedAttempt): boolean {
   if (unsent) return true;
   const notCarriedOut = error.status === 429 || (error.status === 503 && error.retryClass !== 'never');
-  if (method === 'POST' || method === 'PATCH') return notCarriedOut;
+  if (!isRepeatable(method)) return notCarriedOut;
   return notCarriedOut || error.status === 502 || error.status === 504 || error.status === undefined;
 }
 

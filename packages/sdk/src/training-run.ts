@@ -20,6 +20,11 @@ export interface ResultOptions {
   readonly onEvent?: ((event: TrainingEvent) => void) | undefined;
 }
 
+/** Who has waited for hours waits another two minutes for a coordinator that restarts just when the session has ended. */
+const PATIENT_ATTEMPTS = 20;
+
+type Patience = { readonly signal: AbortSignal | undefined; readonly maxAttempts: number };
+
 /** A training session that goes on whether or not anybody watches. */
 export class TrainingRun {
   readonly sessionId: string;
@@ -47,24 +52,25 @@ export class TrainingRun {
    * want of updates, `cancelled` where somebody cancelled it; else as `events`
    */
   async result(options: ResultOptions = {}): Promise<TrainingResult> {
+    const asking = { signal: options.signal, maxAttempts: PATIENT_ATTEMPTS };
     for await (const event of this.events({ signal: options.signal })) {
       options.onEvent?.(event);
       if (event.type !== 'session') continue;
       const state = event.data['state'] ?? event.data['status'];
       // Without updates it stays paused until somebody acts, so waiting on would be waiting for oneself.
-      if (state === 'paused') throwIfStuck(await this.session(options.signal));
+      if (state === 'paused') throwIfStuck(await fetchSession(this.#http, this.sessionId, asking));
     }
-    const session = await this.session(options.signal);
+    const session = await fetchSession(this.#http, this.sessionId, asking);
     throwIfStuck(session);
-    return this.#assemble(session, options.signal);
+    return this.#assemble(session, asking);
   }
 
   session(signal?: AbortSignal): Promise<TrainingSession> {
-    return fetchSession(this.#http, this.sessionId, signal);
+    return fetchSession(this.#http, this.sessionId, { signal });
   }
 
   rounds(signal?: AbortSignal): Promise<TrainingRound[]> {
-    return fetchRounds(this.#http, this.sessionId, signal);
+    return fetchRounds(this.#http, this.sessionId, { signal });
   }
 
   /** @throws OctomilClientError `wrong_state` when it does not run */
@@ -87,7 +93,7 @@ export class TrainingRun {
     return readSession(await this.#http.json('POST', path, { json: {} }));
   }
 
-  async #assemble(session: TrainingSession, signal: AbortSignal | undefined): Promise<TrainingResult> {
+  async #assemble(session: TrainingSession, asking: Patience): Promise<TrainingResult> {
     const version = session['resultVersion'] ?? session['newVersion'] ?? session['version'];
     if (session.status !== 'completed' || typeof version !== 'string') {
       throw new OctomilClientError(
@@ -95,22 +101,22 @@ export class TrainingRun {
         `training session ${session.sessionId} ended as "${session.status}" without naming its version`,
       );
     }
-    const rounds = await this.rounds(signal);
+    const rounds = await fetchRounds(this.#http, this.sessionId, asking);
     const evaluated = rounds.filter((round) => round.kind === 'evaluate' && round.state === 'completed').at(-1);
     return {
       sessionId: session.sessionId,
       modelId: session.modelId,
       status: 'completed',
       version,
-      digest: await this.#digest(session, version, signal),
+      digest: await this.#digest(session, version, asking),
       rounds: rounds.filter((round) => round.kind === 'train' && round.state === 'completed'),
       metrics: readMetrics(session['metrics']) ?? evaluated?.metrics ?? null,
     };
   }
 
-  async #digest(session: TrainingSession, version: string, signal: AbortSignal | undefined): Promise<string> {
+  async #digest(session: TrainingSession, version: string, asking: Patience): Promise<string> {
     const path = `/models/${encodeURIComponent(session.modelId)}/versions/${encodeURIComponent(version)}`;
-    const answer = await this.#http.json<Record<string, unknown>>('GET', path, { signal });
+    const answer = await this.#http.json<Record<string, unknown>>('GET', path, asking);
     const weights = listOf(answer, 'artifacts').find(
       (artifact) => (artifact as Record<string, unknown>)['format'] === 'safetensors',
     ) as Record<string, unknown> | undefined;

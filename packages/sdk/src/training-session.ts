@@ -1,6 +1,6 @@
 import { type ErrorCode, isErrorCode } from '@octomil/shared/errors';
 import { OctomilClientError } from './client-error.js';
-import type { HttpClient } from './http-client.js';
+import type { HttpClient, RequestOptions } from './http-client.js';
 import { camelNames } from './wire-names.js';
 
 /** How a model does on held-out rows. */
@@ -68,12 +68,14 @@ export interface TrainingResult {
   readonly metrics: RoundMetrics | null;
 }
 
-export async function fetchSession(http: HttpClient, id: string, signal?: AbortSignal): Promise<TrainingSession> {
-  return readSession(await http.json('GET', `/training/sessions/${encodeURIComponent(id)}`, { signal }));
+type Asking = Pick<RequestOptions, 'signal' | 'maxAttempts'>;
+
+export async function fetchSession(http: HttpClient, id: string, asking: Asking = {}): Promise<TrainingSession> {
+  return readSession(await http.json('GET', `/training/sessions/${encodeURIComponent(id)}`, asking));
 }
 
-export async function fetchRounds(http: HttpClient, id: string, signal?: AbortSignal): Promise<TrainingRound[]> {
-  const answer = await http.json('GET', `/training/sessions/${encodeURIComponent(id)}/rounds`, { signal });
+export async function fetchRounds(http: HttpClient, id: string, asking: Asking = {}): Promise<TrainingRound[]> {
+  const answer = await http.json('GET', `/training/sessions/${encodeURIComponent(id)}/rounds`, asking);
   return listOf(answer, 'rounds').map(readRound);
 }
 
