@@ -18,7 +18,9 @@ export async function migrateToLatest<T>(
   kysely: Kysely<T>,
   migrations: Readonly<Record<string, Migration>> = MIGRATIONS,
 ): Promise<string[]> {
-  await refuseNewerSchema(kysely, migrations);
+  const applied = await refuseNewerSchema(kysely, migrations);
+  // The usual case, for one statement in place of Kysely's reading of every table: a restart is quick.
+  if (Object.keys(migrations).every((name) => applied.has(name))) return [];
   const migrator = new Migrator({ db: kysely, provider: { getMigrations: async () => ({ ...migrations }) } });
   const { error, results } = await withTransactionScope(() => migrator.migrateToLatest());
   if (error !== undefined) {
@@ -29,10 +31,14 @@ export async function migrateToLatest<T>(
   return (results ?? []).map((result) => result.migrationName);
 }
 
-async function refuseNewerSchema<T>(kysely: Kysely<T>, migrations: Readonly<Record<string, Migration>>): Promise<void> {
+/** @returns the names of the migrations that were applied */
+async function refuseNewerSchema<T>(
+  kysely: Kysely<T>,
+  migrations: Readonly<Record<string, Migration>>,
+): Promise<Set<string>> {
   const found = await sql<{ present: boolean }>`
     select to_regclass('kysely_migration') is not null as present`.execute(kysely);
-  if (found.rows[0]?.present !== true) return;
+  if (found.rows[0]?.present !== true) return new Set();
   const applied = await sql<{ name: string }>`select name from kysely_migration order by name`.execute(kysely);
   const unknown = applied.rows.map((row) => row.name).filter((name) => !Object.hasOwn(migrations, name));
   if (unknown.length > 0) {
@@ -42,4 +48,5 @@ async function refuseNewerSchema<T>(kysely: Kysely<T>, migrations: Readonly<Reco
       { details: { unknown_migrations: unknown } },
     );
   }
+  return new Set(applied.rows.map((row) => row.name));
 }
