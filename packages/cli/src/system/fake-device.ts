@@ -45,7 +45,7 @@ export class FakeDevice {
   readonly #client: Client;
   #stream: ClientDuplexStream<SessionRequest, SessionResponse> | undefined;
   #heard: Heard[] = [];
-  readonly #waiting: { kind: Heard['case']; resolve: (event: Heard) => void }[] = [];
+  readonly #waiting: { kinds: readonly Heard['case'][]; resolve: (event: Heard) => void }[] = [];
   epoch = 0n;
   /** The error that ended the stream; undefined for a plain end. */
   over: Promise<OctomilError | undefined> = Promise.resolve(undefined);
@@ -82,13 +82,14 @@ export class FakeDevice {
     const stream = this.#client.session(metadata);
     this.#stream = stream;
     this.#heard = [];
+    this.#waiting.length = 0;
     this.epoch = 0n;
     this.over = new Promise((resolve) => {
       stream.on('error', (error: ServiceError) => resolve(toError(error)));
       stream.on('end', () => resolve(undefined));
     });
     stream.on('data', ({ event }: SessionResponse) => {
-      const index = this.#waiting.findIndex(({ kind }) => kind === event.case);
+      const index = this.#waiting.findIndex(({ kinds }) => kinds.includes(event.case));
       if (index < 0) this.#heard.push(event);
       else this.#waiting.splice(index, 1)[0]?.resolve(event);
     });
@@ -108,19 +109,21 @@ export class FakeDevice {
       throw first ?? new OctomilError('unknown', 'the session ended without a Welcome');
     }
     this.epoch = first.epoch;
+    const renewing = setInterval(() => this.say({ case: 'leaseRenewal', value: {} }), first.renewEveryMs);
+    void this.over.then(() => clearInterval(renewing));
   }
 
   say(event: Said, epoch = this.epoch): void {
     this.#stream?.write(create(SessionRequestSchema, { epoch, event }));
   }
 
-  /** The next message of this kind that was not taken yet. */
-  async hear<C extends NonNullable<Heard['case']>>(kind: C): Promise<HeardOf<C>> {
-    const index = this.#heard.findIndex((event) => event.case === kind);
+  /** The next message of one of these kinds that was not taken yet. */
+  async hear<C extends NonNullable<Heard['case']>>(...kinds: C[]): Promise<HeardOf<C>> {
+    const index = this.#heard.findIndex((event) => (kinds as Heard['case'][]).includes(event.case));
     const event =
       index >= 0
         ? this.#heard.splice(index, 1)[0]
-        : await new Promise<Heard>((resolve) => this.#waiting.push({ kind, resolve }));
+        : await new Promise<Heard>((resolve) => this.#waiting.push({ kinds, resolve }));
     return event?.value as HeardOf<C>;
   }
 
@@ -155,7 +158,7 @@ export class FakeDevice {
   }
 
   async verdict(): Promise<{ accepted: true } | { accepted: false; code: string; message: string }> {
-    const said = await Promise.race([this.hear('updateVerdict'), this.hear('problemNotice')]);
+    const said = await this.hear('updateVerdict', 'problemNotice');
     const problem =
       'verdict' in said ? (said.verdict.case === 'rejected' ? said.verdict.value : undefined) : said.problem;
     return problem === undefined

@@ -26,6 +26,7 @@ export type SessionStream = ServerDuplexStream<SessionRequest, SessionResponse>;
 /** Messages of one device that wait their turn; beyond this, its stream is not read. */
 const MAX_QUEUED = 8;
 const PROGRESS_EVERY_MS = 1000;
+const UPDATE_FAULTS: ReadonlySet<string> = new Set(['update_rejected', 'too_large', 'invalid_input']);
 
 /**
  * One device's open stream. Its messages are handled in order, in two lanes: updates, which may take long, and
@@ -196,11 +197,23 @@ export class DeviceSession implements HeldSession {
       if (!isCallersFault(error)) this.#logger.error({ error: thrown, event: request.event.case }, 'a message failed');
       // Without a receipt of its own, what failed for a passing reason is said again in the next session.
       if (hasNoReceipt(request) && error.entry.retry !== 'never') this.end(error);
-      else await this.#say(this.#answerTo(request, key, error));
+      else {
+        await this.#failOnFault(request, key, error);
+        await this.#say(this.#answerTo(request, key, error));
+      }
     } finally {
       this.#queued--;
       if (this.#queued < MAX_QUEUED / 2 && this.#stream.isPaused()) this.#stream.resume();
     }
+  }
+
+  /** An agent whose update was refused for its own fault is done with it, so its round must not wait for more. */
+  async #failOnFault({ event }: SessionRequest, key: AssignmentKey | undefined, error: OctomilError): Promise<void> {
+    const isUpdate = event.case === 'inlineUpdate' || event.case === 'ticketRequest';
+    if (key === undefined || !isUpdate || !UPDATE_FAULTS.has(error.code)) return;
+    await this.#context.assignments.fail(this.deviceId, key, error.toBody()).catch((thrown: unknown) => {
+      this.#logger.debug({ error: thrown }, 'the assignment of a faulty update does not count any more');
+    });
   }
 
   /** How a failure is told: an agent that waits for a verdict gets one, unless trying again makes sense. */
