@@ -219,7 +219,8 @@ export class Assignments implements SessionDelegate, Line {
         kind: cancelled && problem.code !== 'request_timeout' ? 'cancelled' : 'failed',
         problem: problem.toBody(),
       };
-      logger.warn({ ...key, error: thrown }, `assignment ${outcome.kind}: ${problem.reason}`);
+      const level = outcome.kind === 'cancelled' ? 'info' : 'warn';
+      logger[level]({ ...key, error: thrown }, `assignment ${outcome.kind}: ${problem.reason}`);
     } finally {
       this.#works.delete(keyText(key));
       // Once the outcome is on its way: the answer must not be given twice by a repetition in between.

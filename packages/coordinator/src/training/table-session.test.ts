@@ -149,6 +149,26 @@ for (const kind of TEST_DATABASES) {
       expect((await assignmentOf(engine, b)).kind).toBe('train');
     });
 
+    test('sites that are away for a moment when training ends are waited for, but not for ever', async () => {
+      const session = await on.session(engine, BODY);
+      for (const device of [a, b]) await report(device, statistics());
+      await kindOf(a, 'train');
+      await kindOf(b, 'train');
+      // As after a restart of the coordinator: nobody has come back yet when the last round is to be evaluated.
+      for (const device of [a, b]) await on.setOnline(device, false);
+      for (const device of [a, b]) await train(device, null);
+      const evaluating = async () => (await on.rounds(session)).find(({ kind }) => kind === 'evaluate')?.state;
+      await until(async () => (await evaluating()) === 'selecting');
+      await engine.sweep();
+      expect(await evaluating()).toBe('selecting');
+      await on.setOnline(a, true);
+      await sql`update rounds set deadline_at = now() where kind = 'evaluate'`.execute(on.database.kysely);
+      await engine.sweep();
+      await kindOf(a, 'evaluate');
+      await report(a, { count: 20, loss: 0.4, accuracy: 0.8, auc: 0.9 });
+      await until(async () => (await on.state(session)).state === 'completed');
+    });
+
     test('a site that fails to evaluate does not fail the session', async () => {
       const session = await on.session(engine, { ...BODY, min_updates: 1 });
       await report(a, statistics());
