@@ -2,6 +2,8 @@
 const QUICK_ATTEMPTS = 24;
 const QUICK_CAP_MS = 1_000;
 const CAP_MS = 30_000;
+/** Where counting goes on after a session that was welcomed but short: from here on the quick cap holds. */
+export const ATTEMPT_AFTER_WELCOME = 4;
 
 /**
  * How long to wait before attempt `attempt` (0 is the first repetition): exponential with full jitter, as in AWS's

@@ -98,6 +98,28 @@ test('a credential that stays in use is said clearly, and then tried seldom', ()
     ]);
   }));
 
+test('a coordinator that is killed soon after each of its starts is never waited for longer than a second', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    const sleeps: number[] = [];
+    const clock = {
+      ...systemClock,
+      sleep: async (delayMs: number) => {
+        sleeps.push(delayMs);
+        // The agent goes on at once, but lets the others run.
+        await systemClock.sleep(0);
+      },
+    };
+    await bench.start({}, { random: () => 1, clock });
+    const reason = { code: 'network_unavailable', message: 'killed' };
+    for (let life = 1; life <= 40; life += 1) {
+      await coordinator.until(() => coordinator.of('hello').length === life);
+      coordinator.push({ case: 'superseded', value: { reason } });
+    }
+    await coordinator.until(() => sleeps.length >= 40);
+    expect(Math.max(...sleeps)).toBe(1_000);
+  }));
+
 test('an older session that is superseded makes room and comes back at once', () =>
   onBench(async (bench) => {
     const { coordinator } = bench;

@@ -7,7 +7,7 @@ import type { AuditLog } from '../audit/audit-log.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import { openCoordinatorClient } from '../connection/coordinator-client.js';
 import { type DeviceCredential, readCredential, tokenDigest } from '../state/credential.js';
-import { reconnectDelayMs, slowRetryDelayMs } from './backoff.js';
+import { ATTEMPT_AFTER_WELCOME, reconnectDelayMs, slowRetryDelayMs } from './backoff.js';
 import { enroll, isEnrollmentRefusal } from './enrollment.js';
 import { runSession } from './session.js';
 import type { SessionDelegate } from './session-link.js';
@@ -114,11 +114,14 @@ export class CoordinatorSession {
     while (!signal.aborted) {
       const startedAtMs = clock.now();
       const problem = await this.#once();
+      const welcomed = this.#connected;
       this.#connected = false;
       if (signal.aborted) return;
       this.#report(problem, inUse + 1);
       if (this.#credential === undefined && isEnrollmentRefusal(problem)) throw problem;
       if (clock.now() - startedAtMs > SETTLED_MS) attempt = 0;
+      // One that is killed soon after each of its starts is there all the same, and is looked for as one that restarts.
+      else if (welcomed) attempt = Math.min(attempt, ATTEMPT_AFTER_WELCOME);
       inUse = problem.code === 'credential_in_use' ? inUse + 1 : 0;
       const delayMs = isSlow(problem, inUse) ? slowRetryDelayMs(random()) : this.#quickDelayMs(inUse, attempt);
       attempt += 1;
