@@ -51,3 +51,16 @@ test('regression has a squared error and nothing else', () => {
   const metrics = metricsOf({ kind: 'regression' }, Float32Array.of(1, 3), Float32Array.of(0, 1));
   expect(metrics).toEqual({ count: 2, loss: 2.5, accuracy: null, auc: null });
 });
+
+test.each([
+  [{ kind: 'binary' } as const, [0, Number.NaN], Number.NaN],
+  [{ kind: 'multiclass', classes: 2 } as const, [0, 1, Number.POSITIVE_INFINITY, 1], Number.POSITIVE_INFINITY],
+  [{ kind: 'regression' } as const, [1, Number.NEGATIVE_INFINITY], Number.NEGATIVE_INFINITY],
+])(
+  '%j: weights that overflow are an error, neither a figure nor an endless search for the next rank',
+  (output, logits, named) => {
+    expect(() => metricsOf(output, Float32Array.from(logits), Float32Array.of(0, 1))).toThrow(
+      `[training_failed] the model answers ${named}`,
+    );
+  },
+);

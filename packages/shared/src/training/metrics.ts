@@ -1,3 +1,4 @@
+import { OctomilError } from '@octomil/shared/errors';
 import type { Output } from '@octomil/shared/models';
 
 /** How a model does on rows that it was not trained on. */
@@ -17,9 +18,17 @@ export interface EvaluationMetrics {
  *
  * @param logits rows × `outputWidth(output)`, row-major: logits, or the predicted values for regression
  * @param y one target per row
+ * @throws OctomilError `training_failed` where an output is not finite: the weights are so large that they overflow
  */
 export function metricsOf(output: Output, logits: Float32Array, y: Float32Array): EvaluationMetrics {
   const count = y.length;
+  const overflown = logits.find((logit) => !Number.isFinite(logit));
+  if (overflown !== undefined) {
+    throw new OctomilError(
+      'training_failed',
+      `the model answers ${overflown} on held-out rows: its weights have grown too large; train again from an earlier version with a smaller learning rate`,
+    );
+  }
   switch (output.kind) {
     case 'binary': {
       let loss = 0;
@@ -62,9 +71,10 @@ export function areaUnderRoc(scores: Float32Array, y: Float32Array): number | nu
     const score = scores[order[start] ?? 0];
     let end = start;
     let positivesHere = 0;
-    for (; end < order.length && scores[order[end] ?? 0] === score; end++) {
+    do {
       if ((y[order[end] ?? 0] ?? 0) > 0.5) positivesHere += 1;
-    }
+      end += 1;
+    } while (end < order.length && scores[order[end] ?? 0] === score);
     // Ranks start + 1 … end.
     rankSum += (positivesHere * (start + 1 + end)) / 2;
     positives += positivesHere;
