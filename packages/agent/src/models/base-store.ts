@@ -84,6 +84,15 @@ export class BaseStore {
     };
   }
 
+  /** Forgets a base that nobody will ask for again; one that is held or under way stays. */
+  async drop(sha256: string): Promise<void> {
+    if ((this.#kept.get(sha256)?.holders ?? 0) > 0 || this.#flights.has(sha256)) return;
+    if (!this.#kept.delete(sha256)) return;
+    const name = `${sha256}${SUFFIX}`;
+    (await this.#files).delete(name);
+    await rm(join(this.#options.folder, name), { force: true });
+  }
+
   /** Drops what was not used for longest until the rest fits; cut downloads count as well. */
   async #evict(): Promise<void> {
     const files = await this.#files;

@@ -47,10 +47,13 @@ export interface SiteRunnerOptions {
 const MAX_TICKETS = 5;
 /** For an assignment without one. */
 const DEFAULT_DEADLINE_MS = 24 * 3_600_000;
+/** Sessions whose last base is remembered. */
+const REMEMBERED_SESSIONS = 64;
 
 /** Does what an assignment asks, within the site's policy and with an audit entry for everything that leaves. */
 export class SiteRunner implements AssignmentRunner {
   readonly #options: SiteRunnerOptions;
+  readonly #baseOfSession = new Map<string, string>();
 
   constructor(options: SiteRunnerOptions) {
     this.#options = options;
@@ -140,6 +143,18 @@ export class SiteRunner implements AssignmentRunner {
     await rm(this.#updatePath(key), { force: true });
   }
 
+  /** A session's rounds only go forward: the base before this one is not asked for again. */
+  async #dropSuperseded(sessionId: string, sha256: string): Promise<void> {
+    const before = this.#baseOfSession.get(sessionId);
+    if (before === sha256) return;
+    this.#baseOfSession.delete(sessionId);
+    this.#baseOfSession.set(sessionId, sha256);
+    const oldest = this.#baseOfSession.keys().next();
+    if (this.#baseOfSession.size > REMEMBERED_SESSIONS && oldest.done === false)
+      this.#baseOfSession.delete(oldest.value);
+    if (before !== undefined) await this.#options.bases.drop(before);
+  }
+
   #updatePath(key: AssignmentKey): string {
     return join(this.#options.updatesPath, `${keyText(key)}.safetensors`);
   }
@@ -177,6 +192,7 @@ export class SiteRunner implements AssignmentRunner {
     const audited = { ...auditOf(key, context) };
     const base = assignment.base === undefined || assignment.kind === 'describe' ? undefined : assignment.base;
     const totalBytes = Number(base?.sizeBytes ?? 0n);
+    if (base !== undefined) await this.#dropSuperseded(assignment.sessionId, base.sha256);
     const held =
       base === undefined
         ? undefined

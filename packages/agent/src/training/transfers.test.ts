@@ -123,7 +123,7 @@ test('a base of an earlier run is used when it is whole and fetched when it is n
       }
       const agent = await bench.start();
       await agent.ready;
-      coordinator.assign({ ref: ref(`a${index}`), base });
+      coordinator.assign({ ref: ref(`a${index}`), sessionId: `s${index}`, base });
       await coordinator.until(() => coordinator.updates.has(`a${index}`));
       await agent.stop();
     }
@@ -137,12 +137,30 @@ test('bases beyond the limit are dropped, least recently used first', () =>
     await agent.ready;
     const bases = [1, 2, 3].map((value) => coordinator.addObject(Buffer.alloc(450_000, value)));
     for (const [index, base] of bases.entries()) {
-      coordinator.assign({ ref: ref(`a${index}`), base });
+      coordinator.assign({ ref: ref(`a${index}`), sessionId: `s${index}`, base });
       await coordinator.until(() => coordinator.updates.has(`a${index}`));
       await coordinator.until(() => bench.log.filter(({ message }) => message === 'update accepted').length > index);
     }
     const kept = await readdir(join(bench.stateDir, 'models'));
     expect(kept.sort()).toEqual([bases[1], bases[2]].map((base) => `${base?.sha256}.safetensors`).sort());
+  }));
+
+test('the base that a session has left behind is dropped at once; another session keeps its own', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    const bases = [1, 2, 3].map((byte) => coordinator.addObject(Buffer.alloc(1_000, byte)));
+    const agent = await bench.start();
+    await agent.ready;
+    for (const [assignmentId, sessionId, base] of [
+      ['a', 's1', bases[0]],
+      ['b', 's2', bases[1]],
+      ['c', 's1', bases[2]],
+    ] as const) {
+      coordinator.assign({ ref: ref(assignmentId), sessionId, ...(base === undefined ? {} : { base }) });
+      await coordinator.until(() => coordinator.updates.has(assignmentId));
+    }
+    const kept = [bases[1], bases[2]].map((base) => `${base?.sha256}.safetensors`);
+    expect((await readdir(join(bench.stateDir, 'models'))).sort()).toEqual(kept.sort());
   }));
 
 test('a rejected update is not sent again, and its file goes', () =>
