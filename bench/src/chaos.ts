@@ -65,6 +65,7 @@ export async function chaosBench({ kills, overSelection, coordinators }: ChaosOp
   });
   const client: BenchClient = { apiKey, apiBase: `${balanced.restUrl}/api/v1` };
   const readyAfterMs: number[] = [];
+  const readyCpuMs: number[] = [];
   let done = false;
   try {
     await new ModelRegistry(client).ensureModel({ name: 'chaos' });
@@ -82,6 +83,7 @@ export async function chaosBench({ kills, overSelection, coordinators }: ChaosOp
           const restarted = await launch(target);
           running[target] = restarted;
           readyAfterMs.push(restarted.readyAfterMs);
+          readyCpuMs.push(restarted.readyCpuMs);
         } else {
           const index = target - coordinators;
           const agent = agents[index];
@@ -109,7 +111,10 @@ export async function chaosBench({ kills, overSelection, coordinators }: ChaosOp
       ...exact,
       ...(accounting === undefined ? {} : { ...accounting }),
       restartP50Ms: Math.round(percentile(readyAfterMs, 0.5)),
+      restartP90Ms: Math.round(percentile(readyAfterMs, 0.9)),
       restartMaxMs: Math.round(Math.max(...readyAfterMs)),
+      restartCpuP50Ms: Math.round(percentile(readyCpuMs, 0.5)),
+      restartCpuMaxMs: Math.round(Math.max(...readyCpuMs)),
     };
     if (everybody && different > 0) {
       throw new OctomilError('internal', `${different} of ${sessions} sessions ended with other weights`, {

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { OctomilError } from '@octomil/shared/errors';
 import { processMemoryMiB, resetPeakMemory } from './process-memory.js';
+import { processTimeMs } from './process-time.js';
 
 export interface CoordinatorProcessOptions {
   readonly dataDir: string;
@@ -24,6 +25,8 @@ export interface CoordinatorProcess {
   readonly grpcAddress: string;
   /** Milliseconds from the start of the process to the first `/readyz` that said yes. */
   readonly readyAfterMs: number;
+  /** Processor time it had had by then. */
+  readonly readyCpuMs: number;
   apiKey(): string;
   /** Highest resident memory so far, from the kernel's own accounting. */
   peakRssMiB(): number;
@@ -69,6 +72,7 @@ export async function startCoordinatorProcess(options: CoordinatorProcessOptions
     restUrl,
     grpcAddress: `127.0.0.1:${options.grpcPort}`,
     readyAfterMs: performance.now() - startedAt,
+    readyCpuMs: processTimeMs(pid),
     apiKey: () => readFileSync(join(options.dataDir, 'bootstrap-key'), 'utf8').trim(),
     peakRssMiB: () => processMemoryMiB(pid, 'VmHWM'),
     resetPeak: () => resetPeakMemory(pid),
