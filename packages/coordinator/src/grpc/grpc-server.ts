@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { Server, ServerCredentials, setLogger } from '@grpc/grpc-js';
 import {
   AgentService,
   BULK_CODECS,
@@ -75,6 +75,10 @@ const INLINE_UPDATES_AT_ONCE = 16;
 export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   const { devices, transfers, clock, logger, settings } = options;
   const inlineUpdateMaxBytes = settings.inlineUpdateMaxBytes ?? 4 * MIB;
+  // The library's own lines would reach the terminal beside our error that says the same.
+  setLogger({
+    error: (...words: unknown[]) => logger.debug({ words: words.map(String) }, 'a word of the gRPC library'),
+  });
   const server = new Server({
     'grpc.max_receive_message_length': inlineUpdateMaxBytes + MESSAGE_SLACK_BYTES,
     'grpc.max_send_message_length': -1,

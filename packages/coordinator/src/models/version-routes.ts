@@ -4,6 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { App } from '../http/app.js';
 import { parseByteRange } from '../http/byte-range.js';
+import { discardRest } from '../http/discard-rest.js';
 import { errorBody } from '../http/error-answer.js';
 import { type KeyPrincipal, requireScope, type Scope } from '../http/principal.js';
 import type { Model } from './model-store.js';
@@ -114,8 +115,14 @@ export function registerVersionRoutes(app: App, { registry, uploads, publicUrl }
       '/api/v1/uploads/:token',
       { config: { access: 'public' }, schema: { params: Type.Object({ token: Type.String() }) } },
       async (request) => {
-        const source = (request.body ?? request.raw) as AsyncIterable<Uint8Array>;
-        return { size_bytes: await uploads.receive((request.params as { token: string }).token, source) };
+        // Leaving the loop must not cut the connection: who sends could not read why (a full disk, a file too large).
+        const source = request.raw.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
+        try {
+          return { size_bytes: await uploads.receive((request.params as { token: string }).token, source) };
+        } catch (error) {
+          discardRest(request.raw);
+          throw error;
+        }
       },
     );
   });

@@ -11,6 +11,8 @@ test.each([
   ['train', { accepted: 3, deadlinePassed: true }, 'aggregate'],
   ['describe', { accepted: 3, working: 1 }, 'wait'],
   ['describe', { accepted: 3, working: 0 }, 'aggregate'],
+  ['describe', { accepted: 3, working: 1, patienceOver: true }, 'aggregate'],
+  ['describe', { accepted: 2, working: 1, patienceOver: true }, 'wait'],
   ['describe', { accepted: 3, working: 1, deadlinePassed: true }, 'aggregate'],
   ['describe', { accepted: 2, working: 0, deadlinePassed: true }, 'insufficient'],
   ['evaluate', { accepted: 0, working: 1 }, 'wait'],

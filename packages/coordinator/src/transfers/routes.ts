@@ -1,9 +1,9 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
-import { type App, errorBody, requireDevice } from '../http/index.js';
+import { type App, discardRest, errorBody, requireDevice } from '../http/index.js';
 import { type ResolvedRange, resolveRange } from './byte-range.js';
 import { BufferPool } from './file-pump.js';
 import type { TicketProof, TransferService, UploadState } from './transfer-service.js';
@@ -14,8 +14,6 @@ export interface TransferRoutesOptions {
 
 /** Twice this is in memory for each download under way. */
 const DOWNLOAD_CHUNK_BYTES = 256 * 1024;
-/** How long a refused body may go on before its connection is cut: time for the sender to read the answer. */
-const DISCARD_WITHIN_MS = 500;
 
 const TicketParams = Type.Object({ ticketId: Type.String({ maxLength: 64 }) });
 const PartParams = Type.Object({ ticketId: Type.String({ maxLength: 64 }), part: Type.Integer({ minimum: 0 }) });
@@ -40,16 +38,6 @@ function describe({ ticket, receivedParts }: UploadState): Record<string, unknow
     expires_in_ms: ticket.expiresInMs,
     completed: ticket.verdict !== undefined,
   };
-}
-
-/** Reads on what is left of a refused body, for a moment: cut at once, its sender would not see the answer. */
-function discardRest(request: IncomingMessage): void {
-  if (request.complete || request.destroyed) return;
-  const cut = setTimeout(() => request.socket.destroy(), DISCARD_WITHIN_MS);
-  cut.unref();
-  request.once('close', () => clearTimeout(cut));
-  request.once('end', () => clearTimeout(cut));
-  request.resume();
 }
 
 /** Resolves when the connection has taken the chunk; rejects when it is gone. */
