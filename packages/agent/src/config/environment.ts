@@ -37,7 +37,8 @@ export function applyEnvironment(
 ): Record<string, unknown> {
   let merged: Record<string, unknown> = {};
   if (typeof raw === 'object' && raw !== null && !Array.isArray(raw)) merged = structuredClone(raw) as typeof merged;
-  else problems.push({ path: '', message: 'the configuration must be a mapping of settings', value: raw });
+  // Without its value: somebody may have named a data file.
+  else problems.push({ path: '', message: `the configuration must be a mapping of settings, not ${describe(raw)}` });
   for (const [name, { path, read }] of Object.entries(VARIABLES)) {
     const value = environment[name];
     if (value === undefined || value === '') continue;
@@ -49,4 +50,9 @@ export function applyEnvironment(
     }
   }
   return merged;
+}
+
+function describe(raw: unknown): string {
+  if (Array.isArray(raw)) return 'a list';
+  return raw === null ? 'empty' : `a ${typeof raw}`;
 }
