@@ -69,12 +69,13 @@ export function register(program: Command, define: DefineCommand): void {
         .option('--format <format>', 'safetensors, model.json or what was uploaded (default: the weights)')
         .option('-o, --output <file>', 'where to write it (default: its own name, here)'),
     async ({ json, modelVersion, format, output }, model) => {
+      const { requirePlaceFor, writeAtomically } = await import('../terminal/write-file.js');
+      if (typeof output === 'string') await requirePlaceFor(output);
       const pulled = await (await registry()).pullModel({
         model: model ?? '',
         version: String(modelVersion),
         ...(typeof format === 'string' ? { format } : {}),
       });
-      const { writeAtomically } = await import('../terminal/write-file.js');
       const path = await writeAtomically(
         typeof output === 'string' ? output : (pulled.fileName ?? `${model}.safetensors`),
         pulled.bytes,

@@ -3,7 +3,7 @@ import type { Options } from '../program.js';
 import { interruptible } from '../terminal/interrupt.js';
 import { decimal, table } from '../terminal/output.js';
 import { openProgress } from '../terminal/progress.js';
-import { writeAtomically } from '../terminal/write-file.js';
+import { requirePlaceFor, writeAtomically } from '../terminal/write-file.js';
 import type { Scores } from './comparison.js';
 import { type DemoResult, demoModelName, runDemo } from './demo.js';
 
@@ -14,6 +14,8 @@ export async function demo(options: Options): Promise<number> {
   const say = (text: string): void => {
     if (!json) process.stdout.write(`${text}\n`);
   };
+  const out = options['out'];
+  if (typeof out === 'string') await requirePlaceFor(out);
   const { signal, release } = interruptible();
   const progress = await openProgress({ json, rounds });
   try {
@@ -31,7 +33,6 @@ export async function demo(options: Options): Promise<number> {
       onEvent: (event) => progress.show(event),
       onTrained: () => progress.end(),
     });
-    const out = options['out'];
     if (typeof out === 'string') await writeAtomically(out, `${JSON.stringify(result, null, 2)}\n`);
     if (json) process.stdout.write(`${JSON.stringify({ event: 'result', ...result })}\n`);
     else say(await resultText(result, demoModelName(options['seed'] as number)));

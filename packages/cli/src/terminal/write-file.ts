@@ -1,6 +1,23 @@
-import { rename, rm, writeFile } from 'node:fs/promises';
+import { access, constants, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { toOctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+
+/**
+ * Checks that a file can be put there, before the work whose result it is to hold.
+ *
+ * @throws OctomilError `invalid_input` where its folder is missing or closed to us, or it is a folder itself
+ */
+export async function requirePlaceFor(path: string): Promise<void> {
+  const target = resolve(path);
+  const folder = dirname(target);
+  const problem = (await stat(target).catch(() => undefined))?.isDirectory()
+    ? 'it is a folder; name a file in it'
+    : await access(folder, constants.W_OK | constants.X_OK).then(
+        () => undefined,
+        (error: unknown) => `its folder cannot be written to (${(error as NodeJS.ErrnoException).code})`,
+      );
+  if (problem !== undefined) throw new OctomilError('invalid_input', `${path} cannot be written: ${problem}`);
+}
 
 /**
  * Writes a file whole or not at all.
