@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { OctomilClientError } from './client-error.js';
 import { HttpClient } from './http-client.js';
@@ -131,6 +132,15 @@ test('an answer that is not JSON names the base URL', async () => {
 test('an attempt without an answer times out and is tried again', async () => {
   coordinator.next(() => undefined).json(200, { ok: 1 });
   await expect(http.json('GET', '/models', { timeoutMs: 20 })).resolves.toEqual({ ok: 1 });
+});
+
+test.each([200, 404])('an answer of %i whose body stalls is given up', async (status) => {
+  const stall = (response: ServerResponse): void =>
+    void response.writeHead(status, { 'content-length': 9 }).write('{"a"');
+  coordinator.next((_request, response) => stall(response)).json(200, { ok: 1 });
+  const answer = http.json('GET', '/models', { timeoutMs: 50 });
+  if (status === 200) await expect(answer).resolves.toEqual({ ok: 1 });
+  else expect(await failure(answer)).toMatchObject({ status: 404 });
 });
 
 test('an aborted signal ends the request at once as cancelled', async () => {

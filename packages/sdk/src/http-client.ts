@@ -42,7 +42,8 @@ export class HttpClient {
    * @throws OctomilClientError with the coordinator's code, or `network_unavailable`, `request_timeout`, `cancelled`
    */
   async json<T = unknown>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
-    const { response, content: text } = await this.#whole(method, path, options, (answer) => answer.text());
+    const { response, content } = await this.#whole(method, path, options);
+    const text = new TextDecoder().decode(content);
     if (text === '') return undefined as T;
     try {
       return JSON.parse(text) as T;
@@ -61,8 +62,8 @@ export class HttpClient {
     path: string,
     options: RequestOptions = {},
   ): Promise<{ headers: Headers; bytes: Uint8Array<ArrayBuffer> }> {
-    const { response, content } = await this.#whole(method, path, options, (answer) => answer.arrayBuffer());
-    return { headers: response.headers, bytes: new Uint8Array(content) };
+    const { response, content } = await this.#whole(method, path, options);
+    return { headers: response.headers, bytes: content };
   }
 
   /**
@@ -128,7 +129,10 @@ export class HttpClient {
       clearTimeout(timer);
     }
     if (response.ok) return response;
-    const text = await response.text().catch(() => '');
+    const text = await readWhole(response, timeoutMs).then(
+      (bytes) => new TextDecoder().decode(bytes),
+      () => '',
+    );
     return { error: errorFromAnswer(response, text, `${method} ${path}`), unsent: false };
   }
 
@@ -153,17 +157,16 @@ export class HttpClient {
   }
 
   /** Head and body. A body that breaks off, as when the coordinator is killed while it sends, is asked for again too. */
-  async #whole<T>(
+  async #whole(
     method: string,
     path: string,
     options: RequestOptions,
-    read: (response: Response) => Promise<T>,
-  ): Promise<{ response: Response; content: T }> {
+  ): Promise<{ response: Response; content: Uint8Array<ArrayBuffer> }> {
     const maxAttempts = isRepeatable(method) ? (options.maxAttempts ?? this.#options.maxAttempts) : 1;
     for (let attempt = 1; ; attempt++) {
       const response = await this.send(method, path, options);
       try {
-        return { response, content: await this.#read(response, options, () => read(response)) };
+        return { response, content: await this.#read(response, options) };
       } catch (error) {
         if (attempt >= maxAttempts || options.signal?.aborted) throw error;
         await this.sleep(this.backoffMs(attempt), options.signal);
@@ -171,9 +174,9 @@ export class HttpClient {
     }
   }
 
-  async #read<T>(response: Response, options: RequestOptions, read: () => Promise<T>): Promise<T> {
+  async #read(response: Response, options: RequestOptions): Promise<Uint8Array<ArrayBuffer>> {
     try {
-      return await read();
+      return await readWhole(response, options.timeoutMs ?? this.#options.timeoutMs);
     } catch (cause) {
       if (options.signal?.aborted) throw cancelled(cause);
       throw new OctomilClientError('network_unavailable', `the connection broke while reading ${response.url}`, {
@@ -182,6 +185,24 @@ export class HttpClient {
       });
     }
   }
+}
+
+/** @throws whatever breaks the connection, and after `silenceMs` without a byte: a large body may take long, a dead one not */
+async function readWhole(response: Response, silenceMs: number): Promise<Uint8Array<ArrayBuffer>> {
+  const reader = response.body?.getReader();
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  for (let silent = false; reader !== undefined; ) {
+    const timer = setTimeout(() => {
+      silent = true;
+      // Ends the read below as well.
+      reader.cancel().catch(() => undefined);
+    }, silenceMs);
+    const { done, value } = await reader.read().finally(() => clearTimeout(timer));
+    if (silent) throw new OctomilClientError('request_timeout', `no byte came for ${silenceMs} ms`);
+    if (done) break;
+    chunks.push(value);
+  }
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 
 function isAbsolute(path: string): boolean {
