@@ -28,7 +28,8 @@ test.each([
   ['fedavgm', { momentum: 1 }, /"momentum" is 1/],
   ['fedadam', { tau: 0 }, /"tau" is 0/],
   ['fedadam', { serverLearningRate: 'fast' }, /"serverLearningRate" is "fast"/],
-  ['fedavg', { momentum: 0.5 }, /options: none/],
+  ['fedavg', { momentum: 0.5 }, /the strategy fedavg has no option momentum \(options: none\)/],
+  ['fedadam', { serverLr: 1 }, /no option serverLr \(options: serverLearningRate, beta1, beta2, tau\)/],
   ['fedyogi', 7, /options of the strategy fedyogi are wrong/],
 ])('%s refuses the options %j', (name, options, message) => {
   expect(() => strategyByName(name, options)).toThrow(message);

@@ -50,9 +50,16 @@ export interface PreparedStrategy {
 export function prepare<Schema extends TObject>(strategy: Strategy<Schema>, options: unknown = {}): PreparedStrategy {
   const filled = Value.Default(strategy.options, Value.Clone(options));
   if (!Value.Check(strategy.options, filled)) {
+    const known = Object.keys(strategy.options.properties).join(', ') || 'none';
+    const unknown = Object.keys(Object(options)).filter((name) => !Object.hasOwn(strategy.options.properties, name));
+    if (unknown.length > 0) {
+      throw new OctomilError(
+        'invalid_input',
+        `the strategy ${strategy.name} has no option ${unknown.join(', ')} (options: ${known})`,
+      );
+    }
     const [first] = Value.Errors(strategy.options, filled);
     const path = first?.instancePath.replace(/^\//, '') ?? '';
-    const known = Object.keys(strategy.options.properties).join(', ') || 'none';
     const where =
       path === '' ? '' : ` "${path}" is ${JSON.stringify(Value.Pointer.Get(filled, first?.instancePath ?? ''))};`;
     throw new OctomilError(
