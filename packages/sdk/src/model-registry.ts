@@ -100,8 +100,8 @@ export class ModelRegistry {
   /**
    * Makes a version from a local file (Node only).
    *
-   * @throws OctomilClientError `conflict` when the version exists, `model_not_found`, `training_not_supported` outside
-   * Node, `not_found` for a file that cannot be read
+   * @throws OctomilClientError `conflict` when the version exists, `model_not_found`, `runtime_unavailable` outside Node,
+   * `not_found` for a file that cannot be read
    */
   async uploadVersionFromPath(options: UploadOptions): Promise<ModelVersion> {
     // Not an import: bundlers for browsers would have to resolve it.
