@@ -212,3 +212,17 @@ test('one base is fetched once for several assignments', () =>
     expect(coordinator.httpRequests).toEqual([`GET /api/v1/transfers/objects/${base.sha256}`]);
     expect(sha256Of(coordinator.objects.get(base.sha256) ?? Buffer.alloc(0))).toBe(base.sha256);
   }));
+
+test('a table that takes long to describe keeps its assignment: the site says that it is at work', () =>
+  onBench(async (bench) => {
+    const { coordinator, trainer } = bench;
+    const gate = Promise.withResolvers<void>();
+    trainer.gate = gate.promise;
+    const agent = await bench.start({ data_sets: { patients: join(bench.stateDir, 'patients.csv') } });
+    await agent.ready;
+    coordinator.assign({ ref: ref('a'), kind: 'describe', taskJson: '{"target":"num"}', noProgressMs: 3_300n });
+    await coordinator.until(() => coordinator.of('progress').length >= 2);
+    expect(coordinator.of('progress')[0]).toMatchObject({ assignment: ref('a'), phase: 'load' });
+    gate.resolve();
+    await coordinator.until(() => coordinator.of('report').length === 1);
+  }));

@@ -33,6 +33,27 @@ export class ProgressThrottle {
 }
 
 /**
+ * Repeats `tell` until the answer is called. Reading, describing and evaluating a large table move no bytes and take no
+ * steps, and without a word from the site its assignment would be given to another. The round's deadline still ends it.
+ */
+export function repeatUntilStopped(clock: Clock, everyMs: number, tell: () => void): () => void {
+  let stopped = false;
+  let callOff = (): void => undefined;
+  const again = (): void => {
+    callOff = clock.after(everyMs, () => {
+      if (stopped) return;
+      tell();
+      again();
+    });
+  };
+  again();
+  return () => {
+    stopped = true;
+    callOff();
+  };
+}
+
+/**
  * A training step as it may leave the site. The loss goes along only when it is one of at least ten rows: not with
  * smaller batches, and not at the end of an epoch, whose last batch holds whatever is left.
  */

@@ -22,7 +22,7 @@ import {
 } from '../state/journal.js';
 import type { AssignmentRunner, Line } from './assignments.js';
 import { outgoingProblem } from './outgoing-problem.js';
-import { ProgressThrottle, trainStep } from './progress.js';
+import { ProgressThrottle, repeatUntilStopped, trainStep } from './progress.js';
 import { chooseDataSet, parseTaskJson, readsData, type TaskJson, toTrainerTask } from './task.js';
 import { type Uploader, uploadParts } from './upload.js';
 import type { Work } from './work.js';
@@ -47,6 +47,8 @@ export interface SiteRunnerOptions {
 const MAX_TICKETS = 5;
 /** For an assignment without one. */
 const DEFAULT_DEADLINE_MS = 24 * 3_600_000;
+/** For an assignment without one. */
+const DEFAULT_NO_PROGRESS_MS = 60_000;
 /** Sessions whose last base is remembered. */
 const REMEMBERED_SESSIONS = 64;
 
@@ -199,6 +201,10 @@ export class SiteRunner implements AssignmentRunner {
         : await bases.hold({ sha256: base.sha256, sizeBytes: totalBytes }, signal, (completed) =>
             throttle.report({ phase: 'download', completed, total: totalBytes }),
           );
+    const noProgressMs = Number(assignment.noProgressMs) || DEFAULT_NO_PROGRESS_MS;
+    const stopTelling = repeatUntilStopped(clock, noProgressMs / 3, () =>
+      throttle.report({ phase: 'load', completed: 0, total: 0 }),
+    );
     try {
       const task = toTrainerTask(assignment, json, {
         source,
@@ -230,6 +236,7 @@ export class SiteRunner implements AssignmentRunner {
       const result = await trainer.run(task, {
         signal,
         onProgress: (progress) => {
+          stopTelling();
           if (task.trainer !== 'tfjs') return;
           // Losses go out under one entry per assignment, written before the first of them.
           progressAudit ??= audit.record({ ...audited, kind: 'progress' });
@@ -239,9 +246,11 @@ export class SiteRunner implements AssignmentRunner {
           );
         },
       });
+      stopTelling();
       const upload = pendingUpload(key, context, task.updateFormat, result, deadlineAtMs, clock.now() - startedAtMs);
       return await this.#deliver(upload, work, line, false, throttle);
     } finally {
+      stopTelling();
       held?.release();
     }
   }
