@@ -8,6 +8,7 @@ import { GuardedDialect } from './guarded-dialect.js';
 import { migrateToLatest } from './migrate.js';
 import { checkNotification } from './notification.js';
 import { INT8_OID, NUMERIC_OID, parseInt8, parseNumeric } from './number-parsers.js';
+import { keepWalShort } from './short-wal.js';
 import type { Tables } from './tables.js';
 import { runTransaction } from './transact.js';
 import { outsideAnyTransaction, refuseInsideTransaction } from './transaction-guard.js';
@@ -72,8 +73,10 @@ function bind(
   pglite: PGlite,
   kysely: Kysely<Tables>,
   lock: FolderLock | undefined,
-  { logger, clock, random = Math.random }: PGliteOptions,
+  { dataDir, logger, clock, random = Math.random }: PGliteOptions,
 ): PGliteDatabase {
+  // In memory there is no next start.
+  const stopCheckpoints = dataDir === undefined ? undefined : keepWalShort(kysely, { clock, logger });
   let closing: Promise<void> | undefined;
   return {
     kind: 'pglite',
@@ -106,6 +109,7 @@ function bind(
     close() {
       closing ??= (async () => {
         try {
+          await stopCheckpoints?.();
           await kysely.destroy();
           if (!pglite.closed) await pglite.close();
         } finally {
