@@ -3,6 +3,20 @@ import { stringify } from 'yaml';
 import type { Options } from '../program.js';
 import { print } from '../terminal/output.js';
 
+/**
+ * Where an agent reaches gRPC. The port is the coordinator's; its host too where it has a public one. One that listens on
+ * every address, or on this machine's own, does not know its name: then it is the host that REST was reached at.
+ *
+ * @param told the coordinator's own answer, such as `grpcs://octomil.example:8001`
+ */
+export function agentAddress(told: unknown, apiBase: string): string {
+  const { protocol, hostname } = new URL(apiBase);
+  const [, scheme = protocol === 'https:' ? 'grpcs' : 'grpc', host = '', port = '8001'] =
+    /^(grpcs?):\/\/(\[.*\]|[^:]*):(\d+)$/.exec(String(told)) ?? [];
+  const nameless = host === '' || /^(0\.0\.0\.0|\[::1?\]|127\..*|localhost)$/.test(host);
+  return `${scheme}://${nameless ? hostname : host}:${port}`;
+}
+
 /** Mints a token and prints an `agent.yaml` that an administrator at the site completes. */
 export async function enroll(options: Options): Promise<void> {
   const labels = options['label'] as Record<string, string> | undefined;
@@ -12,10 +26,8 @@ export async function enroll(options: Options): Promise<void> {
     ...(expiresInSeconds === undefined ? {} : { expiresInSeconds }),
   });
   const token = String(answer['token'] ?? answer['enrollmentToken']);
-  // Agents talk to another port of the same host; the coordinator does not say which, so the usual one is a guess.
-  const host = new URL(process.env['OCTOMIL_API_BASE'] || DEFAULT_API_BASE).hostname;
   const config = {
-    coordinator: `${host}:8001`,
+    coordinator: agentAddress(answer['grpcAddress'], process.env['OCTOMIL_API_BASE'] || DEFAULT_API_BASE),
     device_identifier: String(options['device']),
     enrollment_token: token,
     state_dir: './agent-state',
