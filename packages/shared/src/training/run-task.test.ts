@@ -110,7 +110,26 @@ test('fewer than 10 rows to train on are refused', async () => {
     few,
     ['age,sex,sick', ...Array.from({ length: 9 }, (_, row) => `${40 + row},f,${row % 2}`)].join('\n'),
   );
-  await expect(runTask({ ...task, source: { path: few } })).rejects.toMatchObject({ code: 'too_few_rows' });
+  // How many there are stays at the site.
+  await expect(runTask({ ...task, source: { path: few } })).rejects.toMatchObject({
+    code: 'too_few_rows',
+    reason: expect.stringContaining('has fewer than 10 rows to train on'),
+    details: { limit: 10 },
+  });
+});
+
+test('a feature spec or an architecture that is none is refused before the table is read', async () => {
+  const task = await taskFor(csv, await specOf(csv, 'sick'));
+  const { featureSpec, architecture } = task;
+  const [first] = featureSpec.columns;
+  const changed = { ...featureSpec, columns: [{ ...first, deviation: 0 }] } as unknown as FeatureSpec;
+  // Kept rows are found by the hash: another spec under it would be given rows that are not its own.
+  const renamed = { ...featureSpec, layout: 'grid' as const };
+  const wrong = { ...architecture, hidden: [-1] } as TfjsTrainTask['architecture'];
+  for (const part of [{ featureSpec: changed }, { featureSpec: renamed }, { architecture: wrong }]) {
+    const asked = runTask({ ...task, ...part, source: { path: join(folder, 'missing.csv') } });
+    await expect(asked).rejects.toMatchObject({ code: 'invalid_input' });
+  }
 });
 
 test('the trainer process ends by itself when its parent is gone', async () => {

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
-import { MINIMUM_ROWS } from '@octomil/shared/features';
-import { type BuiltModel, buildModel, getFlat, type Output, setFlat } from '@octomil/shared/models';
+import { MINIMUM_ROWS, parseFeatureSpec } from '@octomil/shared/features';
+import { type BuiltModel, buildModel, getFlat, type Output, parseArchitecture, setFlat } from '@octomil/shared/models';
 import { flatView, parseLayout, sameLayout } from '@octomil/shared/tensors';
 import { throwIfCancelled } from './cancellation.js';
 import type { DatasetCache } from './dataset-cache.js';
@@ -42,13 +42,14 @@ async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<Tra
 }
 
 async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<TrainResult> {
-  checkOutputs(task);
+  checkTask(task);
   const { train: rows, heldOut } = await load(task, options);
   if (rows.rows < MINIMUM_ROWS) {
     throw new OctomilError(
       'too_few_rows',
-      `${task.source.path} has ${rows.rows} rows to train on; a site takes part with at least ${MINIMUM_ROWS}`,
-      { details: { rows: rows.rows, limit: MINIMUM_ROWS } },
+      // Not how many: this goes to the coordinator, which must not learn a number below the limit.
+      `${task.source.path} has fewer than ${MINIMUM_ROWS} rows to train on; a site takes part with at least ${MINIMUM_ROWS}`,
+      { details: { limit: MINIMUM_ROWS } },
     );
   }
   return withModel(task, rows.width, task.basePath, async ({ built, base, backend }) => {
@@ -62,7 +63,7 @@ async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<Trai
 }
 
 function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<EvaluationMetrics | null> {
-  checkOutputs(task);
+  checkTask(task);
   return load(task, options).then(({ heldOut }) =>
     heldOut.rows < MINIMUM_ROWS
       ? null
@@ -136,7 +137,10 @@ function writeTrained(
   });
 }
 
-function checkOutputs(task: TfjsTrainTask | EvaluateTask): void {
+/** What comes from the coordinator is checked here again, before anything is read or allocated by it. */
+function checkTask(task: TfjsTrainTask | EvaluateTask): void {
+  parseArchitecture(task.architecture);
+  parseFeatureSpec(task.featureSpec);
   const wanted = outputText(task.architecture.output);
   const given = outputText(task.featureSpec.target.output);
   if (wanted === given) return;
