@@ -58,7 +58,7 @@ const VALUES: Readonly<Record<string, string>> = {
 };
 
 function snakeCase(json: unknown): unknown {
-  if (typeof json === 'string') return VALUES[json] ?? json;
+  if (typeof json === 'string') return Object.hasOwn(VALUES, json) ? VALUES[json] : json;
   if (Array.isArray(json)) return json.map(snakeCase);
   if (!isObject(json)) return json;
   return Object.fromEntries(
