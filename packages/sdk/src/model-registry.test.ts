@@ -51,6 +51,18 @@ test('pullModel checks the bytes against the digest that the registry promised',
   await expect(registry.pullModel({ model: 'heart' })).rejects.toMatchObject({ code: 'checksum_mismatch' });
 });
 
+test.each([
+  ['attachment; filename="../../.ssh/authorized_keys"', 'authorized_keys'],
+  ['attachment; filename="C:\\\\temp\\\\x.onnx"', 'x.onnx'],
+  ['attachment; filename=".."', undefined],
+  ['attachment; filename="/"', undefined],
+])('a pulled file has a name, never a path: %s', async (disposition, fileName) => {
+  coordinator.next((_request, response) => {
+    response.writeHead(200, { 'content-disposition': disposition }).end('weights');
+  });
+  expect((await registry.pullModel({ model: 'heart' })).fileName).toBe(fileName);
+});
+
 test('uploads a file by ticket: the bytes go to the given URL without the key', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'octomil-upload-'));
   try {

@@ -181,7 +181,11 @@ export class ModelRegistry {
         `${options.model} arrived with SHA-256 ${digest} instead of ${promised}; pull it again`,
       );
     }
-    return { bytes, digest, fileName: /filename="?([^";]+)"?/.exec(headers.get('content-disposition') ?? '')?.[1] };
+    // A name, never a path: whoever writes the file under it must not be led into another folder.
+    const fileName = /filename="?([^";]+)"?/
+      .exec(headers.get('content-disposition') ?? '')?.[1]
+      ?.replace(/^.*[\\/]/s, '');
+    return { bytes, digest, fileName: fileName === undefined || /^\.*$/.test(fileName) ? undefined : fileName };
   }
 }
 
