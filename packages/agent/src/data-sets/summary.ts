@@ -2,7 +2,6 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { basename } from 'node:path';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
@@ -164,9 +163,4 @@ function markOf(source: DataSource): string {
   } catch (error) {
     return JSON.stringify([source, (error as NodeJS.ErrnoException).code]);
   }
-}
-
-/** A problem as it may leave the site: the file's name without its folders. */
-export function withoutFolders(text: string, source: DataSource): string {
-  return text.replaceAll(source.path, basename(source.path));
 }

@@ -1,5 +1,5 @@
-import { basename } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
+import { withoutFolders } from '../data-sets/without-folders.js';
 
 /** Codes whose details are this agent's own words and name nothing of the data. */
 const OWN_DETAILS: ReadonlySet<string> = new Set([
@@ -15,8 +15,7 @@ const MAX_CHARACTERS = 1_000;
  * which could quote data.
  */
 export function outgoingProblem(error: OctomilError, paths: readonly string[]): OctomilError {
-  let reason = error.reason.split('\n')[0] ?? '';
-  for (const path of paths) reason = reason.replaceAll(path, basename(path));
+  const reason = withoutFolders(error.reason.split('\n')[0] ?? '', paths);
   return new OctomilError(error.code, reason.slice(0, MAX_CHARACTERS), {
     cause: error,
     ...(error.details !== undefined && OWN_DETAILS.has(error.code) ? { details: error.details } : {}),

@@ -1,0 +1,21 @@
+import { realpathSync } from 'node:fs';
+import { basename } from 'node:path';
+
+/**
+ * A text as it may leave the site: files under the name that the configuration gives them, without their folders. A link
+ * is followed when a file is read, so what it leads to is hidden as well.
+ */
+export function withoutFolders(text: string, paths: readonly string[]): string {
+  const names = new Map(paths.flatMap((path) => [path, realPathOf(path)].map((spelled) => [spelled, basename(path)])));
+  // The longest first: one path may be the beginning of another.
+  const spelled = [...names].sort(([a], [b]) => b.length - a.length);
+  return spelled.reduce((told, [path, name]) => told.replaceAll(path, () => name), text);
+}
+
+function realPathOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
