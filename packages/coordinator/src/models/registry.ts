@@ -12,7 +12,7 @@ import { type Artifact, VersionStore, type VersionWithArtifacts } from './versio
 export const WEIGHTS_FORMAT = 'safetensors';
 export const DOCUMENT_FORMAT = 'model.json';
 /** A model document is read whole. */
-const MAX_DOCUMENT_BYTES = 64 * 1024 * 1024;
+export const MAX_DOCUMENT_BYTES = 64 * 1024 * 1024;
 
 export interface RegistryOptions {
   readonly database: Database;

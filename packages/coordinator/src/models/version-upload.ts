@@ -1,12 +1,11 @@
 import { createHash, createHmac, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import { parseModelDocument } from '@octomil/shared/models';
 import type { Clock } from '@octomil/shared/runtime';
 import type { ByteSource, ObjectStore } from '@octomil/shared/storage';
 import { readLayout } from '@octomil/shared/tensors';
-import { DOCUMENT_FORMAT, type Registry, WEIGHTS_FORMAT } from './registry.js';
+import { DOCUMENT_FORMAT, MAX_DOCUMENT_BYTES, type Registry, WEIGHTS_FORMAT } from './registry.js';
 import { parseVersion } from './version-number.js';
 import type { Version } from './version-store.js';
 
@@ -114,10 +113,11 @@ export class VersionUploads {
   }
 
   async #inspect(key: string, format: string): Promise<string> {
-    const local = await this.#options.objects.localFile(key);
+    const { objects } = this.#options;
+    const local = await objects.localFile(key);
     try {
       if (format === WEIGHTS_FORMAT) await readLayout(local.path);
-      if (format === DOCUMENT_FORMAT) parseModelDocument(await readFile(local.path));
+      if (format === DOCUMENT_FORMAT) parseModelDocument(await objects.readAll(key, MAX_DOCUMENT_BYTES));
       const hash = createHash('sha256');
       for await (const chunk of createReadStream(local.path)) hash.update(chunk as Uint8Array);
       return hash.digest('hex');
