@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
 import formbody from '@fastify/formbody';
 import swagger from '@fastify/swagger';
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import type { Clock, Logger, Metrics } from '@octomil/shared/runtime';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, type RawServerBase } from 'fastify';
+import { checkAddress, checkBodyShape } from './body-shape.js';
 import { answerError, answerMissingRoute } from './error-answer.js';
 import { type Authenticator, registerPrincipal } from './principal.js';
 
@@ -44,7 +46,8 @@ export async function createApp({ authenticator, logger, clock, metrics, tls }: 
       const given = request.headers['x-request-id'];
       return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
     },
-    routerOptions: { maxParamLength: 500 },
+    // A signed upload address with the longest version and file name has 600 characters.
+    routerOptions: { maxParamLength: 1000 },
     // Open event streams and idle connections must not hold up a stop.
     forceCloseConnections: true,
     logger: false as const,
@@ -74,6 +77,11 @@ export async function createApp({ authenticator, logger, clock, metrics, tls }: 
   });
   app.decorateRequest('startedAtMs', 0);
   registerPrincipal(app, authenticator);
+  app.addHook('preValidation', async ({ url, body }) => {
+    checkAddress(url);
+    // Raw bytes are a stream, and not looked at here.
+    if (!(body instanceof Readable)) checkBodyShape(body);
+  });
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
     const labels = { method: request.method, route, status: String(reply.statusCode) };

@@ -1,0 +1,38 @@
+import { OctomilError } from '@octomil/shared/errors';
+
+/** Deeper than any body that means something: a topology has 64 levels of its own. */
+const MAX_DEPTH = 100;
+
+/**
+ * Refuses what is JSON and yet cannot be kept: nesting that would overflow the stack of whoever walks it, and NUL
+ * characters, which PostgreSQL has no place for.
+ *
+ * @throws OctomilError `invalid_input`
+ */
+export function checkBodyShape(body: unknown): void {
+  const open: { value: unknown; depth: number }[] = [{ value: body, depth: 1 }];
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const { value, depth } = next;
+    if (typeof value === 'string') refuseNul(value);
+    else if (typeof value === 'object' && value !== null) {
+      if (depth > MAX_DEPTH) {
+        throw new OctomilError('invalid_input', `the body nests deeper than ${MAX_DEPTH} levels; flatten it`);
+      }
+      for (const [key, inner] of Object.entries(value)) {
+        refuseNul(key);
+        open.push({ value: inner, depth: depth + 1 });
+      }
+    }
+  }
+}
+
+/** @throws OctomilError `invalid_input` for an address with `%00` in it */
+export function checkAddress(url: string): void {
+  if (!/%00/.test(url)) return;
+  throw new OctomilError('invalid_input', 'the address holds a NUL character (%00); leave it out');
+}
+
+function refuseNul(text: string): void {
+  if (!text.includes('\0')) return;
+  throw new OctomilError('invalid_input', 'the body holds a NUL character (\\u0000); leave it out');
+}
