@@ -142,7 +142,7 @@ async function compose(
       if (http.offer(link.welcome.transferUrl) === 'unsafe') {
         logger.warn(
           { transferUrl: link.welcome.transferUrl },
-          'the coordinator offers HTTP transfers in plaintext over the network; using gRPC (insecure: true would allow it)',
+          'the coordinator offers HTTP transfers at an address that is not used: plaintext over the network (insecure: true would allow it), this machine itself, or more than a base URL; using gRPC',
         );
       }
       assignments.connected(link);

@@ -39,7 +39,15 @@ export class HttpTransfers {
     this.#baseUrl = undefined;
     if (transferUrl === '' || !URL.canParse(transferUrl)) return 'none';
     const url = new URL(transferUrl);
-    if (url.protocol !== 'https:' && !isLoopback(url.hostname) && !this.#settings.insecure) return 'unsafe';
+    // Parts of requests are appended to it; anything behind the path would let the coordinator choose other requests.
+    if (/[?#@]/.test(transferUrl)) return 'unsafe';
+    // A coordinator elsewhere has no business with what listens on this machine.
+    if (isLoopback(url.hostname) && !isLoopback(this.#settings.coordinator.host)) return 'unsafe';
+    if (
+      url.protocol !== 'https:' &&
+      (url.protocol !== 'http:' || !(isLoopback(url.hostname) || this.#settings.insecure))
+    )
+      return 'unsafe';
     this.#baseUrl = transferUrl.replace(/\/+$/, '');
     return 'http';
   }
