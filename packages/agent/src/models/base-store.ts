@@ -65,6 +65,8 @@ export class BaseStore {
         `"${base.sha256.slice(0, 80)}" is not a SHA-256 in lower-case hexadecimal`,
       );
     }
+    // Before a byte of it comes: it would fill the disk first.
+    if (base.sizeBytes > this.#options.maxBytes) throw this.#tooLarge(base);
     const path = join(this.#options.folder, `${base.sha256}${SUFFIX}`);
     if (this.#kept.has(base.sha256) && !(await exists(path))) this.#kept.delete(base.sha256);
     if (!this.#kept.has(base.sha256)) await this.#join(base, path, signal, onBytes);
@@ -91,6 +93,13 @@ export class BaseStore {
     const name = `${sha256}${SUFFIX}`;
     (await this.#files).delete(name);
     await rm(join(this.#options.folder, name), { force: true });
+  }
+
+  #tooLarge(base: BaseRef): OctomilError {
+    return new OctomilError(
+      'insufficient_storage',
+      `base ${base.sha256.slice(0, 12)} has ${base.sizeBytes} bytes and the agent may keep ${this.#options.maxBytes}; raise models_cache_mb`,
+    );
   }
 
   /** Drops what was not used for longest until the rest fits; cut downloads count as well. */
@@ -187,10 +196,7 @@ export class BaseStore {
     this.#options.onDownloaded?.(base.sizeBytes);
     await this.#evict();
     if (!this.#kept.has(base.sha256)) {
-      throw new OctomilError(
-        'insufficient_storage',
-        `base ${base.sha256.slice(0, 12)} has ${base.sizeBytes} bytes and the agent may keep ${this.#options.maxBytes}; raise models_cache_mb`,
-      );
+      throw this.#tooLarge(base);
     }
   }
 }

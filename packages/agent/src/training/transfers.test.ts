@@ -145,6 +145,18 @@ test('bases beyond the limit are dropped, least recently used first', () =>
     expect(kept.sort()).toEqual([bases[1], bases[2]].map((base) => `${base?.sha256}.safetensors`).sort());
   }));
 
+test('a base beyond the limit is refused before a byte of it is fetched', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    const base = coordinator.addObject(Buffer.alloc(1_100_000, 1));
+    const agent = await bench.start({ models_cache_mb: 1 });
+    await agent.ready;
+    coordinator.assign({ ref: ref('a'), base });
+    await coordinator.until(() => coordinator.of('assignmentFailure').length === 1);
+    expect(coordinator.of('assignmentFailure')[0]?.problem?.code).toBe('insufficient_storage');
+    expect(coordinator.httpRequests).toHaveLength(0);
+  }));
+
 test('the base that a session has left behind is dropped at once; another session keeps its own', () =>
   onBench(async (bench) => {
     const { coordinator } = bench;
