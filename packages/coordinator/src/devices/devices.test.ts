@@ -180,3 +180,12 @@ test('of processes that race for a device, one takes it', async () => {
     if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject({ code: 'credential_in_use' });
   }
 });
+
+test('a site summary that would fill the memory is refused, and the device can come again with a smaller one', async () => {
+  const { deviceId } = await newDevice('talkative');
+  const large = hello('p1');
+  if (large.site !== undefined)
+    large.site.policyRules = Array(3000).fill({ ...large.site.policyRules[0], name: 'x'.repeat(100) });
+  await expect(devices.openSession(deviceId, large)).rejects.toMatchObject({ code: 'too_large' });
+  await expect(devices.openSession(deviceId, hello('p1'))).resolves.toBe(1);
+});

@@ -1,4 +1,8 @@
 import type { Capabilities, SiteSummary } from '@octomil/proto';
+import { OctomilError } from '@octomil/shared/errors';
+
+/** Hundreds of data sets and rules fit. */
+const MAX_SITE_CHARACTERS = 256 * 1024;
 
 /** `devices.capabilities`, as the last hello said. */
 export interface StoredCapabilities {
@@ -49,8 +53,11 @@ export function storedCapabilities(capabilities: Capabilities | undefined): Stor
   };
 }
 
+/**
+ * @throws OctomilError `too_large`: it is kept in memory for every assignment under way
+ */
 export function storedSite(site: SiteSummary | undefined): StoredSite {
-  return {
+  const stored = {
     dataSets: (site?.dataSets ?? []).map(({ name, rowCount, format, digest, problem }) => ({
       name,
       rowCount: Number(rowCount),
@@ -65,4 +72,11 @@ export function storedSite(site: SiteSummary | undefined): StoredSite {
       dataSets,
     })),
   };
+  const characters = JSON.stringify(stored).length;
+  if (characters <= MAX_SITE_CHARACTERS) return stored;
+  throw new OctomilError(
+    'too_large',
+    `the site summary has ${characters} characters, more than ${MAX_SITE_CHARACTERS}; name fewer data sets or policy rules`,
+    { details: { characters, limit: MAX_SITE_CHARACTERS } },
+  );
 }

@@ -43,3 +43,11 @@ test('what the agent holds beyond the open ones is doubtful, except while its re
   tracker.submitting({ assignmentId: 'c', attempt: 3 }, true);
   expect(tracker.doubtful([offer('a')]).map(({ assignmentId }) => assignmentId)).toEqual(['b']);
 });
+
+test('an agent that claims ever more assignments does not fill the memory', () => {
+  const tracker = new AssignmentTracker();
+  for (let index = 0; index < 100_000; index++) tracker.acknowledge({ assignmentId: `made-up-${index}`, attempt: 1 });
+  expect(tracker.doubtful([]).length).toBeLessThanOrEqual(1024);
+  // What is really there to do is still sent.
+  expect(ids(tracker.toPush([offer('a')], 0))).toEqual(['a/1']);
+});

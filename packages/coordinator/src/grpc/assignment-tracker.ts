@@ -12,6 +12,8 @@ interface Tracked {
 
 /** How long to wait for an acknowledgement before an assignment is sent again. */
 const PUSH_AGAIN_MS = 5000;
+/** What an agent may claim to work on; beyond it, claims are not believed: each costs memory and a look at the rows. */
+const MAX_TRACKED = 1024;
 /** Finished assignments to remember, so that a look at the rows from just before does not bring them back. */
 const MAX_FINISHED = 256;
 
@@ -52,7 +54,7 @@ export class AssignmentTracker {
   acknowledge({ assignmentId, attempt }: AssignmentKey): void {
     const known = this.#tracked.get(assignmentId);
     if (known?.attempt === attempt) known.acknowledged = true;
-    else if (known === undefined || known.attempt < attempt) {
+    else if (known === undefined ? this.#tracked.size < MAX_TRACKED : known.attempt < attempt) {
       this.#tracked.set(assignmentId, { attempt, acknowledged: true, pushedAtMs: 0, submitting: false });
     }
   }
