@@ -1,3 +1,4 @@
+import { MINIMUM_ROWS } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
 
 export interface SiteReport {
@@ -59,7 +60,8 @@ export function trainingMetrics(answers: readonly (SiteReport & { readonly sampl
 
 function readFigures(metrics: Readonly<Record<string, unknown>>): Figures | null {
   const count = finite(metrics['count']);
-  if (count === null || count <= 0) return null;
+  // An agent that says more than it may is not passed on.
+  if (count === null || count < MINIMUM_ROWS) return null;
   return {
     count,
     loss: finite(metrics['loss']),
