@@ -1,6 +1,8 @@
 // Writes docs/reference/errors.md from the one code table, so that every code has an address.
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { ERROR_CODES, GRPC } from '../packages/shared/src/errors/codes.js';
+
+// Node strips the types; a static import would have to name a built file.
+const { ERROR_CODES, GRPC } = await import(new URL('../packages/shared/src/errors/codes.ts', import.meta.url).href);
 
 const grpcName = (status) => Object.keys(GRPC).find((name) => GRPC[name] === status);
 const rows = Object.entries(ERROR_CODES).map(

@@ -101,7 +101,7 @@ test("an agent's metrics port that is in use is named", async () => {
       metrics: { port },
       log_level: 'silent',
     });
-    const { exitCode, err } = await inTerminal(['agent', '--config', path], {});
+    const { exitCode, err } = await octomil(['agent', '--config', path]);
     expect(exitCode).toBe(1);
     expect(err).toMatch(new RegExp(`error \\[port_in_use\\]: .*\\b${port}\\b`));
   } finally {
