@@ -1,4 +1,5 @@
 import { expect, test } from '@jest/globals';
+import fc from 'fast-check';
 import { decide, type Policy } from './policy.js';
 
 const policy: Policy = {
@@ -34,4 +35,23 @@ test('an empty policy allows nothing, and a pattern means itself apart from its 
   const dotted: Policy = { allow: [{ name: 'r', federations: ['a.c*'], models: ['*'], dataSets: ['*'] }] };
   expect(decide(dotted, { federation: 'abc', model: 'm', dataSet: 'd' }).allowed).toBe(false);
   expect(decide(dotted, { federation: 'a.cd', model: 'm', dataSet: 'd' }).allowed).toBe(true);
+});
+
+test('a star means any characters, also none, as in a regular expression', () => {
+  const text = fc.string({ unit: fc.constantFrom('a', 'b', '.'), maxLength: 8 });
+  const pattern = fc.string({ unit: fc.constantFrom('a', 'b', '.', '*'), maxLength: 6 }).filter((one) => one !== '');
+  fc.assert(
+    fc.property(pattern, text, (model, name) => {
+      const rule = { name: 'r', federations: ['*'], models: [model], dataSets: ['*'] };
+      const expected = new RegExp(`^${model.replaceAll('.', '\\.').replaceAll('*', '.*')}$`).test(name);
+      const decision = decide({ allow: [rule] }, { federation: '', model: name, dataSet: undefined });
+      expect(decision.allowed).toBe(expected);
+    }),
+  );
+});
+
+test('many stars against a repetitive name are judged at once', () => {
+  const rule = { name: 'r', federations: ['*'], models: [`${'*a'.repeat(50)}*b`], dataSets: ['*'] };
+  const question = { federation: 'f', model: 'a'.repeat(200), dataSet: undefined };
+  expect(decide({ allow: [rule] }, question).allowed).toBe(false);
 });
