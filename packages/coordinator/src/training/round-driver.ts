@@ -309,6 +309,8 @@ export class RoundDriver {
     if (short <= 0) return;
     const { possible } = await selector.countPossible({ ...request, expiredAgain: true }, short);
     if (possible < short) {
+      // Each site's reason counts: who still works on its answer is heard before the round is given up.
+      if (facts.kind === 'describe' && tally.working > 0) return;
       return this.#giveUp(facts, tally.retries, {
         state: 'insufficient_updates',
         code: 'insufficient_updates',

@@ -33,6 +33,8 @@ for (const kind of TEST_DATABASES) {
 
     const BODY = { trainer: 'tfjs', target: 'num>0', rounds: 1, architecture: 'logistic' };
 
+    const siteOf = (digest: string) => ({ ...ALLOW_ALL, dataSets: [{ ...ALLOW_ALL.dataSets[0], digest }] });
+
     function statistics(classes: readonly string[] = ['0', '1']): SiteStatistics {
       const column = (name: string, mean: number) => ({
         name,
@@ -203,6 +205,23 @@ for (const kind of TEST_DATABASES) {
       await expect(report(b, { ...statistics(), target: null })).rejects.toMatchObject({ code: 'data_mismatch' });
       await until(async () => (await on.state(session)).state === 'failed');
       expect((await on.state(session)).reason).toMatch(/b: failed .*no target column "num"/);
+    });
+
+    test('when no site has the target, all are heard and the session fails at once, naming each', async () => {
+      const names = ['a', 'b', 'c', 'd'];
+      const devices = [a, b, await on.device('c', { site: siteOf('c') }), await on.device('d', { site: siteOf('d') })];
+      const session = await on.session(engine, { ...BODY, target: 'nope>0', min_updates: 4 });
+      for (const device of devices) {
+        const key = keyOf(await assignmentOf(engine, device));
+        const message = 'there is no column "nope"';
+        await engine.assignments.fail(device, key, { code: 'data_mismatch', message });
+        await engine.sweep();
+      }
+      await until(async () => (await on.state(session)).state === 'failed');
+      const { reason_code: code, reason } = await on.state(session);
+      expect(code).toBe('data_mismatch');
+      for (const name of names) expect(reason).toContain(`${name}: failed ([data_mismatch] there is no column "nope")`);
+      expect(await on.rounds(session)).toHaveLength(1);
     });
 
     test('a dry run reports coverage and trains nothing', async () => {
