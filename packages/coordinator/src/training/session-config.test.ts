@@ -53,9 +53,24 @@ test.each([
   [{ model: 'm', target: 'num>' }, /compares "num" with nothing/],
   [{ rounds: 1 }, /^model_id is missing/],
   [[], /JSON object/],
+  [{ model: 'm', new_version: '1.2' }, /^new_version: "1.2" is no semantic version/],
   [{ model: 'm', max_update_norm: 1, update_format: 'weights' }, /needs update_format = "delta"/],
 ])('%j is refused with the field, the value and the limit', (body, message) => {
   expect(() => parseSessionConfig(body)).toThrow(
     expect.objectContaining({ code: 'invalid_input', reason: expect.stringMatching(message) }),
   );
+});
+
+test.each([
+  [{ privacy: 'local_dp' }, /^privacy = "local_dp"/],
+  [{ epsilon: 1.5 }, /^epsilon = 1.5 asks for differential privacy/],
+  [{ privacy: 'none', epsilon: 0 }, /^epsilon = 0/],
+])('%j is refused instead of training without it', (body, message) => {
+  expect(() => parseSessionConfig({ model: 'm', ...body })).toThrow(
+    expect.objectContaining({ code: 'training_not_supported', reason: expect.stringMatching(message) }),
+  );
+});
+
+test('a new version is kept in the form that the registry gives it', () => {
+  expect(parseSessionConfig({ model: 'm', new_version: ' v1.2.0' }).config.newVersion).toBe('1.2.0');
 });

@@ -1,10 +1,11 @@
-import { OctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { parseTargetRule } from '@octomil/shared/features';
 import { type Architecture, parseArchitecture } from '@octomil/shared/models';
 import { type LocalOptions, parseLocalOptions } from '@octomil/shared/training';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
+import { parseVersion } from '../models/version-number.js';
 
 const Name = Type.String({ minLength: 1, maxLength: 200 });
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -69,6 +70,7 @@ export interface SessionConfig {
   readonly overSelectionRatio: number;
   /** null: the latest version, or fresh weights where there is none. `initial`: fresh weights in any case. */
   readonly baseVersion: string | null;
+  /** In canonical form. */
   readonly newVersion: string | null;
   readonly publish: boolean;
   readonly updateFormat: 'delta' | 'weights';
@@ -139,6 +141,13 @@ export function parseSessionConfig(
   if (given.privacy != null && given.privacy !== 'none') {
     throw new OctomilError('training_not_supported', `privacy = "${given.privacy}" is not supported yet; leave it out`);
   }
+  if (given.epsilon != null) {
+    // Training on without the noise that was asked for would be worse than not training.
+    throw new OctomilError(
+      'training_not_supported',
+      `epsilon = ${given.epsilon} asks for differential privacy, which is not supported yet; leave it out`,
+    );
+  }
   const strategy = given.strategy ?? given.algorithm ?? DEFAULT_STRATEGY;
   if (given.max_update_norm != null && given.update_format === 'weights') {
     throw new OctomilError(
@@ -158,7 +167,7 @@ export function parseSessionConfig(
       minUpdates: Math.max(given.min_updates ?? SESSION_DEFAULTS.minUpdates, given.min_devices ?? 1),
       overSelectionRatio: given.over_selection ?? SESSION_DEFAULTS.overSelectionRatio,
       baseVersion: given.base_version ?? null,
-      newVersion: given.new_version ?? null,
+      newVersion: given.new_version == null ? null : canonicalVersion(given.new_version),
       publish: given.publish ?? true,
       updateFormat: given.update_format ?? SESSION_DEFAULTS.updateFormat,
       architecture: given.architecture == null ? null : parseArchitecture(given.architecture),
@@ -184,6 +193,17 @@ export function parseSessionConfig(
       dryRun: given.dry_run ?? false,
     },
   };
+}
+
+/** `v1.2.0` → `1.2.0`, as the registry keeps it: whether it is taken, or was given to the result, is compared by text. */
+function canonicalVersion(text: string): string {
+  try {
+    return parseVersion(text);
+  } catch (error) {
+    throw new OctomilError('invalid_input', `new_version: ${toOctomilError(error).reason}`, {
+      details: { field: 'new_version', value: text },
+    });
+  }
 }
 
 function outputOf(architecture: unknown): SessionConfig['output'] {

@@ -5,7 +5,6 @@ import { initialWeights } from '@octomil/shared/models';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { encodeWeights } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
-import semver from 'semver';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import type { NewEvent } from './event-feed.js';
@@ -305,9 +304,6 @@ export class SessionService {
   }
 
   async #requireFreeVersion(model: ModelRow, version: string): Promise<void> {
-    if (semver.valid(version) === null) {
-      throw new OctomilError('invalid_input', `new_version "${version}" is no semantic version; write it like "1.2.0"`);
-    }
     const taken = await this.#on.database.kysely
       .selectFrom('versions')
       .select('id')
