@@ -5,7 +5,7 @@ import type { AssignmentKey, UpdateHeaderFields } from './assignment-port.js';
 import { appendEvents, type NewEvent } from './event-feed.js';
 import type { RoundFacts } from './round-facts.js';
 import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
-import { lockSession, type NewAssignment } from './round-store.js';
+import { lockSession, type NewAssignment, roundLabel } from './round-store.js';
 
 /** An assignment as it is now, with what decides whether it still counts. */
 export interface AssignmentRow {
@@ -103,23 +103,23 @@ export class AssignmentStore {
     return accepted.map(({ deviceId, key }) => moved.has(`${key.assignmentId} ${deviceId} ${key.attempt}`));
   }
 
-  /** Renews the lease. With `event`, the session's followers are told. */
+  /** Renews the lease and tells the session's followers. */
   async progress(
     facts: RoundFacts,
     deviceId: string,
     key: AssignmentKey,
     step: { phase: string; completed: number; total: number },
-    event: NewEvent | undefined,
+    event: NewEvent,
   ): Promise<boolean> {
     const { rows } = await sql<{ renewed: number }>`
-      with ${event === undefined ? sql`locked as (select ${facts.sessionId} as id)` : lockSession(facts.sessionId)},
+      with ${lockSession(facts.sessionId)},
       renewed as (update assignments set state = 'accepted', phase = ${step.phase}, completed = ${step.completed}::bigint,
           total = ${step.total}::bigint, updated_at = now(),
           lease_until = now() + make_interval(secs => ${facts.config.noProgressSeconds})
         from locked, rounds r where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
           and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
-          and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id)
-      ${event === undefined ? sql`` : sql`, told as (${appendEvents('renewed', facts.sessionId, [event])})`}
+          and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id),
+      told as (${appendEvents('renewed', facts.sessionId, [event])})
       select count(*)::integer as renewed from renewed`.execute(this.#database.kysely);
     return rows[0]?.renewed === 1;
   }
@@ -239,12 +239,9 @@ export class AssignmentStore {
     return rows.map((row) => row.device_id);
   }
 
-  /** Asks further devices in a collecting round; one that was asked before gets the next attempt number. */
-  async topUp(
-    facts: RoundFacts,
-    assignments: readonly NewAssignment[],
-    events: readonly NewEvent[],
-  ): Promise<string[]> {
+  /** Asks further devices in a collecting round; one that was asked before gets the next attempt number. @returns those asked */
+  async topUp(facts: RoundFacts, assignments: readonly NewAssignment[]): Promise<string[]> {
+    const event: JsonObject = { ...roundLabel(facts), state: 'open', reason: 'replacement' };
     const { rows } = await sql<{ device_id: string }>`
       with ${lockSession(facts.sessionId)},
       round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
@@ -259,7 +256,10 @@ export class AssignmentStore {
           updated_at = now()
           where assignments.state = 'expired' and assignments.attempt < ${MAX_ASSIGNMENT_ATTEMPTS}
         returning device_id),
-      told as (${appendEvents('asked', facts.sessionId, events)})
+      told as (insert into session_events (session_id, type, data)
+        select ${facts.sessionId}, 'assignment',
+          ${JSON.stringify(event)}::jsonb || jsonb_build_object('device_id', d.id, 'device', d.device_identifier)
+        from asked join devices d on d.id = asked.device_id)
       select device_id from asked`.execute(this.#database.kysely);
     return rows.map((row) => row.device_id);
   }

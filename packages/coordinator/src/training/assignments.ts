@@ -53,7 +53,7 @@ interface Known {
   readonly site: unknown;
 }
 
-/** Progress is kept and told at most this often, unless the lease needs it. */
+/** Progress is kept and told at most this often: well within the shortest lease, `NO_PROGRESS_MINIMUM_SECONDS`. */
 const PROGRESS_EVERY_MS = 1_000;
 /** How long a base may be fetched without another look at the assignment that named it. */
 const BASE_GRANT_MS = 2_000;
@@ -131,7 +131,11 @@ export class Assignments implements AssignmentPort {
 
   async accept(deviceId: string, key: AssignmentKey): Promise<void> {
     const { facts } = await this.#mine(deviceId, key);
-    if (await this.#accepting.add(facts.id, { facts, deviceId, key })) return;
+    if (await this.#accepting.add(facts.id, { facts, deviceId, key })) {
+      // It renewed the lease; a short task is over before anybody could look at its progress.
+      this.#lastProgress.set(key.assignmentId, this.#on.clock.now());
+      return;
+    }
     await this.#refuseToCount(deviceId, key);
   }
 
@@ -162,13 +166,8 @@ export class Assignments implements AssignmentPort {
     const { facts, known } = await this.#mine(deviceId, key);
     const nowMs = this.#on.clock.now();
     const lastMs = this.#lastProgress.get(key.assignmentId);
-    if (lastMs === undefined) {
-      // A short task is over before anybody could have looked.
-      this.#lastProgress.set(key.assignmentId, nowMs);
-      return;
-    }
-    const everyMs = Math.min(PROGRESS_EVERY_MS, (facts.config.noProgressSeconds * 1_000) / 4);
-    if (nowMs - lastMs < everyMs) return;
+    // One that this process has not heard of, such as after a restart, is kept at once: its lease may be running out.
+    if (lastMs !== undefined && nowMs - lastMs < PROGRESS_EVERY_MS) return;
     this.#lastProgress.set(key.assignmentId, nowMs);
     const phase = step.phase.slice(0, 40);
     const counts = { completed: wholeNumber(step.completed), total: wholeNumber(step.total) };

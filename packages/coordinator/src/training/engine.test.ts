@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { sql } from 'kysely';
 import type { TrainingAggregator } from './ports.js';
+import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
 import { TEST_DATABASES } from './testing/test-databases.js';
 import {
   ALLOW_ALL,
@@ -211,6 +212,48 @@ for (const kind of TEST_DATABASES) {
       });
       expect(await engine.assignments.submitUpdate(a, headerOf(again, bytes), { bytes })).toEqual({ accepted: true });
       await until(async () => (await on.state(session)).state === 'completed');
+    });
+
+    test('a device that was lost too often is not waited for any more', async () => {
+      const engine = await on.engine();
+      const a = await on.device('a');
+      const session = await on.session(engine, { min_updates: 1, rounds: 1, max_round_retries: 0 });
+      for (let attempt = 1; attempt <= MAX_ASSIGNMENT_ATTEMPTS; attempt += 1) {
+        expect(keyOf(await assignmentOf(engine, a)).attempt).toBe(attempt);
+        await sql`update assignments set lease_until = now() - interval '1 second'`.execute(on.database.kysely);
+        await engine.sweep();
+      }
+      expect(await on.state(session)).toMatchObject({
+        state: 'paused',
+        reason: expect.stringContaining('no other device can be asked; a: expired'),
+      });
+      const events = await on.events(engine, session);
+      expect(events.filter(({ data }) => data['reason'] === 'replacement').map(({ data }) => data['device'])).toEqual(
+        Array.from({ length: MAX_ASSIGNMENT_ATTEMPTS - 1 }, () => 'a'),
+      );
+    });
+
+    test('the first progress that a coordinator hears of renews the lease, also after its restart', async () => {
+      const first = await on.engine();
+      const a = await on.device('a');
+      await on.session(first, { min_updates: 1, rounds: 1, no_progress_seconds: 60 });
+      const key = keyOf(await assignmentOf(first, a));
+      await first.assignments.accept(a, key);
+      const nearlyOver = () =>
+        sql`update assignments set lease_until = now() + interval '1 second'`.execute(on.database.kysely);
+      const leftSeconds = async (): Promise<number> => {
+        const { rows } = await sql<{ left: number }>`
+          select extract(epoch from lease_until - now())::float8 as left from assignments`.execute(on.database.kysely);
+        return rows[0]?.left ?? 0;
+      };
+      const step = { phase: 'train', completed: 1, total: 10 };
+      // Right after the acceptance, which renewed it, nothing is written.
+      await nearlyOver();
+      await first.assignments.progress(a, key, step);
+      expect(await leftSeconds()).toBeLessThan(10);
+      const second = await on.engine();
+      await second.assignments.progress(a, key, step);
+      expect(await leftSeconds()).toBeGreaterThan(10);
     });
 
     test('a deadline below the quorum is retried, then the session pauses and names the sites', async () => {

@@ -285,22 +285,9 @@ export class RoundDriver {
       devices = await selector.select({ ...request, expiredAgain: true, count: missing });
     }
     if (devices.length > 0) {
-      const events = devices.map(
-        (device): NewEvent => ({
-          type: 'assignment',
-          data: {
-            ...roundLabel(facts),
-            device_id: device.id,
-            device: device.name,
-            state: 'open',
-            reason: 'replacement',
-          },
-        }),
-      );
       const asked = await this.#on.assignments.topUp(
         facts,
         devices.map(({ id }) => ({ id: randomUUID(), deviceId: id })),
-        events,
       );
       this.#on.tellDevices(asked);
       this.#on.tellSession(facts.sessionId);

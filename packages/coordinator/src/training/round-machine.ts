@@ -1,4 +1,4 @@
-import type { AssignmentState, RoundKind, RoundState } from '../database/tables.js';
+import type { RoundKind, RoundState } from '../database/tables.js';
 
 /** Every move a round may make. What is not listed cannot happen: the stores compare the state they expect. */
 export const ROUND_MOVES: Readonly<Record<RoundState, readonly RoundState[]>> = {
@@ -22,9 +22,6 @@ export const ROUND_IN_PROGRESS: readonly RoundState[] = ['scheduled', 'selecting
 export function isInProgress(state: RoundState): boolean {
   return ROUND_IN_PROGRESS.includes(state);
 }
-
-/** States of an assignment that end it. */
-export const ASSIGNMENT_ENDED: readonly AssignmentState[] = ['done', 'refused', 'failed', 'expired', 'cancelled'];
 
 export interface RoundTally {
   readonly kind: RoundKind;

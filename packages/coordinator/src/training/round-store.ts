@@ -65,11 +65,6 @@ export interface NewCheckpoint extends StoredFile {
   readonly lineage: JsonObject;
 }
 
-export interface Answer {
-  readonly round: RoundState;
-  readonly accepted: number;
-}
-
 type Handle = Kysely<Tables>;
 
 /** A common table expression that locks the session while it runs. */

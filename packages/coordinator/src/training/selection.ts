@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { type CandidateDevice, type Demand, type Eligibility, judge } from './eligibility.js';
+import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
 
 export interface SelectedDevice extends CandidateDevice {
   readonly eligibility: Extract<Eligibility, { verdict: 'eligible' }>;
@@ -28,7 +29,7 @@ export interface SelectionRequest {
   readonly start: number;
   /** Devices that were asked in this round, and stay out. */
   readonly excludedRoundId?: string;
-  /** With it, a device whose assignment of that round merely expired may be asked again. */
+  /** With it, a device whose assignment of that round merely expired may be asked again, a few times. */
   readonly expiredAgain?: boolean;
   /** Devices to take only when no others are left. */
   readonly lastResort?: ReadonlySet<string>;
@@ -115,7 +116,10 @@ export class DeviceSelector {
     limit: number,
   ): Promise<Row[]> {
     const { organizationIds, excludedRoundId, demand } = request;
-    const again = request.expiredAgain === true ? sql` and a.state <> 'expired'` : sql``;
+    const again =
+      request.expiredAgain === true
+        ? sql` and (a.state <> 'expired' or a.attempt >= ${MAX_ASSIGNMENT_ATTEMPTS})`
+        : sql``;
     const { rows } = await sql<Row>`
       select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
       from devices d

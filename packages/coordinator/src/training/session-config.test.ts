@@ -53,6 +53,7 @@ test.each([
   [{ model: 'm', target: 'num>' }, /compares "num" with nothing/],
   [{ rounds: 1 }, /^model_id is missing/],
   [[], /JSON object/],
+  [{ model: 'm', no_progress_seconds: 4 }, /^no_progress_seconds = 4: .*number from 5 to 86400/],
   [{ model: 'm', new_version: '1.2' }, /^new_version: "1.2" is no semantic version/],
   [{ model: 'm', max_update_norm: 1, update_format: 'weights' }, /needs update_format = "delta"/],
 ])('%j is refused with the field, the value and the limit', (body, message) => {

@@ -10,6 +10,9 @@ import { parseVersion } from '../models/version-number.js';
 const Name = Type.String({ minLength: 1, maxLength: 200 });
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
 
+/** Progress is kept once a second, and a lease must survive a few reports that are lost. */
+export const NO_PROGRESS_MINIMUM_SECONDS = 5;
+
 /** Body of `POST /api/v1/training/sessions`. Null stands for "not given", as the published clients send it. */
 export const SessionBody = Type.Object(
   {
@@ -36,7 +39,7 @@ export const SessionBody = Type.Object(
     trainer: OrNull(Type.Union([Type.Literal('tfjs'), Type.Literal('echo')])),
     seed: OrNull(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
     round_deadline_seconds: OrNull(Type.Number({ minimum: 1, maximum: 30 * 86_400 })),
-    no_progress_seconds: OrNull(Type.Number({ minimum: 1, maximum: 86_400 })),
+    no_progress_seconds: OrNull(Type.Number({ minimum: NO_PROGRESS_MINIMUM_SECONDS, maximum: 86_400 })),
     holdout: OrNull(
       Type.Object(
         {
