@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import type { FeatureSpec } from '@octomil/shared/features';
@@ -81,6 +82,7 @@ export class RoundCloser {
       opened.push(file);
       return (await file).path;
     };
+    const written: string[] = [];
     try {
       const name = randomUUID();
       const openUpdate = async ({ objectKey, deviceName }: AcceptedAnswer, place: number) => {
@@ -93,6 +95,9 @@ export class RoundCloser {
         facts.number > 1 && base.stateKey !== null ? open(base.stateKey) : undefined,
         Promise.all(answers.map(openUpdate)),
       ]);
+      const outputPath = join(folder, `${name}.checkpoint`);
+      const stateOutputPath = join(folder, `${name}.state`);
+      written.push(outputPath, stateOutputPath);
       const result = await aggregator.aggregate(
         {
           basePath,
@@ -102,8 +107,8 @@ export class RoundCloser {
           options: config.strategyOptions,
           round: facts.number,
           ...(statePath === undefined ? {} : { statePath }),
-          outputPath: join(folder, `${name}.checkpoint`),
-          stateOutputPath: join(folder, `${name}.state`),
+          outputPath,
+          stateOutputPath,
         },
         signal,
       );
@@ -144,7 +149,11 @@ export class RoundCloser {
       );
       return await this.#complete(facts, owner, metrics, checkpoint);
     } finally {
-      await Promise.allSettled(opened.map(async (file) => (await file).release()));
+      await Promise.allSettled([
+        ...opened.map(async (file) => (await file).release()),
+        // The store has moved what it took; the rest would lie here until the process ends.
+        ...written.map((path) => rm(path, { force: true })),
+      ]);
     }
   }
 
