@@ -1,5 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { sql } from 'kysely';
+import type { Jobs } from '../jobs/jobs.js';
 import type { TrainingAggregator } from './ports.js';
 import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
 import { TEST_DATABASES } from './testing/test-databases.js';
@@ -358,6 +362,61 @@ for (const kind of TEST_DATABASES) {
       }>`select count(*) as n from checkpoints where round_id is not null`.execute(on.database.kysely);
       expect(rows).toEqual([{ n: 1 }]);
       expect((await on.events(second, session)).filter(({ type }) => type === 'checkpoint')).toHaveLength(1);
+    });
+
+    test('a result that the store does not take leaves no files behind', async () => {
+      const folder = await mkdtemp(join(tmpdir(), 'octomil-closer-test-'));
+      try {
+        const engine = await on.engine({ settings: { temporaryFolder: folder } });
+        const a = await on.device('a');
+        const full = jest.spyOn(on.objects, 'putFile').mockRejectedValue(new RangeError('the disk is full'));
+        const options = { rounds: 1, min_updates: 1, max_round_retries: 0, strategy: 'fedadam' };
+        const session = await on.session(engine, options);
+        await answer(engine, a, 'a');
+        await until(async () => (await on.state(session)).state === 'paused');
+        expect(full).toHaveBeenCalledTimes(1);
+        const left = await readdir(folder, { recursive: true, withFileTypes: true });
+        expect(left.filter((entry) => entry.isFile())).toEqual([]);
+      } finally {
+        await rm(folder, { recursive: true, force: true });
+      }
+    });
+
+    test('a session has one job at its deadline, and another when that one ended with nothing to follow', async () => {
+      const added: { roundId: string; delayMs: number | undefined }[] = [];
+      let handle: (job: { roundId: string }) => Promise<void> = async () => undefined;
+      const jobs: Jobs = {
+        backend: 'pglite',
+        queue: async <D extends object>() => ({
+          add: async (data: D, options: { delayMs?: number } = {}) => {
+            added.push({ roundId: (data as D & { roundId: string }).roundId, delayMs: options.delayMs });
+          },
+          close: async () => undefined,
+        }),
+        worker: async <D extends object>(_name: string, work: (data: D) => Promise<void>) => {
+          handle = (job) => work(job as D & { roundId: string });
+          return { close: async () => undefined };
+        },
+        close: async () => undefined,
+      };
+      const engine = await on.engine({ jobs });
+      const a = await on.device('a');
+      const session = await on.session(engine, { rounds: 2, min_updates: 1, round_deadline_seconds: 60 });
+      await until(async () => (await engine.assignments.openAssignments(a)).length === 1);
+      await answer(engine, a, 'a');
+      await until(async () => (await engine.assignments.openAssignments(a))[0]?.roundNumber === 2);
+      const [first, second] = await on.rounds(session);
+      expect(added).toEqual([{ roundId: first?.id, delayMs: 60_050 }]);
+      // It follows the round there is now.
+      await handle({ roundId: first?.id ?? '' });
+      expect(added.map(({ roundId }) => roundId)).toEqual([first?.id, second?.id]);
+      await engine.sessions.pause(on.organizationId, session);
+      await handle({ roundId: second?.id ?? '' });
+      expect(added).toHaveLength(2);
+      await engine.sessions.resume(on.organizationId, session);
+      await until(async () => (await engine.assignments.openAssignments(a)).length === 1);
+      expect(added.at(-1)?.roundId).toBe((await on.rounds(session)).at(-1)?.id);
+      expect(added).toHaveLength(3);
     });
 
     test('two coordinators that close at once make one checkpoint per round', async () => {

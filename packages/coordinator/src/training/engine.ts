@@ -119,12 +119,17 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     });
   };
   // One delayed job per session is enough: when it runs it adds the next, for the deadline of the round there is then.
-  const followed = new BoundedMap<string, true>(10_000);
-  const onDeadline = (round: RoundFacts): void => {
-    if (followed.get(round.sessionId) === true) return;
-    followed.set(round.sessionId, true);
-    addJob(round.id, round.config.roundDeadlineSeconds * 1_000 + 50);
+  // By session, when its job is due: after that it says nothing, since another coordinator may have run the job.
+  const followed = new BoundedMap<string, number>(10_000);
+  const follow = (sessionId: string, roundId: string, untilDeadlineMs: number): void => {
+    const nowMs = clock.now();
+    if ((followed.get(sessionId) ?? 0) > nowMs) return;
+    const delayMs = untilDeadlineMs + 50;
+    followed.set(sessionId, nowMs + delayMs);
+    addJob(roundId, delayMs);
   };
+  const onDeadline = (round: RoundFacts): void =>
+    follow(round.sessionId, round.id, round.config.roundDeadlineSeconds * 1_000);
 
   const driver: RoundDriver = new RoundDriver({
     database,
@@ -176,6 +181,10 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
   };
   /** A job's round may be long over; its session's present one has a deadline too. */
   const handleJob = async ({ roundId }: RoundJob): Promise<void> => {
+    const sessionId = (await facts.of(roundId))?.sessionId;
+    if (sessionId === undefined) return;
+    // Its job runs now, early or late; without a next one below, the session's next deadline adds one.
+    followed.delete(sessionId);
     await driver.wake(roundId);
     const { rows } = await sql<{ id: string; delay: number }>`
       select r.id, greatest(0, extract(epoch from r.deadline_at - now()) * 1000)::float8 as delay
@@ -185,7 +194,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     const current = rows[0];
     if (current === undefined) return;
     if (current.id !== roundId) await driver.wake(current.id);
-    if (current.delay > 0) addJob(current.id, current.delay + 50);
+    if (current.delay > 0) follow(sessionId, current.id, current.delay);
   };
 
   let running = false;

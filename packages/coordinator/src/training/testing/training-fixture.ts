@@ -39,7 +39,12 @@ export interface Fixture {
   readonly registry: Registry;
   readonly organizationId: string;
   readonly modelId: string;
-  engine(options?: { aggregator?: TrainingAggregator; settings?: TrainingSettings }): Promise<TrainingEngine>;
+  engine(options?: {
+    aggregator?: TrainingAggregator;
+    settings?: TrainingSettings;
+    /** Default: jobs that are all lost. */
+    jobs?: Jobs;
+  }): Promise<TrainingEngine>;
   device(name: string, options?: DeviceOptions): Promise<string>;
   setOnline(deviceId: string, online: boolean): Promise<void>;
   /** Starts a session of echo rounds. */
@@ -91,10 +96,10 @@ export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
     registry,
     organizationId,
     modelId,
-    async engine({ aggregator = inlineAggregator, settings = {} } = {}) {
+    async engine({ aggregator = inlineAggregator, settings = {}, jobs = lossyJobs } = {}) {
       const engine = createTrainingEngine({
         database,
-        jobs: lossyJobs,
+        jobs,
         objects,
         aggregator,
         registry,
