@@ -4,6 +4,7 @@ import { Type } from 'typebox';
 import type { JsonObject } from '../database/tables.js';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
+import { drained, whenClosed } from './connection.js';
 import type { TrainingEngine } from './engine.js';
 import { type EventSink, streamEvents } from './event-stream.js';
 import { roundNotFound } from './session-service.js';
@@ -72,9 +73,14 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     const caller = { organizationId, name: keyId };
     const { eligible, refused } = await sessions.sites(request.body, caller);
     const { id } = await sessions.create(request.body, caller, { dryRun: true });
-    const signal = AbortSignal.any([AbortSignal.timeout(DRY_RUN_WAIT_MS), closed(request)]);
+    const closed = whenClosed(request.raw.socket);
+    const signal = AbortSignal.any([AbortSignal.timeout(DRY_RUN_WAIT_MS), closed.signal]);
     const nowhere: EventSink = { write: () => true, drained: () => Promise.resolve() };
-    await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
+    try {
+      await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
+    } finally {
+      closed.release();
+    }
     const view = await show(request, id);
     const report = view['report'] as JsonObject | null;
     const unable = await unableSites(view['round_id']);
@@ -223,12 +229,6 @@ async function endedBefore(engine: TrainingEngine, sessionId: string, afterId: n
   return last?.id === afterId && last.type === 'end';
 }
 
-function closed(request: FastifyRequest): AbortSignal {
-  const controller = new AbortController();
-  request.raw.socket.once('close', () => controller.abort());
-  return controller.signal;
-}
-
 async function sendEvents(
   engine: TrainingEngine,
   request: FastifyRequest,
@@ -251,12 +251,7 @@ async function sendEvents(
   raw.write(': follow\n\n');
   const sink: EventSink = {
     write: (text) => raw.write(text),
-    drained: () =>
-      new Promise((resolve) => {
-        if (gone.signal.aborted) return resolve();
-        raw.once('drain', resolve);
-        gone.signal.addEventListener('abort', () => resolve(), { once: true });
-      }),
+    drained: () => drained(raw, gone.signal),
   };
   try {
     await streamEvents(engine.events, sink, {
