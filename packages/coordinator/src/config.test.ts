@@ -10,6 +10,7 @@ test('defaults are a loopback address and embedded stores', () => {
     grpcPort: 8001,
     objectFolder: '/data/objects',
     tls: undefined,
+    keepUpdatesHours: 24,
     secrets: { databaseUrl: undefined, redisUrl: undefined },
   });
 });
@@ -65,4 +66,10 @@ test('an object folder is shared only beside PostgreSQL, and only when its URL s
   expect(() => read('file:///a?shared=true', {})).toThrow(/set DATABASE_URL/);
   expect(() => read('file:///a?shared=yes')).toThrow(/shared=yes/);
   expect(() => read('file:///a?shard=true')).toThrow(/shard=true/);
+});
+
+test('updates are kept for whole hours, none and ten years included', () => {
+  const read = (hours: string) => readCoordinatorConfig({ OCTOMIL_KEEP_UPDATES_HOURS: hours }).keepUpdatesHours;
+  expect(['0', '168', '87600'].map(read)).toEqual([0, 168, 87_600]);
+  expect(() => read('-1')).toThrow(/OCTOMIL_KEEP_UPDATES_HOURS=-1/);
 });

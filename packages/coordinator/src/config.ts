@@ -32,6 +32,12 @@ const SETTINGS = {
   tlsKey: textSetting('OCTOMIL_TLS_KEY', undefined, 'PEM file of its private key'),
   insecure: flagSetting('OCTOMIL_INSECURE', '1 allows plaintext on an address that others can reach'),
   publicUrl: textSetting('OCTOMIL_PUBLIC_URL', undefined, 'base URL of REST as agents and people reach it'),
+  keepUpdatesHours: integerSetting(
+    'OCTOMIL_KEEP_UPDATES_HOURS',
+    24,
+    "hours that a finished round's updates are kept; 0 deletes them at the next daily run",
+    { min: 0, max: 87_600 },
+  ),
   logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
 };
 
@@ -49,6 +55,8 @@ export interface CoordinatorConfig {
   readonly insecure: boolean;
   /** Without a slash at its end. */
   readonly publicUrl: string | undefined;
+  /** Updates of a finished round are kept so long. */
+  readonly keepUpdatesHours: number;
   readonly logLevel: LogLevel;
   /** What must never be logged: they may hold passwords. */
   readonly secrets: { readonly databaseUrl: string | undefined; readonly redisUrl: string | undefined };
@@ -97,6 +105,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
         : { certFile: resolve(values.tlsCert), keyFile: resolve(values.tlsKey) },
     insecure: values.insecure,
     publicUrl: values.publicUrl?.replace(/\/+$/, ''),
+    keepUpdatesHours: values.keepUpdatesHours,
     logLevel: values.logLevel,
     secrets: Object.freeze({ databaseUrl: values.databaseUrl, redisUrl: values.redisUrl }),
   });

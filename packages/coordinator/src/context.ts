@@ -94,7 +94,11 @@ export async function startContext(
     logger,
     random,
     devices: devices.push,
-    settings: { coordinatorId, temporaryFolder: stores.checkpointFolder },
+    settings: {
+      coordinatorId,
+      temporaryFolder: stores.checkpointFolder,
+      retention: { keepUpdatesHours: config.keepUpdatesHours },
+    },
   });
   const { assignments } = engine;
   const transfers = createTransferService({

@@ -52,11 +52,12 @@ export class Retention {
 
   async #deleteUpdates(): Promise<number> {
     const { database, objects, settings } = this.#on;
+    const keepSeconds = (settings.keepUpdatesHours ?? 24) * (HOUR_MS / 1_000);
     let deleted = 0;
     for (;;) {
       const { rows } = await sql<{ id: string; object_key: string }>`
         select u.id, u.object_key from updates u join rounds r on r.id = u.round_id
-        where u.object_key is not null and r.finished_at < now() - make_interval(hours => ${settings.keepUpdatesHours ?? 24})
+        where u.object_key is not null and r.finished_at < now() - make_interval(secs => ${keepSeconds}::float8)
           and r.state in ('completed', 'insufficient_updates', 'failed', 'cancelled')
         limit 500`.execute(database.kysely);
       if (rows.length === 0) return deleted;
