@@ -63,7 +63,6 @@ export class SiteRunner implements AssignmentRunner {
 
   async run(assignment: Assignment, work: Work, line: Line): Promise<Outcome> {
     const { config, clock, logger } = this.#options;
-    const paths = Object.values(config.dataSets).map(({ path }) => path);
     const deadlineMs = Number(assignment.deadlineMs) || DEFAULT_DEADLINE_MS;
     const callOffDeadline = clock.after(deadlineMs, () =>
       work.cancel(new OctomilError('request_timeout', `the round's deadline of ${deadlineMs} ms passed`)),
@@ -93,49 +92,50 @@ export class SiteRunner implements AssignmentRunner {
       });
       return await this.#do(assignment, json, context, clock.now() + deadlineMs, work, line);
     } catch (thrown) {
-      if (work.signal.aborted) throw thrown;
-      const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths);
-      if (error.code === 'policy_denied') {
-        logger.warn({ ...work.key, ...context, error }, `assignment refused: ${error.reason}`);
-        return { kind: 'refused', problem: error.toBody() };
-      }
-      logger.error({ ...work.key, error: thrown }, `assignment failed: ${error.reason}`);
-      await this.#options.audit.record({
-        kind: 'failure',
-        assignmentId: work.key.assignmentId,
-        federation: assignment.federation,
-        model: assignment.modelName,
-        round: assignment.roundNumber,
-        ...(context === undefined ? {} : { rule: context.rule, dataSet: context.dataSet }),
-        details: { code: error.code, message: error.reason },
-      });
-      return { kind: 'failed', problem: error.toBody() };
+      const about = { federation: assignment.federation, model: assignment.modelName, round: assignment.roundNumber };
+      return await this.#unsuccessful(thrown, work, about, context);
     } finally {
       callOffDeadline();
     }
   }
 
   async resume(upload: PendingUpload, work: Work, line: Line): Promise<Outcome | undefined> {
-    const { clock, journal, logger } = this.#options;
+    const { config, clock, journal, logger } = this.#options;
     const remainingMs = upload.deadlineAtMs - clock.now();
     if (remainingMs <= 0) {
       return { kind: 'cancelled', problem: { code: 'request_timeout', message: "the round's deadline passed" } };
     }
-    if (!(await isWhole(upload))) {
+    const { federation, model, dataSet, roundNumber } = upload.context;
+    // The site may have withdrawn its consent while the agent was down: what was made then does not leave now.
+    const decision = decide(config.policy, { federation, model, dataSet: dataSet ?? undefined });
+    if (!decision.allowed) {
+      const { problem } = decision;
       logger.warn(
-        { ...upload.key, path: upload.path },
-        'the update of an earlier run is lost; it is made again if asked',
+        { ...upload.key, ...upload.context, error: problem },
+        `the upload of an earlier run is refused: ${problem.reason}`,
       );
       await journal.remove(upload.key);
       await this.clean(upload.key);
-      return undefined;
+      return { kind: 'refused', problem: problem.toBody() };
     }
+    const context = { ...upload.context, rule: decision.rule };
     const callOffDeadline = clock.after(remainingMs, () =>
       work.cancel(new OctomilError('request_timeout', "the round's deadline passed")),
     );
     try {
+      if (!(await isWhole(upload))) {
+        logger.warn(
+          { ...upload.key, path: upload.path },
+          'the update of an earlier run is lost; it is made again if asked',
+        );
+        await journal.remove(upload.key);
+        await this.clean(upload.key);
+        return undefined;
+      }
       logger.info({ ...upload.key, sizeBytes: upload.sizeBytes }, 'resuming the upload of an earlier run');
-      return await this.#deliver(upload, work, line, true);
+      return await this.#deliver({ ...upload, context }, work, line, true);
+    } catch (thrown) {
+      return await this.#unsuccessful(thrown, work, { federation, model, round: roundNumber }, context);
     } finally {
       callOffDeadline();
     }
@@ -143,6 +143,36 @@ export class SiteRunner implements AssignmentRunner {
 
   async clean(key: AssignmentKey): Promise<void> {
     await rm(this.#updatePath(key), { force: true });
+  }
+
+  /**
+   * The outcome of work that threw, with an audit entry for the failure that leaves.
+   *
+   * @throws what was thrown, where the work was cancelled
+   */
+  async #unsuccessful(
+    thrown: unknown,
+    work: Work,
+    about: { readonly federation: string; readonly model: string; readonly round: number },
+    context: WorkContext | undefined,
+  ): Promise<Outcome> {
+    if (work.signal.aborted) throw thrown;
+    const { config, audit, logger } = this.#options;
+    const paths = Object.values(config.dataSets).map(({ path }) => path);
+    const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths);
+    if (error.code === 'policy_denied') {
+      logger.warn({ ...work.key, ...context, error }, `assignment refused: ${error.reason}`);
+      return { kind: 'refused', problem: error.toBody() };
+    }
+    logger.error({ ...work.key, error: thrown }, `assignment failed: ${error.reason}`);
+    await audit.record({
+      kind: 'failure',
+      assignmentId: work.key.assignmentId,
+      ...about,
+      ...(context === undefined ? {} : { rule: context.rule, dataSet: context.dataSet }),
+      details: { code: error.code, message: error.reason },
+    });
+    return { kind: 'failed', problem: error.toBody() };
   }
 
   /** A session's rounds only go forward: the base before this one is not asked for again. */

@@ -1,0 +1,76 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, test } from '@jest/globals';
+import { type Bench, onBench } from '../testing/agent-under-test.js';
+
+/** Stops an agent in the middle of an upload, which its next start takes up. */
+async function cutUpload(bench: Bench): Promise<void> {
+  const { coordinator } = bench;
+  coordinator.inlineMaxBytes = 1_000;
+  coordinator.onHttp = (request) => /parts\/[23]$/.test(request.url ?? '');
+  const agent = await bench.start();
+  await agent.ready;
+  const base = coordinator.addObject(Buffer.alloc(250_000, 7));
+  coordinator.assign({ ref: { assignmentId: 'a', attempt: 1 }, base });
+  await coordinator.until(() => [...coordinator.tickets.values()][0]?.received.size === 2);
+  await agent.stop();
+  expect(await readdir(join(bench.stateDir, 'updates'))).toEqual(['a.1.safetensors']);
+  coordinator.onHttp = () => false;
+  coordinator.httpRequests.length = 0;
+  coordinator.heard.length = 0;
+}
+
+test('an update of an earlier run does not leave once the site has withdrawn the rule that allowed it', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    await cutUpload(bench);
+    const others = { name: 'lung study', federations: ['lung'], models: ['*'], data_sets: ['*'] };
+    await (await bench.start({ policy: { allow: [others] } })).ready;
+    await coordinator.until(() => coordinator.updates.has('a') || coordinator.of('assignmentAnswer').length > 0);
+    expect(coordinator.of('assignmentAnswer')[0]?.answer).toMatchObject({
+      case: 'refused',
+      value: { code: 'policy_denied', message: expect.stringContaining('"heart"') },
+    });
+    expect(coordinator.updates.size).toBe(0);
+    expect(coordinator.of('ticketRequest')).toEqual([]);
+    expect(coordinator.httpRequests).toEqual([]);
+    expect(bench.log).toContainEqual(
+      expect.objectContaining({ level: 'warn', message: expect.stringMatching(/earlier run is refused/) }),
+    );
+    expect(await readdir(join(bench.stateDir, 'updates'))).toEqual([]);
+    expect((await bench.audit()).filter(({ details }) => (details as { resumed?: true })?.resumed)).toEqual([]);
+  }));
+
+test('an upload of an earlier run is audited under the rule that allows it now', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    await cutUpload(bench);
+    const renamed = { name: 'renewed consent', federations: ['heart'], models: ['*'], data_sets: ['*'] };
+    await (await bench.start({ policy: { allow: [renamed] } })).ready;
+    await coordinator.until(() => coordinator.updates.has('a'));
+    const updates = (await bench.audit()).filter(({ kind }) => kind === 'update');
+    expect(updates.map(({ rule }) => rule)).toEqual(['heart study', 'renewed consent']);
+  }));
+
+test('a resumed upload that fails says so in one line and in the audit log', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    await cutUpload(bench);
+    coordinator.onHttp = (_request, response) => {
+      response.writeHead(413).end(JSON.stringify({ code: 'too_large', message: 'too much\nat line 2' }));
+      return true;
+    };
+    await (await bench.start()).ready;
+    await coordinator.until(() => coordinator.of('assignmentFailure').length === 1);
+    expect(coordinator.of('assignmentFailure')[0]?.problem).toMatchObject({ code: 'too_large', message: 'too much' });
+    expect((await bench.audit()).filter(({ kind }) => kind === 'failure')).toMatchObject([
+      {
+        assignmentId: 'a',
+        federation: 'heart',
+        model: 'risk',
+        round: 1,
+        rule: 'heart study',
+        details: { code: 'too_large', message: 'too much' },
+      },
+    ]);
+  }));
