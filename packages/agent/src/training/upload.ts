@@ -34,20 +34,22 @@ const GRPC_CHUNK_BYTES = 1_048_576;
  *
  * @returns the verdict, or undefined where it will come over the session (gRPC upload)
  * @throws OctomilError `ticket_expired`, `ticket_invalid`, `transfer_incomplete`: ask for the ticket again;
- * `weight_upload_failed` when no transport works; what the coordinator answers (`round_closed`)
+ * `weight_upload_failed` when no transport works or the
+ * ticket's parts are not those of this update; what the coordinator answers (`round_closed`)
  */
 export async function uploadParts(uploader: Uploader, request: UploadRequest): Promise<UploadVerdict | undefined> {
+  const missing = missingParts(request);
   const file = await open(request.path, 'r');
   try {
     if (uploader.http.available) {
       try {
-        return await uploadByHttp(uploader, request, file);
+        return await uploadByHttp(uploader, request, file, missing);
       } catch (error) {
         if (request.signal.aborted || !isPassing(error)) throw error;
         uploader.logger.warn({ error }, 'HTTP upload failed; sending the rest over gRPC');
       }
     }
-    await uploadByGrpc(uploader, request, file);
+    await uploadByGrpc(uploader, request, file, missing);
     return undefined;
   } finally {
     await file.close();
@@ -60,9 +62,21 @@ interface Part {
   readonly length: number;
 }
 
-/** Parts are numbered from 0 and lie end to end. */
-function missingParts({ ticket, sizeBytes }: Pick<UploadRequest, 'ticket' | 'sizeBytes'>): Part[] {
+/**
+ * Parts are numbered from 0 and lie end to end.
+ *
+ * @throws OctomilError `weight_upload_failed` when the ticket's parts are not those of a file of this size: the
+ * coordinator's numbers decide how much is allocated and looped over here
+ */
+export function missingParts({ ticket, sizeBytes }: Pick<UploadRequest, 'ticket' | 'sizeBytes'>): Part[] {
   const partBytes = Number(ticket.partSizeBytes);
+  if (partBytes <= 0 || ticket.partCount !== Math.ceil(sizeBytes / partBytes)) {
+    throw new OctomilError(
+      'weight_upload_failed',
+      `the ticket names ${ticket.partCount} parts of ${partBytes} bytes, which an update of ${sizeBytes} bytes does not have; ` +
+        'ask for another ticket',
+    );
+  }
   const received = new Set(ticket.receivedParts);
   const missing: Part[] = [];
   for (let number = 0; number < ticket.partCount; number++) {
@@ -72,9 +86,13 @@ function missingParts({ ticket, sizeBytes }: Pick<UploadRequest, 'ticket' | 'siz
   return missing;
 }
 
-async function uploadByHttp(uploader: Uploader, request: UploadRequest, file: FileHandle): Promise<UploadVerdict> {
+async function uploadByHttp(
+  uploader: Uploader,
+  request: UploadRequest,
+  file: FileHandle,
+  missing: readonly Part[],
+): Promise<UploadVerdict> {
   const { ticket, sizeBytes, onBytes } = request;
-  const missing = missingParts(request);
   let doneBytes = sizeBytes - missing.reduce((sum, part) => sum + part.length, 0);
   // One after the other: what arrives in order is hashed as it comes, and is not read again for it.
   const buffer = Buffer.allocUnsafeSlow(Math.max(0, ...missing.map((part) => part.length)));
@@ -114,9 +132,13 @@ async function readSlice(file: FileHandle, offset: number, bytes: Buffer): Promi
   return bytes;
 }
 
-async function uploadByGrpc(uploader: Uploader, request: UploadRequest, file: FileHandle): Promise<void> {
+async function uploadByGrpc(
+  uploader: Uploader,
+  request: UploadRequest,
+  file: FileHandle,
+  missing: readonly Part[],
+): Promise<void> {
   const { ticket, sizeBytes, signal, onBytes } = request;
-  const missing = missingParts(request);
   let doneBytes = sizeBytes - missing.reduce((sum, part) => sum + part.length, 0);
   const answered = Promise.withResolvers<void>();
   answered.promise.catch(() => undefined);
