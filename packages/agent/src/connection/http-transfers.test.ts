@@ -1,7 +1,9 @@
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { expect, test } from '@jest/globals';
 import { HttpTransfers } from './http-transfers.js';
 
-const offered = (transferUrl: string, host: string, insecure = false): string =>
+const transfersOf = (host: string, insecure = false): HttpTransfers =>
   new HttpTransfers(
     {
       coordinator: { host, port: 8001, tls: true },
@@ -10,7 +12,10 @@ const offered = (transferUrl: string, host: string, insecure = false): string =>
       insecure,
     } as ConstructorParameters<typeof HttpTransfers>[0],
     () => 'odc_secret',
-  ).offer(transferUrl);
+  );
+
+const offered = (transferUrl: string, host: string, insecure = false): string =>
+  transfersOf(host, insecure).offer(transferUrl);
 
 test.each([
   ['https://fed.example/base', 'fed.example', 'http'],
@@ -33,4 +38,40 @@ test.each([
 test('plaintext over the network only where the site said so', () => {
   expect(offered('http://fed.example', 'fed.example', true)).toBe('http');
   expect(offered('http://127.0.0.1:9200', 'fed.example', true)).toBe('unsafe');
+});
+
+test.each([
+  ['a verdict', 200, { code: 'too_large', details: { limitBytes: 65_536 } }],
+  // The body of an error is worth nothing to whoever cannot read it; its status still tells.
+  ['an error', 403, { code: 'forbidden', reason: expect.stringMatching(/403/) }],
+])('%s without an end is not read to its end', async (_what, status, expected) => {
+  let sentBytes = 0;
+  const closed = Promise.withResolvers<void>();
+  const server = createServer((_request, response) => {
+    response.writeHead(status, { 'content-type': 'application/json' }).on('close', () => closed.resolve());
+    const pour = (): void => {
+      while (!response.destroyed && sentBytes < 256 * 1_048_576) {
+        sentBytes += 65_536;
+        if (!response.write(Buffer.alloc(65_536, ' '))) {
+          response.once('drain', pour);
+          return;
+        }
+      }
+      response.end('{"accepted":true}');
+    };
+    pour();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const transfers = transfersOf('127.0.0.1');
+  try {
+    transfers.offer(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    const asked = transfers.complete({ ticketId: 't', token: 'secret' }, new AbortController().signal);
+    await expect(asked).rejects.toMatchObject(expected);
+    await closed.promise;
+    expect(sentBytes).toBeLessThan(64 * 1_048_576);
+  } finally {
+    await transfers.close();
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
 });

@@ -18,6 +18,8 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const SILENCE_TIMEOUT_MS = 60_000;
 /** `complete` answers after the update was checked and stored. */
 const VERDICT_TIMEOUT_MS = 300_000;
+/** For verdicts and errors, which are a few lines: nobody who answers fills this process's memory. */
+const MAX_ANSWER_BYTES = 65_536;
 
 /**
  * Bulk bytes over HTTP, where the coordinator offers it: one pool of kept-open connections, private CA and proxy as for
@@ -87,13 +89,19 @@ export class HttpTransfers {
     await response.body.dump();
   }
 
+  /**
+   * Asks for the verdict on an update whose parts are sent.
+   *
+   * @throws OctomilError `too_large` when the answer is no verdict by its size, `network_unavailable` when it is none by
+   * its form, or what the coordinator answered
+   */
   async complete(ticket: TicketAccess, signal: AbortSignal): Promise<UploadVerdict> {
     const response = await this.#request('POST', `/api/v1/transfers/${ticket.ticketId}/complete`, {
       signal,
       headers: { 'x-octomil-ticket': ticket.token },
       timeoutMs: VERDICT_TIMEOUT_MS,
     });
-    const body = (await response.body.json()) as { accepted?: unknown; reason?: unknown };
+    const body = verdictBody(await readAnswer(response.body, signal));
     if (body.accepted === true) return { accepted: true };
     const reason = typeof body.reason === 'object' && body.reason !== null ? body.reason : {};
     return { accepted: false, problem: OctomilError.fromBody(reason) };
@@ -129,7 +137,9 @@ export class HttpTransfers {
       throw networkFailure(error, options.signal);
     }
     if (response.statusCode < 300) return response;
-    throw fromHttpFailure(response.statusCode, await response.body.text().catch(() => ''), `${method} ${path}`);
+    // Without a body that can be read the status says enough.
+    const body = await readAnswer(response.body, options.signal).catch(() => '');
+    throw fromHttpFailure(response.statusCode, body, `${method} ${path}`);
   }
 
   /** The library is loaded with the first transfer: an idle agent does not carry it. */
@@ -161,6 +171,41 @@ export class HttpTransfers {
     });
     return this.#pool;
   }
+}
+
+/** @throws OctomilError `too_large` beyond {@link MAX_ANSWER_BYTES}; the connection is then closed */
+async function readAnswer(body: AsyncIterable<unknown>, signal: AbortSignal): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  try {
+    // Leaving the loop early destroys the body, so that the rest is not received.
+    for await (const chunk of body) {
+      const data = chunk as Buffer;
+      bytes += data.length;
+      if (bytes > MAX_ANSWER_BYTES) {
+        throw new OctomilError(
+          'too_large',
+          `the coordinator's answer is longer than the ${MAX_ANSWER_BYTES} bytes that are read of one; check what answers at its transfer URL`,
+          { details: { limitBytes: MAX_ANSWER_BYTES } },
+        );
+      }
+      chunks.push(data);
+    }
+  } catch (error) {
+    throw networkFailure(error, signal);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+function verdictBody(text: string): { readonly accepted?: unknown; readonly reason?: unknown } {
+  try {
+    const body: unknown = JSON.parse(text);
+    if (typeof body === 'object' && body !== null) return body;
+  } catch {}
+  throw new OctomilError(
+    'network_unavailable',
+    'the answer to a completed upload is no verdict; check the transfer URL',
+  );
 }
 
 function networkFailure(error: unknown, signal: AbortSignal): OctomilError {
