@@ -18,7 +18,7 @@ import {
   type SiteStatistics,
   type TargetStatistics,
 } from './site-statistics.js';
-import { seenKind, suppressColumn } from './suppression.js';
+import { roundCount, seenKind, suppressColumn } from './suppression.js';
 import { compareCell, targetCell } from './target-cells.js';
 import type { TargetRule } from './target-rule.js';
 
@@ -91,7 +91,7 @@ export async function describeTable(
     profile === undefined
       ? null
       : await describeTarget(reader, request.target, profile, missingMarkers.get(targetKey) ?? [], rows);
-  return { formatVersion: 1, rows, columns, excluded, target };
+  return { formatVersion: 1, rows: roundCount(rows), columns, excluded, target };
 }
 
 function refuseCancelled(signal: AbortSignal | undefined): void {

@@ -22,7 +22,7 @@ export interface Moments {
   readonly deviation: number;
 }
 
-/** Aggregates of one column, each a function of the suppressed column (see `suppressColumn`). */
+/** Aggregates of one column, each a function of the suppressed column; counts are multiples of ten (see `suppressColumn`). */
 export interface ColumnStatistics {
   /** As spelled in the file. */
   readonly name: string;
@@ -34,7 +34,7 @@ export interface ColumnStatistics {
   readonly zeros: number;
   /** Numeric and integer columns. */
   readonly moments: Moments | null;
-  /** Distinct values; null beyond {@link MAX_LEVELS}. */
+  /** Distinct values, the rare ones counted as one; beyond ten, rounded up to tens. null beyond {@link MAX_LEVELS}. */
   readonly levels: number | null;
   /** By value; empty where `levels` is null. */
   readonly categories: readonly CategoryCount[];
@@ -67,6 +67,7 @@ export interface TargetStatistics {
 /** All that a site tells about its table before training: aggregates only, nothing about fewer than 10 rows. */
 export interface SiteStatistics {
   readonly formatVersion: 1;
+  /** To the nearest ten, as every count. */
   readonly rows: number;
   /** Without the target and the excluded columns; a column with fewer than 10 values is not listed. */
   readonly columns: readonly ColumnStatistics[];

@@ -17,36 +17,46 @@ import { type ColumnStatistics, MINIMUM_ROWS, type Moments, type SeenKind } from
  * is about 0 rows or at least 10; `count + missing + zeros` is always `rows`, and the categories with `other` always
  * add up to `count`. A table with and one without the small group give the same answer.
  *
- * Means are rounded to between 1/32 and 1/64 of the standard deviation, deviations to three digits: a sum known
- * exactly would give away the number of rows it was divided by (whole numbers have whole sums), and two answers
- * before and after one patient was added would give away that patient's value. There are no minima, maxima or
- * quantiles, as each is one row's value.
+ * **Why every count is a multiple of ten.** Two answers, before and after one patient was added, would otherwise tell
+ * that patient's values by the counts that went from 145 to 146. Rounded to the nearest ten, one more row changes a
+ * count by 0 or 10, and nine times out of ten changes none; a size of 10 or more never falls below 10. `missing` and
+ * `count` are differences of rounded numbers, so that they tell nothing more. Only where another value becomes the
+ * most frequent one, and takes the small groups over, may a category move further. Rounding makes such a comparison
+ * coarse; it does not rule it out, for a count at the edge (144 rows to 145) still moves.
+ *
+ * Means and deviations are rounded to between 1/32 and 1/64 of the standard deviation: a sum known exactly would give
+ * away the number of rows it was divided by (whole numbers have whole sums), and two answers before and after one
+ * patient was added would give away that patient's value. There are no minima, maxima or quantiles, as each is one
+ * row's value.
  *
  * This holds within one answer. A series of answers with targets or markers chosen to differ by a few rows could still
  * be compared, so an agent gives one answer per content of its table (`digestOf`) and question, and logs each.
+ *
+ * @param rows of the table, exact
  */
 export function suppressColumn(profile: ColumnProfile, rows: number): ColumnStatistics | null {
   if (profile.present < MINIMUM_ROWS) return null;
   const fewMissing = rows - profile.present < MINIMUM_ROWS;
-  const missing = fewMissing ? 0 : rows - profile.present;
+  const present = roundCount(fewMissing ? rows : profile.present);
   const seen = seenKind(profile);
-  const base = { name: profile.name, seen, missing };
+  const base = { name: profile.name, seen, missing: roundCount(rows) - present };
   if (profile.levels !== null) {
     const recoded = recode(profile.levels, fewMissing ? rows - profile.present : 0);
     const moments = seen === 'integer' || seen === 'numeric' ? momentsOfLevels(recoded) : null;
     return {
       ...base,
-      count: rows - missing,
+      count: present,
       zeros: 0,
-      moments: moments === null ? null : roundMoments({ ...moments, count: rows - missing }),
-      levels: recoded.named.length + recoded.rare.length,
-      categories: recoded.named,
-      other: total(recoded.rare),
+      moments: moments === null ? null : roundMoments({ ...moments, count: present }),
+      levels: roundLevels(recoded),
+      categories: recoded.named.map(({ value, count }) => ({ value, count: roundCount(count) })),
+      // Down, not to the nearest: 18 rows of two values, of which one becomes frequent enough for a name, leave 0.
+      other: Math.floor(total(recoded.rare) / COUNT_STEP) * COUNT_STEP,
     };
   }
   const numeric = seen === 'integer' || seen === 'numeric';
-  const zeros = numeric && zerosStandOut(profile) ? profile.zeros : 0;
-  const count = rows - missing - zeros;
+  const zeros = numeric && zerosStandOut(profile) ? roundCount(profile.zeros) : 0;
+  const count = present - zeros;
   const moments =
     zeros > 0
       ? { count, mean: profile.nonZeroMean, deviation: profile.nonZeroDeviation }
@@ -60,6 +70,21 @@ export function suppressColumn(profile: ColumnProfile, rows: number): ColumnStat
     categories: [],
     other: 0,
   };
+}
+
+/** Counts leave a site as multiples of this. */
+const COUNT_STEP = 10;
+
+/** To the nearest ten: 145 and 154 rows are both 150. A difference of 10 or more stays one. */
+export function roundCount(rows: number): number {
+  return Math.round(rows / COUNT_STEP) * COUNT_STEP;
+}
+
+/** All rare values are one level, for a new one would be a new patient; beyond ten values, tens are told, rounded up. */
+function roundLevels({ named, rare }: Recoded): number {
+  const distinct = named.length + rare.length;
+  if (distinct > COUNT_STEP) return Math.ceil(distinct / COUNT_STEP) * COUNT_STEP;
+  return named.length + Math.min(1, rare.length);
 }
 
 export function seenKind(profile: ColumnProfile): SeenKind {
@@ -124,5 +149,5 @@ function momentsOfLevels({ named, rare }: Recoded): Moments {
 function roundMoments({ count, mean, deviation }: Moments): Moments {
   if (deviation <= Math.abs(mean) * 1e-12) return { count, mean: Number(mean.toPrecision(6)), deviation: 0 };
   const grid = 2 ** Math.floor(Math.log2(deviation)) / 32;
-  return { count, mean: Math.round(mean / grid) * grid, deviation: Number(deviation.toPrecision(3)) };
+  return { count, mean: Math.round(mean / grid) * grid, deviation: Math.round(deviation / grid) * grid };
 }
