@@ -20,6 +20,7 @@ import { ReceiveWindow } from './receive-window.js';
 import { Semaphore } from './semaphore.js';
 import { authenticate, type SessionWelcome, serveSession } from './session-handler.js';
 import { isCallersFault, toStatusError } from './status.js';
+import { withoutNul } from './without-nul.js';
 
 const MIB = 1024 * 1024;
 
@@ -114,7 +115,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
 
   const handlers: ServiceHandlers<typeof AgentService> = {
     enroll: (call, callback) => {
-      const { enrollmentToken, deviceIdentifier, labels, agentVersion } = call.request;
+      const { enrollmentToken, deviceIdentifier, labels, agentVersion } = withoutNul(call.request);
       devices.enroll({ enrollmentToken, deviceIdentifier, labels, agentVersion }).then(
         (enrollment) => callback(null, create(EnrollResponseSchema, enrollment)),
         (error: unknown) => {

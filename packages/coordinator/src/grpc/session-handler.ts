@@ -5,6 +5,7 @@ import type { DeviceIdentity, DeviceService } from '../devices/index.js';
 import { DeviceSession, type SessionContext, type SessionStream } from './device-session.js';
 import { isCallersFault, toStatusError } from './status.js';
 import { say } from './wire-fields.js';
+import { withoutNul } from './without-nul.js';
 
 export interface SessionWelcome {
   /** Base URL of HTTP transfers; read at each hello, since a free port is known only once it is bound. */
@@ -106,7 +107,8 @@ export function serveSession(
   const identified = authenticate(devices, stream.metadata);
   identified.catch(fail);
   let opening: Promise<void> | undefined;
-  stream.on('data', (request: SessionRequest) => {
+  stream.on('data', (received: SessionRequest) => {
+    const request = withoutNul(received);
     if (session !== undefined) {
       session.receive(request);
       return;

@@ -11,6 +11,7 @@ import {
 } from '@octomil/proto';
 import { type ErrorBody, OctomilError } from '@octomil/shared/errors';
 import type { AssignmentKey, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
+import { withoutNul } from './without-nul.js';
 
 const SHA256 = /^[0-9a-f]{64}$/;
 const MAX_JSON_BYTES = 1024 * 1024;
@@ -51,7 +52,8 @@ export function readAnyJson(text: string, field: string): unknown {
     throw new OctomilError('invalid_input', `${field} has ${text.length} characters, more than ${MAX_JSON_BYTES}`);
   }
   try {
-    return JSON.parse(text);
+    // Raw NUL is not JSON: it comes only as an escape.
+    return text.includes('\\u0000') ? withoutNul(JSON.parse(text)) : JSON.parse(text);
   } catch (error) {
     throw new OctomilError('invalid_input', `${field} is not JSON`, { cause: error });
   }
