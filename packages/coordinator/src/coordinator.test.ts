@@ -149,9 +149,14 @@ describe('keys', () => {
       body: {
         token: expect.stringMatching(/^oet_[\w-]{43}$/),
         labels: { site: 'a' },
+        device_identifier: null,
         grpc_address: `grpc://${coordinator.grpcAddress}`,
       },
     });
+    const bound = await send('POST', '/api/v1/enrollment-tokens', { json: { device_identifier: 'hospital-001' } });
+    expect(bound).toMatchObject({ status: 201, body: { device_identifier: 'hospital-001' } });
+    const odd = await send('POST', '/api/v1/enrollment-tokens', { json: { device_identifier: 'a b' } });
+    expect(odd).toMatchObject({ status: 400, body: { code: 'invalid_input' } });
   });
 });
 

@@ -8,6 +8,8 @@ export type Listed = Readonly<Record<string, unknown>>;
 
 export interface EnrollmentTokenOptions {
   readonly labels?: Readonly<Record<string, string>>;
+  /** The only device it enrols; needed to enrol a device that exists already. Default: any device that is new. */
+  readonly deviceIdentifier?: string;
   /** Default: the coordinator's. */
   readonly expiresInSeconds?: number;
 }
@@ -45,6 +47,7 @@ export class Organization {
   createEnrollmentToken(options: EnrollmentTokenOptions = {}): Promise<Listed> {
     return this.#row('POST', '/enrollment-tokens', {
       ...(options.labels === undefined ? {} : { labels: options.labels }),
+      ...(options.deviceIdentifier === undefined ? {} : { device_identifier: options.deviceIdentifier }),
       ...(options.expiresInSeconds === undefined ? {} : { expires_in_seconds: options.expiresInSeconds }),
     });
   }

@@ -17,18 +17,20 @@ export function agentAddress(told: unknown, apiBase: string): string {
   return `${scheme}://${nameless ? hostname : host}:${port}`;
 }
 
-/** Mints a token and prints an `agent.yaml` that an administrator at the site completes. */
+/** Mints a token for one device, new or known, and prints an `agent.yaml` that an administrator at the site completes. */
 export async function enroll(options: Options): Promise<void> {
   const labels = options['label'] as Record<string, string> | undefined;
   const expiresInSeconds = options['expires'] as number | undefined;
+  const device = String(options['device']);
   const answer = await new Organization().createEnrollmentToken({
+    deviceIdentifier: device,
     ...(labels === undefined ? {} : { labels }),
     ...(expiresInSeconds === undefined ? {} : { expiresInSeconds }),
   });
   const token = String(answer['token'] ?? answer['enrollmentToken']);
   const config = {
     coordinator: agentAddress(answer['grpcAddress'], process.env['OCTOMIL_API_BASE'] || DEFAULT_API_BASE),
-    device_identifier: String(options['device']),
+    device_identifier: device,
     enrollment_token: token,
     state_dir: './agent-state',
     data_sets: { default: { path: './data.csv' } },
@@ -42,7 +44,7 @@ export async function enroll(options: Options): Promise<void> {
     { ...answer, token, config },
     () =>
       `# agent.yaml: complete it at the site, then run: octomil agent --config agent.yaml\n` +
-      `# The token enrols one device, once${answer['expiresAt'] === undefined ? '' : `, until ${String(answer['expiresAt'])}`}.\n` +
+      `# The token enrols ${device}, once${answer['expiresAt'] === undefined ? '' : `, until ${String(answer['expiresAt'])}`}.\n` +
       `# Nothing is trained on that no rule of the policy allows.\n${stringify(config)}`,
   );
 }

@@ -185,6 +185,10 @@ test('the command line makes, lists and revokes keys, mints tokens and shows dev
   const listed = await octomil('keys', 'list');
   expect(listed).toContain(made.id);
   expect(listed).not.toContain(made.key);
-  expect(await octomil('enroll', '--device', 'hospital-009')).toMatch(/enrollment_token: oet_/);
+  expect(await octomil('enroll', '--device', 'hospital-009')).toMatch(
+    /enrols hospital-009, once[\s\S]*enrollment_token: oet_/,
+  );
+  const minted = JSON.parse(await octomil('enroll', '--device', 'hospital-009', '--json')) as Record<string, unknown>;
+  expect(minted['deviceIdentifier']).toBe('hospital-009');
   expect(await octomil('devices', 'list')).toMatch(/site-1 +online/);
 }, 60_000);

@@ -98,7 +98,7 @@ async function compose(options: FleetOptions, lifecycle: Lifecycle): Promise<Fle
   const organization = new Organization({ apiBase, apiKey });
   const agents: RunningAgent[] = [];
   for (const agentOptions of described) {
-    const { token } = await organization.createEnrollmentToken();
+    const { token } = await organization.createEnrollmentToken({ deviceIdentifier: agentOptions.name });
     const agent = new RunningAgent(agentOptions, {
       folder: join(folder, 'agents', agentOptions.name),
       coordinator: coordinator.grpcAddress,

@@ -37,6 +37,8 @@ export interface EnrollmentTokensTable {
   organization_id: string;
   token_hash: string;
   labels: Json<Record<string, string>>;
+  /** The only device it enrols; null for any device that is new. */
+  device_identifier: string | null;
   expires_at: Timestamp;
   used_at: NullableTimestamp;
   used_by_device_id: string | null;
@@ -50,7 +52,10 @@ export interface DevicesTable {
   credential_hash: string | null;
   /** Uniform in [0, 1), for selection by ranges and for rollouts. */
   placement: number;
+  /** What the site says of itself, overlaid by `enrolled_labels`. */
   labels: Json<Record<string, string>>;
+  /** What the organization wrote on the token. */
+  enrolled_labels: ColumnType<Record<string, string>, string | undefined, string>;
   capabilities: Json<JsonObject>;
   /** `SiteSummary` of the last hello: data sets (name, rounded row count, digest, problem) and policy rules. */
   site: Json<JsonObject>;

@@ -33,7 +33,7 @@ export interface DeviceService {
   /** Begins to listen. On the embedded database, sessions of an earlier process are ended. */
   start(): Promise<void>;
   stop(): Promise<void>;
-  /** @throws `enrollment_token_invalid`, `enrollment_token_used`, `invalid_input` */
+  /** @throws `enrollment_token_invalid`, `enrollment_token_used`, `conflict`, `invalid_input` */
   enroll(request: EnrollmentRequest): Promise<Enrollment>;
   /** @throws `authentication_failed`, `device_revoked` */
   authenticate(credential: string): Promise<DeviceIdentity>;

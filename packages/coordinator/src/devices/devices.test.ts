@@ -45,9 +45,19 @@ beforeEach(async () => {
 
 afterEach(() => app.close());
 
-async function newDevice(identifier: string): Promise<{ deviceId: string; credential: string }> {
-  const enrollmentToken = await insertEnrollmentToken(database, organizationId);
-  return devices.enroll({ enrollmentToken, deviceIdentifier: identifier, labels: {}, agentVersion: '1' });
+type TokenOptions = Parameters<typeof insertEnrollmentToken>[2];
+
+async function newDevice(
+  identifier: string,
+  token: TokenOptions = {},
+  labels: Record<string, string> = {},
+): Promise<{ deviceId: string; credential: string }> {
+  const enrollmentToken = await insertEnrollmentToken(database, organizationId, token);
+  return devices.enroll({ enrollmentToken, deviceIdentifier: identifier, labels, agentVersion: '1' });
+}
+
+function rowOf(deviceId: string) {
+  return database.kysely.selectFrom('devices').selectAll().where('id', '=', deviceId).executeTakeFirstOrThrow();
 }
 
 async function ask(method: 'GET' | 'POST', url: string, token: string, payload?: object) {
@@ -120,9 +130,68 @@ test('a revoked device is refused from then on, until it is enrolled again', asy
   );
   await expect(devices.authenticate(device.credential)).rejects.toMatchObject({ code: 'device_revoked' });
   await expect(devices.openSession(device.deviceId, hello('p'))).rejects.toMatchObject({ code: 'device_revoked' });
-  const back = await newDevice('lost');
+  await expect(newDevice('lost')).rejects.toMatchObject({ code: 'conflict' });
+  await expect(devices.authenticate(device.credential)).rejects.toMatchObject({ code: 'device_revoked' });
+  const back = await newDevice('lost', { deviceIdentifier: 'lost' });
   expect(back.deviceId).toBe(device.deviceId);
   await devices.authenticate(back.credential);
+});
+
+test('a token takes over an existing device only when it was made for it, and is not spent in trying', async () => {
+  const device = await newDevice('hospital-001');
+  const enrollmentToken = await insertEnrollmentToken(database, organizationId);
+  const request = { enrollmentToken, deviceIdentifier: 'hospital-001', labels: {}, agentVersion: '1' };
+  await expect(devices.enroll(request)).rejects.toMatchObject({
+    code: 'conflict',
+    reason: expect.stringContaining('octomil enroll --device hospital-001'),
+  });
+  await devices.authenticate(device.credential);
+  await devices.enroll({ ...request, deviceIdentifier: 'hospital-002' });
+  const again = await newDevice('hospital-001', { deviceIdentifier: 'hospital-001' });
+  expect(again.deviceId).toBe(device.deviceId);
+  await expect(devices.authenticate(device.credential)).rejects.toMatchObject({ code: 'authentication_failed' });
+});
+
+test('a token made for one device enrols no other, known or new', async () => {
+  await newDevice('known');
+  const enrollmentToken = await insertEnrollmentToken(database, organizationId, { deviceIdentifier: 'meant' });
+  const as = (deviceIdentifier: string) =>
+    devices.enroll({ enrollmentToken, deviceIdentifier, labels: {}, agentVersion: '1' });
+  for (const other of ['known', 'new']) {
+    await expect(as(other)).rejects.toMatchObject({
+      code: 'enrollment_token_invalid',
+      reason: expect.stringContaining('is for device meant'),
+    });
+  }
+  await expect(as('meant')).resolves.toMatchObject({ organizationId });
+  await expect(as('known')).rejects.toMatchObject({ code: 'enrollment_token_used' });
+});
+
+test("a site's labels never replace those of its token, and those it no longer sends are gone", async () => {
+  const token = { labels: { tier: 'trusted' } };
+  const { deviceId } = await newDevice('labelled', token, { tier: 'mine', ward: '7' });
+  expect((await rowOf(deviceId)).labels).toEqual({ tier: 'trusted', ward: '7' });
+  const said = hello('p');
+  if (said.site !== undefined) said.site.labels = { tier: 'mine', region: 'north' };
+  await devices.openSession(deviceId, said);
+  expect((await rowOf(deviceId)).labels).toEqual({ tier: 'trusted', region: 'north' });
+  if (said.site !== undefined) await devices.describeSite(deviceId, { ...said.site, labels: { tier: '', floor: '2' } });
+  expect((await rowOf(deviceId)).labels).toEqual({ tier: 'trusted', floor: '2' });
+  if (said.site !== undefined)
+    said.site.labels = Object.fromEntries(Array.from({ length: 65 }, (_, n) => [`l${n}`, '']));
+  await expect(devices.openSession(deviceId, said)).rejects.toMatchObject({ code: 'invalid_input' });
+  await newDevice('labelled', { deviceIdentifier: 'labelled', labels: { tier: 'new' } });
+  expect((await rowOf(deviceId)).enrolled_labels).toEqual({ tier: 'new' });
+});
+
+test('names that are only shown are cut to 255 characters', async () => {
+  const long = 'v'.repeat(300);
+  const enrollmentToken = await insertEnrollmentToken(database, organizationId);
+  const request = { enrollmentToken, deviceIdentifier: 'wordy', labels: {}, agentVersion: long };
+  const { deviceId } = await devices.enroll(request);
+  expect((await rowOf(deviceId)).agent_version).toBe('v'.repeat(255));
+  await devices.openSession(deviceId, { ...hello('p'), hostName: long, agentVersion: `1${long}` });
+  expect(await rowOf(deviceId)).toMatchObject({ session_host: 'v'.repeat(255), agent_version: `1${'v'.repeat(254)}` });
 });
 
 test('a published client registers again and again as the same device, and its heartbeat is noted', async () => {

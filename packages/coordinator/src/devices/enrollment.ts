@@ -23,6 +23,8 @@ export interface Enrollment {
 const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$/;
 const MAX_LABELS = 64;
 const MAX_LABEL_LENGTH = 256;
+/** Of texts that are only shown. */
+export const MAX_NAME_LENGTH = 255;
 
 /** @throws `invalid_input` naming the identifier and what it may hold */
 export function checkDeviceIdentifier(identifier: string): void {
@@ -52,11 +54,21 @@ export function checkLabels(labels: Readonly<Record<string, string>>): void {
   }
 }
 
-async function explainToken(transaction: Kysely<Tables>, tokenHash: string): Promise<OctomilError> {
+async function explainToken(
+  transaction: Kysely<Tables>,
+  tokenHash: string,
+  deviceIdentifier: string,
+): Promise<OctomilError> {
   const row = await transaction
     .selectFrom('enrollment_tokens')
     .leftJoin('devices', 'devices.id', 'enrollment_tokens.used_by_device_id')
-    .select(['enrollment_tokens.used_at', 'enrollment_tokens.expires_at', 'devices.device_identifier'])
+    .select([
+      'enrollment_tokens.used_at',
+      'enrollment_tokens.expires_at',
+      'enrollment_tokens.device_identifier as meant_for',
+      'devices.device_identifier',
+      sql<boolean>`enrollment_tokens.expires_at <= now()`.as('expired'),
+    ])
     .where('token_hash', '=', tokenHash)
     .executeTakeFirst();
   if (row === undefined) {
@@ -74,6 +86,13 @@ async function explainToken(transaction: Kysely<Tables>, tokenHash: string): Pro
       { details: { usedAt, ...(row.device_identifier === null ? {} : { deviceIdentifier: row.device_identifier }) } },
     );
   }
+  if (!row.expired && row.meant_for !== null && row.meant_for !== deviceIdentifier) {
+    return new OctomilError(
+      'enrollment_token_invalid',
+      `this enrolment token is for device ${row.meant_for}, not for ${deviceIdentifier}; make one for this device with \`octomil enroll --device ${deviceIdentifier}\``,
+      { details: { meantFor: row.meant_for, deviceIdentifier } },
+    );
+  }
   const expiredAt = row.expires_at.toISOString();
   return new OctomilError(
     'enrollment_token_invalid',
@@ -82,12 +101,22 @@ async function explainToken(transaction: Kysely<Tables>, tokenHash: string): Pro
   );
 }
 
+function alreadyEnrolled(deviceIdentifier: string): OctomilError {
+  return new OctomilError(
+    'conflict',
+    `device ${deviceIdentifier} exists already, and this enrolment token was not made for it; mint one for this device, as with \`octomil enroll --device ${deviceIdentifier}\`, or choose another device_identifier`,
+    { details: { deviceIdentifier } },
+  );
+}
+
 /**
- * Spends a one-time token on a device credential. The identifier of a device that exists already keeps its row and its
- * history; its older credential stops working and its session ends.
+ * Spends a one-time token on a device credential. A device that exists already is enrolled again only by a token made for
+ * it, since any other token would take it over: it keeps its row and its history; its older credential stops working and
+ * its session ends.
  *
  * @param random uniform in [0, 1), for the device's placement
- * @throws `enrollment_token_invalid` (unknown or expired), `enrollment_token_used` (says when and by whom), `invalid_input`
+ * @throws `enrollment_token_invalid` (unknown, expired or for another device), `enrollment_token_used` (says when and by
+ * whom), `conflict` when the device exists and the token is not for it, `invalid_input`
  */
 export async function enroll(
   database: Database,
@@ -105,12 +134,21 @@ export async function enroll(
           .where('token_hash', '=', tokenHash)
           .where('used_at', 'is', null)
           .where('expires_at', '>', sql<Date>`now()`)
-          .returning(['id', 'organization_id', 'labels'])
+          .where((where) =>
+            where.or([
+              where('device_identifier', 'is', null),
+              where('device_identifier', '=', request.deviceIdentifier),
+            ]),
+          )
+          .returning(['id', 'organization_id', 'labels', 'device_identifier'])
           .executeTakeFirst()
       : undefined;
-    if (spent === undefined) throw await explainToken(transaction, tokenHash);
+    if (spent === undefined) throw await explainToken(transaction, tokenHash, request.deviceIdentifier);
     // What the organization wrote on the token outranks what the device says of itself.
     const labels = JSON.stringify({ ...request.labels, ...spent.labels });
+    const enrolledLabels = JSON.stringify(spent.labels);
+    const agentVersion = request.agentVersion.slice(0, MAX_NAME_LENGTH);
+    const isBound = spent.device_identifier !== null;
     const device = await transaction
       .insertInto('devices')
       .values({
@@ -120,18 +158,22 @@ export async function enroll(
         credential_hash: null,
         placement: random(),
         labels,
+        enrolled_labels: enrolledLabels,
         capabilities: '{}',
         site: '{}',
-        agent_version: request.agentVersion,
+        agent_version: agentVersion,
         status: 'active',
         session_process_id: null,
         session_host: null,
         session_coordinator_id: null,
       })
-      .onConflict((conflict) =>
-        conflict.columns(['organization_id', 'device_identifier']).doUpdateSet({
+      .onConflict((conflict) => {
+        const existing = conflict.columns(['organization_id', 'device_identifier']);
+        if (!isBound) return existing.doNothing();
+        return existing.doUpdateSet({
           labels,
-          agent_version: request.agentVersion,
+          enrolled_labels: enrolledLabels,
+          agent_version: agentVersion,
           status: 'active',
           revoked_at: null,
           session_epoch: sql`devices.session_epoch + 1`,
@@ -140,10 +182,12 @@ export async function enroll(
           session_coordinator_id: null,
           session_since: null,
           lease_until: null,
-        }),
-      )
+        });
+      })
       .returning('id')
-      .executeTakeFirstOrThrow();
+      .executeTakeFirst();
+    // The transaction is undone with it, so that the token can still enrol a new device.
+    if (device === undefined) throw alreadyEnrolled(request.deviceIdentifier);
     const credential = createCredential(device.id);
     await transaction
       .updateTable('devices')

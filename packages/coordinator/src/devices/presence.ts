@@ -3,12 +3,17 @@ import { OctomilError } from '@octomil/shared/errors';
 import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { revoked } from './credential-check.js';
-import { checkLabels } from './enrollment.js';
+import { checkLabels, MAX_NAME_LENGTH } from './enrollment.js';
 import { storedCapabilities, storedSite } from './site-summary.js';
 
 export interface HeldEpoch {
   readonly deviceId: string;
   readonly epoch: number;
+}
+
+/** What a site says of itself now, in place of what it said before; what the organization wrote on its token wins. */
+function overlaid(labels: Readonly<Record<string, string>>): RawBuilder<string> {
+  return sql<string>`${JSON.stringify(labels)}::text::jsonb || enrolled_labels`;
 }
 
 /** Statements about who holds a device's session. Times are the database's. */
@@ -44,15 +49,15 @@ export class Presence {
       .set({
         session_epoch: sql`session_epoch + 1`,
         session_process_id: hello.processId,
-        session_host: hello.hostName,
+        session_host: hello.hostName.slice(0, MAX_NAME_LENGTH),
         session_coordinator_id: this.#coordinatorId,
         session_since: sql`now()`,
         lease_until: this.#leaseEnd(),
         last_seen_at: sql`now()`,
-        agent_version: hello.agentVersion,
+        agent_version: hello.agentVersion.slice(0, MAX_NAME_LENGTH),
         capabilities: JSON.stringify(storedCapabilities(hello.capabilities)),
         site: JSON.stringify(storedSite(hello.site)),
-        labels: sql`labels || ${JSON.stringify(labels)}::text::jsonb`,
+        labels: overlaid(labels),
       })
       .where('id', '=', deviceId)
       .where('status', '=', 'active')
@@ -139,7 +144,7 @@ export class Presence {
       .updateTable('devices')
       .set({
         site: JSON.stringify(storedSite(site)),
-        labels: sql`labels || ${JSON.stringify(site.labels)}::text::jsonb`,
+        labels: overlaid(site.labels),
       })
       .where('id', '=', deviceId)
       .execute();

@@ -161,13 +161,30 @@ test('enrolling an identifier again keeps the device, replaces its credential an
   const first = await enroll(await insertEnrollmentToken(database, organizationId), 'moved');
   const peer = new SessionPeer(client, first.credential);
   await peer.hello('process-a');
-  const second = await enroll(await insertEnrollmentToken(database, organizationId), 'moved');
+  const second = await enroll(
+    await insertEnrollmentToken(database, organizationId, { deviceIdentifier: 'moved' }),
+    'moved',
+  );
   expect(second.deviceId).toBe(first.deviceId);
   expect((await peer.next('superseded')).reason?.code).toBe('superseded');
   expect(await codeOf(new SessionPeer(client, first.credential).hello('process-a'))).toBe('authentication_failed');
   const renewed = new SessionPeer(client, second.credential);
   await renewed.hello('process-b');
   await renewed.close();
+});
+
+test('NUL in what a device says of itself is left out, in its enrolment and in its hello', async () => {
+  const token = await insertEnrollmentToken(database, organizationId);
+  const device = await enroll(token, 'nu\0l');
+  const peer = new SessionPeer(client, device.credential);
+  await peer.hello('process-a', { hostName: 'ward\0-7', site: { labels: { 're\0gion': 'nor\0th' } } });
+  const row = await database.kysely
+    .selectFrom('devices')
+    .selectAll()
+    .where('id', '=', device.deviceId)
+    .executeTakeFirstOrThrow();
+  expect(row).toMatchObject({ device_identifier: 'nul', session_host: 'ward-7', labels: { region: 'north' } });
+  await peer.close();
 });
 
 test('hello is answered by a welcome, epochs go up, and the device is online until its stream ends', async () => {

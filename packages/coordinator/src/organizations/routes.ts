@@ -16,6 +16,8 @@ const KeyBody = Type.Object({
 const Label = Type.String({ minLength: 1, maxLength: 200 });
 const TokenBody = Type.Object({
   labels: Type.Optional(Type.Record(Label, Type.String({ maxLength: 200 }), { maxProperties: 50 })),
+  /** The only device it enrols; needed for a device that exists already. */
+  device_identifier: Type.Optional(Type.String()),
   expires_in_seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 30 * 24 * 3600 })),
 });
 const DEFAULT_EXPIRY_SECONDS = 3600;
@@ -36,9 +38,17 @@ export function registerOrganizationRoutes(app: App, { database, keys, grpcUrl }
     const created = await createEnrollmentToken(database, organizationId, {
       labels: request.body.labels ?? {},
       expiresInSeconds: request.body.expires_in_seconds ?? DEFAULT_EXPIRY_SECONDS,
+      deviceIdentifier: request.body.device_identifier,
     });
-    const { id, token, labels, expiresAt } = created;
-    return reply.code(201).send({ id, token, labels, expires_at: expiresAt.toISOString(), grpc_address: grpcUrl() });
+    const { id, token, labels, deviceIdentifier, expiresAt } = created;
+    return reply.code(201).send({
+      id,
+      token,
+      labels,
+      device_identifier: deviceIdentifier,
+      expires_at: expiresAt.toISOString(),
+      grpc_address: grpcUrl(),
+    });
   });
 }
 

@@ -11,11 +11,11 @@ export async function insertOrganization(database: Database): Promise<string> {
   return id;
 }
 
-/** A one-time token; `expiresInMs` below zero makes an expired one. */
+/** A one-time token; `expiresInMs` below zero makes an expired one; `deviceIdentifier` binds it. */
 export async function insertEnrollmentToken(
   database: Database,
   organizationId: string,
-  { expiresInMs = 60_000, labels = {} as Record<string, string> } = {},
+  { expiresInMs = 60_000, labels = {} as Record<string, string>, deviceIdentifier = null as string | null } = {},
 ): Promise<string> {
   const token = `oet_${randomBytes(32).toString('base64url')}`;
   await database.kysely
@@ -25,6 +25,7 @@ export async function insertEnrollmentToken(
       organization_id: organizationId,
       token_hash: hashSecret(token),
       labels: JSON.stringify(labels),
+      device_identifier: deviceIdentifier,
       expires_at: new Date(Date.now() + expiresInMs),
       used_by_device_id: null,
     })

@@ -57,7 +57,11 @@ export class SessionPeer {
 
   async hello(
     processId: string,
-    more: { hostName?: string; inProgress?: { assignmentId: string; attempt: number }[] } = {},
+    more: {
+      hostName?: string;
+      inProgress?: { assignmentId: string; attempt: number }[];
+      site?: { labels: Record<string, string> };
+    } = {},
   ): Promise<Welcome> {
     this.say({ case: 'hello', value: { processId, agentVersion: '0.1.0', hostName: 'host-1', ...more } });
     const welcome = await Promise.race([this.next('welcome'), this.over]);
