@@ -114,6 +114,38 @@ test('questions about the columns beyond the allowed number are refused by their
     expect(bench.trainer.tasks).toHaveLength(2);
   }));
 
+test('training and evaluation ask by their target too: beyond the allowed number they are refused, but not what was described', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    const settings = { data_sets: { patients: 'patients.csv' }, policy: { ...OPEN_POLICY, max_questions: 1 } };
+    await (await bench.start(settings)).ready;
+    coordinator.assign({ ref: ref('a'), kind: 'describe', taskJson: JSON.stringify({ target: 'age>50' }) });
+    await coordinator.until(() => coordinator.of('report').length === 1);
+    const work = (id: string, kind: string, value: number) => {
+      const rule = { column: 'age', comparison: '>', value };
+      const featureSpec = { columns: [{ name: 'chol', missingMarkers: [0] }], target: { rule, missingMarkers: [] } };
+      const options = { epochs: 1, batchSize: 8, learningRate: 0.1, optimizer: 'sgd', seed: 1, proximalMu: 0 };
+      coordinator.assign({
+        ref: ref(id),
+        kind,
+        base: coordinator.addObject(Buffer.from('base')),
+        taskJson: JSON.stringify({ trainer: 'tfjs', architecture: {}, featureSpec, holdout: {}, options }),
+      });
+    };
+    work('b', 'evaluate', 50);
+    work('c', 'train', 50);
+    await coordinator.until(() => coordinator.of('report').length === 2 && coordinator.updates.has('c'));
+    work('d', 'evaluate', 51);
+    work('e', 'train', 51);
+    const refused = () =>
+      coordinator.of('assignmentAnswer').flatMap(({ answer }) => (answer.case === 'refused' ? [answer.value] : []));
+    await coordinator.until(() => refused().length === 2);
+    for (const problem of refused()) {
+      expect(problem).toMatchObject({ code: 'policy_denied', message: expect.stringContaining('max_questions') });
+    }
+    expect(bench.trainer.tasks.map(({ kind }) => kind)).toHaveLength(3);
+  }));
+
 test('statistics and evaluations are reported, and repeated from the journal without being made again', () =>
   onBench(async (bench) => {
     const { coordinator } = bench;

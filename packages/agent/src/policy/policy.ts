@@ -13,7 +13,7 @@ export interface Policy {
   readonly allow: readonly PolicyRule[];
   /**
    * Different questions about a data set's columns (another target, other markers, other exclusions) that are answered
-   * while its data stays the same. Default 8.
+   * while its data stays the same. Training and evaluation ask one too, unless their target was described. Default 8.
    */
   readonly maxQuestions?: number;
 }

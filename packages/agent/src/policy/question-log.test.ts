@@ -69,3 +69,31 @@ test('a damaged record answers nothing', async () => {
   await writeFile(join(folder, name), '{"answers"');
   await expect(log.answer('a', DIGEST, about(51), never)).rejects.toMatchObject({ code: 'policy_denied' });
 });
+
+test('work on a target that was never described counts as a question, once, also after a restart', async () => {
+  const log = new QuestionLog(folder, 2);
+  await log.answer('a', DIGEST, about(50), async () => '1');
+  await log.count('a', DIGEST, about(51));
+  await log.count('a', DIGEST, about(51));
+  const again = new QuestionLog(folder, 2);
+  await again.count('a', DIGEST, about(51));
+  const refusal = { code: 'policy_denied', details: { rule: 'max_questions_per_data_digest', limit: 2 } };
+  await expect(again.count('a', DIGEST, about(52))).rejects.toMatchObject(refusal);
+  await expect(again.count('a', DIGEST, { ...about(51), missingMarkers: { bp: [0] } })).rejects.toMatchObject(refusal);
+  await expect(again.answer('a', DIGEST, about(52), never)).rejects.toMatchObject(refusal);
+  await again.count('a', 'e'.repeat(64), about(52));
+});
+
+test('work on a target that was described is free, whatever markers were agreed on', async () => {
+  const log = new QuestionLog(folder, 1);
+  await log.answer('a', DIGEST, { ...about(50), exclude: ['x'] }, async () => '1');
+  await log.count('a', DIGEST, { ...about(50), missingMarkers: { chol: [0] } });
+  await new QuestionLog(folder, 1).count('a', DIGEST, about(50));
+});
+
+test('a description that failed makes no work free', async () => {
+  const log = new QuestionLog(folder, 1);
+  await expect(log.answer('a', DIGEST, about(50), never)).rejects.toMatchObject({ code: 'internal' });
+  await log.count('a', DIGEST, about(50));
+  await expect(log.count('a', DIGEST, about(51))).rejects.toMatchObject({ code: 'policy_denied' });
+});

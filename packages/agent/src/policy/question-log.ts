@@ -20,6 +20,10 @@ export interface DescribeQuestion {
 interface Asked {
   /** By question; null while the answer is being made. */
   readonly answers: Record<string, string | null>;
+  /** Hash of the target of each question in `answers`. */
+  readonly targets: Record<string, string>;
+  /** Questions that work on the rows asked: their metrics and updates answer them too. */
+  readonly worked: string[];
 }
 
 /**
@@ -54,9 +58,11 @@ export class QuestionLog {
     const hash = hashQuestion(question);
     const known = await this.#change(dataSet, digest, (asked) => {
       const before = asked.answers[hash];
-      const others = Object.keys(asked.answers).filter((other) => other !== hash).length;
-      if (before === undefined && others >= this.#maxQuestions) throw this.#tooMany(dataSet, others);
-      if (before === undefined) asked.answers[hash] = null;
+      if (before === undefined) {
+        this.#requireRoom(dataSet, asked);
+        asked.answers[hash] = null;
+        asked.targets[hash] = hashTarget(question.target);
+      }
       return before ?? null;
     });
     if (known !== null) return known;
@@ -65,7 +71,9 @@ export class QuestionLog {
       answer = await ask();
     } catch (error) {
       await this.#change(dataSet, digest, (asked) => {
-        if (asked.answers[hash] === null) delete asked.answers[hash];
+        if (asked.answers[hash] !== null) return;
+        delete asked.answers[hash];
+        delete asked.targets[hash];
       }).catch(() => undefined);
       throw error;
     }
@@ -77,8 +85,27 @@ export class QuestionLog {
     });
   }
 
-  #tooMany(dataSet: string, others: number): OctomilError {
-    return new OctomilError(
+  /**
+   * Counts the question that a training or an evaluation asks by its target and markers. Free where the target was
+   * described, whatever the markers: the agreed ones are derived from the answers, so they are seldom those asked with.
+   *
+   * @param digest of the data set as it is now
+   * @throws OctomilError `policy_denied` naming the rule when too many others were answered
+   */
+  async count(dataSet: string, digest: string, question: DescribeQuestion): Promise<void> {
+    const hash = hashQuestion(question);
+    const target = hashTarget(question.target);
+    await this.#change(dataSet, digest, (asked) => {
+      if (Object.values(asked.targets).includes(target) || asked.worked.includes(hash)) return;
+      this.#requireRoom(dataSet, asked);
+      asked.worked.push(hash);
+    });
+  }
+
+  #requireRoom(dataSet: string, { answers, worked }: Asked): void {
+    const others = Object.keys(answers).length + worked.length;
+    if (others < this.#maxQuestions) return;
+    throw new OctomilError(
       'policy_denied',
       `rule ${RULE}: ${others} different questions about the columns of data set "${dataSet}" were answered and this site allows ${this.#maxQuestions} ` +
         "while its data stays as it is; ask one of them again, or have the site's owner raise max_questions in the agent's policy",
@@ -91,7 +118,7 @@ export class QuestionLog {
     const result = this.#inTurn.then(async () => {
       const path = join(this.#folder, `${sha256Of(JSON.stringify([dataSet, digest]))}.json`);
       const before = await readFile(path, 'utf8').catch((error: unknown) => {
-        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '{"answers":{}}';
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '{"answers":{},"targets":{},"worked":[]}';
         throw error;
       });
       const asked = parse(before, path);
@@ -112,7 +139,10 @@ export class QuestionLog {
 function parse(text: string, path: string): Asked {
   try {
     const asked = JSON.parse(text) as Partial<Asked>;
-    if (typeof asked.answers === 'object' && asked.answers !== null) return { answers: { ...asked.answers } };
+    const { answers, targets = {}, worked = [] } = asked;
+    if (typeof answers === 'object' && answers !== null) {
+      return { answers: { ...answers }, targets: { ...targets }, worked: [...worked] };
+    }
   } catch {}
   throw new OctomilError(
     'policy_denied',
@@ -130,6 +160,10 @@ function hashQuestion({ target, missingMarkers, exclude }: DescribeQuestion): st
     .sort(([a], [b]) => (a < b ? -1 : 1));
   const left = [...new Set((exclude ?? []).map(fold))].sort();
   return sha256Of(JSON.stringify({ version: 1, target: sorted(target), markers, exclude: left }));
+}
+
+function hashTarget(target: unknown): string {
+  return sha256Of(JSON.stringify(sorted(target)));
 }
 
 function sorted(value: unknown): unknown {

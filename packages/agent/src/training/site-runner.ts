@@ -1,17 +1,17 @@
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { readFile, rm, stat } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Assignment } from '@octomil/proto';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
-import type { Trainer, TrainResult } from '@octomil/shared/training';
+import type { Trainer } from '@octomil/shared/training';
 import type { AuditLog } from '../audit/audit-log.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import type { UploadVerdict } from '../connection/http-transfers.js';
 import type { BaseStore } from '../models/base-store.js';
 import { decide } from '../policy/policy.js';
 import type { QuestionLog } from '../policy/question-log.js';
+import { questionOfSpec } from '../policy/spec-question.js';
 import {
   type AssignmentKey,
   type Journal,
@@ -22,6 +22,7 @@ import {
 } from '../state/journal.js';
 import type { AssignmentRunner, Line } from './assignments.js';
 import { outgoingProblem } from './outgoing-problem.js';
+import { isWhole, pendingUpload } from './pending-upload.js';
 import { ProgressThrottle, repeatUntilStopped, trainStep } from './progress.js';
 import { chooseDataSet, parseTaskJson, readsData, type TaskJson, toTrainerTask } from './task.js';
 import { type Uploader, uploadParts } from './upload.js';
@@ -35,7 +36,7 @@ export interface SiteRunnerOptions {
   readonly trainer: Trainer;
   readonly uploader: Uploader;
   readonly audit: Pick<AuditLog, 'record'>;
-  readonly questions: Pick<QuestionLog, 'answer'>;
+  readonly questions: Pick<QuestionLog, 'answer' | 'count'>;
   /** Of a data set as it is now. @throws OctomilError `data_unreadable` when it cannot be read */
   readonly digestOf: (dataSet: string) => Promise<string>;
   readonly clock: Clock;
@@ -241,9 +242,9 @@ export class SiteRunner implements AssignmentRunner {
         basePath: held?.path ?? '',
         outputPath: this.#updatePath(key),
       });
+      const { questions, digestOf } = this.#options;
+      const dataSet = context.dataSet ?? '';
       if (task.kind === 'describe') {
-        const { questions, digestOf } = this.#options;
-        const dataSet = context.dataSet ?? '';
         const statistics = await questions.answer(dataSet, await digestOf(dataSet), task, async () =>
           JSON.stringify(await trainer.run(task, { signal })),
         );
@@ -256,6 +257,8 @@ export class SiteRunner implements AssignmentRunner {
         });
         return { kind: 'reported', json: statistics };
       }
+      const question = 'featureSpec' in task ? questionOfSpec(task.featureSpec) : undefined;
+      if (question !== undefined) await questions.count(dataSet, await digestOf(dataSet), question);
       if (task.kind === 'evaluate') {
         const metrics = await trainer.run(task, { signal });
         await audit.record({ ...audited, kind: 'evaluation', details: { metrics } });
@@ -380,37 +383,6 @@ function auditOf(key: AssignmentKey, { federation, model, roundNumber, dataSet, 
   return { assignmentId: key.assignmentId, federation, model, round: roundNumber, dataSet, rule };
 }
 
-function pendingUpload(
-  key: AssignmentKey,
-  context: WorkContext,
-  format: string,
-  result: TrainResult,
-  deadlineAtMs: number,
-  elapsedMs: number,
-): PendingUpload {
-  const { update, sampleCount, trainLoss, evaluation, steps, backend } = result;
-  return {
-    state: 'upload',
-    key,
-    context,
-    format,
-    path: update.path,
-    sizeBytes: update.sizeBytes,
-    sha256: update.sha256,
-    sampleCount,
-    metricsJson: JSON.stringify({ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000 }),
-    deadlineAtMs,
-  };
-}
-
 function sha256Of(text: string): string {
   return createHash('sha256').update(text).digest('hex');
-}
-
-async function isWhole({ path, sizeBytes, sha256 }: PendingUpload): Promise<boolean> {
-  const found = await stat(path).catch(() => undefined);
-  if (found?.size !== sizeBytes) return false;
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: 1_048_576 })) hash.update(chunk as Buffer);
-  return hash.digest('hex') === sha256;
 }
