@@ -47,15 +47,28 @@ export function detectDialect(source: DataSource): CsvDialect {
   if (names === undefined || (!whole && records.length < 2)) {
     throw new OctomilError('data_unreadable', `${source.path}: the header line is longer than ${SAMPLE_BYTES} bytes`);
   }
-  if (names.every((name) => numberOfText(name) !== undefined || isMissingText(name))) {
+  if (looksLikeData(names, delimiter)) {
     throw new OctomilError(
       'data_unreadable',
-      `${source.path}: the first line holds numbers, not column names; put a header line above the data`,
+      `${source.path}: the first line holds numbers, not column names, so the file seems to have no header; put a header line above the data`,
     );
   }
   const decimalSeparator = source.decimalSeparator ?? (delimiter === ',' ? '.' : detectDecimal(records.slice(1)));
   return { delimiter, encoding, decimalSeparator, names };
 }
+
+/**
+ * Whether a first line is a row of data, whose cells would leave the site as column names: half of the cells that are
+ * not empty are numbers, or one is a number with decimals. A few whole numbers, such as years, do name columns.
+ */
+function looksLikeData(names: readonly string[], delimiter: string): boolean {
+  const filled = names.filter((name) => !isMissingText(name)).map((name) => withPoint(name, delimiter));
+  const numbers = filled.filter((name) => numberOfText(name) !== undefined);
+  return numbers.length * 2 >= filled.length || numbers.some((name) => name.includes('.'));
+}
+
+/** A decimal comma as a point, where the comma does not separate cells. */
+const withPoint = (cell: string, delimiter: string) => (delimiter === ',' ? cell : cell.replace(/(\d),(\d)/, '$1.$2'));
 
 function readSample(path: string): { bytes: Uint8Array; whole: boolean } {
   const buffer = Buffer.alloc(SAMPLE_BYTES);

@@ -179,12 +179,26 @@ test.each([
   ['an empty file', () => write(''), 'is empty'],
   ['white space only', () => write('\n\n'), 'is empty'],
   ['no header', () => write('1,2\n3,4\n'), 'not column names'],
+  ['a patient for a header', () => write('63,male,145,1\n67,female,160,0\n'), 'seems to have no header'],
+  ['a patient with one decimal', () => write('male,white,2.3,north\nfemale,black,1.5,south\n'), 'not column names'],
+  ['a patient with a decimal comma', () => write('m;w;2,3;n\nf;b;1,5;s\n'), 'not column names'],
+  ['a patient with gaps', () => write('?,male,145,\n67,female,160,0\n'), 'not column names'],
   ['no such file', () => join(folder, 'nothing.csv'), 'no such file'],
   ['an unknown ending', () => write('a,b\n', '.xlsx'), 'no format'],
 ])('%s', async (_, make, reason) => {
   const error = await failure(openTable({ path: make() }));
   expect(error.code).toBe('data_unreadable');
   expect(error.reason).toContain(reason);
+});
+
+test.each([
+  ['a year among names', 'country,region,2019\nA,B,5\n', ['country', 'region', '2019']],
+  ['an unnamed first column', ',age,sex\n0,63,m\n', ['unnamed_1', 'age', 'sex']],
+  ['names with digits', 'v1.5,x2,3d\n1,2,3\n', ['v1_5', 'x2', '3d']],
+])('%s is a header', async (_, text, keys) => {
+  const reader = await openTable({ path: write(text) });
+  expect(reader.columns.map(({ key }) => key)).toEqual(keys);
+  reader.close();
 });
 
 test('a folder, and a header without rows', async () => {
