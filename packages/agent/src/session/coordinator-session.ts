@@ -59,10 +59,11 @@ function isSlow(problem: OctomilError, inUse: number): boolean {
 const ADVICE: Readonly<Record<string, string>> = {
   credential_in_use:
     'another agent uses this device credential; if the state folder was copied, remove it there and enrol that machine with a token of its own',
-  device_revoked: 'this device was revoked at the coordinator; enrol again with a new enrolment token',
+  device_revoked:
+    'this device was revoked at the coordinator; enrol again with a token made for it (octomil enroll --device NAME)',
 };
 const CREDENTIAL_ADVICE =
-  "the coordinator does not accept this device's credential; enrol again with a new enrolment token (set enrollment_token)";
+  "the coordinator does not accept this device's credential; enrol again with a token made for it (octomil enroll --device NAME; set enrollment_token)";
 
 /** Keeps the agent in session: enrols once, connects, and connects again for as long as it runs. */
 export class CoordinatorSession {

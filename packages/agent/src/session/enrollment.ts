@@ -10,8 +10,13 @@ import { AGENT_VERSION } from '../version.js';
 
 const ENROLL_TIMEOUT_MS = 15_000;
 
-/** Codes after which the same token will never work. */
-const SPENT: ReadonlySet<string> = new Set(['enrollment_token_invalid', 'enrollment_token_used', 'token_expired']);
+/** Codes after which the same token will never work; `conflict`: the device exists, and the token was not made for it. */
+const SPENT: ReadonlySet<string> = new Set([
+  'enrollment_token_invalid',
+  'enrollment_token_used',
+  'token_expired',
+  'conflict',
+]);
 
 /** True when only a new enrolment token (or another configuration) can help. */
 export function isEnrollmentRefusal(error: OctomilError): boolean {
