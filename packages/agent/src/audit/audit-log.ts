@@ -1,4 +1,5 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 
@@ -78,7 +79,7 @@ export class AuditLog {
       } catch (error) {
         const problem = new OctomilError(
           'insufficient_storage',
-          `the audit log ${this.#path} cannot be written (${(error as NodeJS.ErrnoException).code}); nothing leaves this site until it can`,
+          `the audit log ${basename(this.#path)} in the state folder cannot be written (${(error as NodeJS.ErrnoException).code}); nothing leaves this site until it can`,
           { cause: error },
         );
         for (const { reject } of batch) reject(problem);

@@ -5,6 +5,7 @@ import { fromProblem } from '../connection/problem.js';
 import type { IncomingEvent, OutgoingEvent, SessionDelegate, SessionLink } from '../session/session-link.js';
 import { type AssignmentKey, type Journal, keyText, type Outcome, type PendingUpload } from '../state/journal.js';
 import { Answers, answerOf, failureOf } from './answers.js';
+import { outgoingProblem } from './outgoing-problem.js';
 import { STOPPING, Work } from './work.js';
 
 /** Does the work of one assignment; the manager says what becomes of it. */
@@ -214,7 +215,8 @@ export class Assignments implements SessionDelegate, Line {
         return;
       }
       const cancelled = work.signal.aborted && work.signal.reason instanceof OctomilError;
-      const problem = toOctomilError(cancelled ? work.signal.reason : thrown, 'training_failed');
+      // What fails outside the runner's own handling leaves in the same form.
+      const problem = outgoingProblem(toOctomilError(cancelled ? work.signal.reason : thrown, 'training_failed'), []);
       outcome = {
         kind: cancelled && problem.code !== 'request_timeout' ? 'cancelled' : 'failed',
         problem: problem.toBody(),
