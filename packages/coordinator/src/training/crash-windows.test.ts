@@ -88,7 +88,11 @@ for (const kind of TEST_DATABASES) {
       const never: TrainingAggregator = {
         ...inlineAggregator,
         aggregate: (_job, signal) =>
-          new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason))),
+          new Promise((_, reject) => {
+            // The engine may be stopped before it comes to aggregating.
+            if (signal?.aborted) reject(signal.reason);
+            signal?.addEventListener('abort', () => reject(signal.reason));
+          }),
       };
       const first = await on.engine({ aggregator: never });
       const devices = [await on.device('a'), await on.device('b')];
