@@ -215,7 +215,7 @@ export async function answer(engine: TrainingEngine, deviceId: string, name: str
 }
 
 /** Waits for something that happens by itself, in turns of the event loop. */
-export async function until(condition: () => Promise<boolean>, turns = 2_000): Promise<void> {
+export async function until(condition: () => Promise<boolean>, turns = 10_000): Promise<void> {
   for (let turn = 0; turn < turns; turn += 1) {
     if (await condition()) return;
     await new Promise((resolve) => setTimeout(resolve, 2));
