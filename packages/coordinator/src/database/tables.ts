@@ -61,6 +61,12 @@ export interface DevicesTable {
   site: Json<JsonObject>;
   agent_version: string | null;
   status: 'active' | 'revoked';
+  /** `shared`: registered with the organization's key, as published clients do; a federation may refuse those. */
+  identity: Generated<'enrolled' | 'shared'>;
+  /** What a published client says of its machine (`platform`, `os_version`, `battery_pct` …). */
+  facts: ColumnType<JsonObject, string | undefined, string>;
+  /** Inventory that a published client reports; agents report rows of `device_models`. */
+  installed: ColumnType<JsonObject, string | undefined, string>;
   session_epoch: Generated<number>;
   /** Random per agent process; null while no session holds the device. */
   session_process_id: string | null;
@@ -86,6 +92,17 @@ export interface FederationMembersTable {
   federation_id: string;
   organization_id: string;
   status: 'invited' | 'active';
+  invited_by: string | null;
+  joined_at: NullableTimestamp;
+  created_at: Timestamp;
+}
+
+/** A model of one member that the whole federation may read and train. */
+export interface FederationModelsTable {
+  federation_id: string;
+  model_id: string;
+  /** The organization that shared it: its owner. */
+  shared_by: string;
   created_at: Timestamp;
 }
 
@@ -105,7 +122,8 @@ export interface ModelsTable {
   created_at: Timestamp;
 }
 
-export type VersionStatus = 'draft' | 'published' | 'deprecated';
+/** `converting`: formats that were asked for do not exist yet, so it cannot be published. */
+export type VersionStatus = 'converting' | 'draft' | 'published' | 'deprecated';
 
 export interface VersionsTable {
   id: string;
@@ -122,8 +140,164 @@ export interface VersionsTable {
   /** Base, strategy, participants' digests, rounds, backend, feature spec hash. */
   lineage: Json<JsonObject>;
   metrics: Json<JsonObject>;
+  /** `key:<id>` or `session:<id>`; null for versions made before it was kept. */
+  created_by: string | null;
   created_at: Timestamp;
   published_at: NullableTimestamp;
+}
+
+export type ConversionState = 'pending' | 'running' | 'ready' | 'failed';
+
+/** One format that a version was asked for. Its bytes are the artifact of the same format, once `ready`. */
+export interface ConversionsTable {
+  version_id: string;
+  format: string;
+  state: ConversionState;
+  attempt: Generated<number>;
+  reason_code: string | null;
+  reason: string | null;
+  /** Which coordinator converts, and until when it may be believed to. */
+  owner: string | null;
+  owner_until: NullableTimestamp;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export type RolloutState = 'draft' | 'active' | 'paused' | 'completed' | 'rolling_back' | 'rolled_back' | 'failed';
+
+/**
+ * A staged deployment. A device should run the version of the newest rollout of a model that is active, paused or
+ * completed, whose selector it matches and in whose share it is: `(placement + placement_offset) mod 1 < share_ratio`.
+ * Taking a rollout back is therefore one change of its state.
+ */
+export interface RolloutsTable {
+  id: Generated<number>;
+  organization_id: string;
+  model_id: string;
+  version_id: string;
+  /** What most devices ran when it started: the reference of metric gates. Null when it was the first. */
+  previous_version_id: string | null;
+  state: RolloutState;
+  /** 0 to 1, as all ratios here; REST speaks of percentages. */
+  share_ratio: number;
+  initial_ratio: number;
+  target_ratio: number;
+  increment_ratio: number;
+  /** Null: it is advanced by hand. */
+  advance_every_seconds: number | null;
+  placement_offset: number;
+  selector: Json<JsonObject>;
+  gates: Json<JsonObject>;
+  /** Goes up with every growth of the share. */
+  stage: Generated<number>;
+  stage_started_at: NullableTimestamp;
+  next_stage_at: NullableTimestamp;
+  /** A later rollout is completed at 100 % without a selector: this one can never decide again. */
+  covered: Generated<boolean>;
+  reason_code: string | null;
+  reason: string | null;
+  created_by: string;
+  created_at: Timestamp;
+  started_at: NullableTimestamp;
+  finished_at: NullableTimestamp;
+  updated_at: Timestamp;
+}
+
+export interface RolloutHistoryTable {
+  id: Generated<number>;
+  rollout_id: number;
+  from_state: RolloutState | null;
+  to_state: RolloutState;
+  from_ratio: number | null;
+  to_ratio: number;
+  reason_code: string | null;
+  reason: string | null;
+  /** `key:<id>` or `coordinator`. */
+  actor: string;
+  created_at: Timestamp;
+}
+
+/** `waiting`: downloaded, but the device's own rules (battery, hours, disk) hold the activation back. */
+export type DeviceModelState = 'pending' | 'downloading' | 'waiting' | 'active' | 'failed' | 'removed';
+
+/** What a device last said of one model. What it should run is computed, never stored. */
+export interface DeviceModelsTable {
+  device_id: string;
+  model_id: string;
+  /** The rollout that asked for `version_id`. */
+  rollout_id: number | null;
+  /** What it is to run, as far as it knows. */
+  version_id: string | null;
+  active_version_id: string | null;
+  previous_version_id: string | null;
+  state: DeviceModelState;
+  reason_code: string | null;
+  reason: string | null;
+  /** `DeviceModelHealth` of `version_id` since its activation. */
+  health: ColumnType<JsonObject, string | undefined, string>;
+  /** When `state` or `version_id` last changed. */
+  changed_at: Timestamp;
+  reported_at: Timestamp;
+}
+
+export interface DeviceGroupsTable {
+  id: string;
+  organization_id: string;
+  name: string;
+  description: string;
+  created_at: Timestamp;
+}
+
+export interface DeviceGroupMembersTable {
+  group_id: string;
+  device_id: string;
+  added_at: Timestamp;
+}
+
+/** Short-lived access token and the refresh token that buys the next pair. Hashes only. */
+export interface DeviceTokensTable {
+  id: string;
+  device_id: string;
+  access_hash: string;
+  refresh_hash: string;
+  scopes: Json<string[]>;
+  access_ttl_seconds: number;
+  access_expires_at: Timestamp;
+  refresh_expires_at: Timestamp;
+  /** The pair that its refresh bought; a second use of the same refresh token revokes the whole chain. */
+  replaced_by: string | null;
+  reason: string | null;
+  created_at: Timestamp;
+  revoked_at: NullableTimestamp;
+}
+
+/** Who changed what, from where. Never updated, never deleted by the product. */
+export interface AuditEntriesTable {
+  id: Generated<number>;
+  organization_id: string;
+  /** `key:<id>`, `device:<id>` or `coordinator`. */
+  actor: string;
+  /** Such as `POST /api/v1/models` or `rollout.rolled_back`. */
+  action: string;
+  /** Such as `models/<id>`. */
+  resource: string;
+  details: ColumnType<JsonObject, string | undefined, string>;
+  remote_address: string | null;
+  request_id: string | null;
+  created_at: Timestamp;
+}
+
+/** The answer to a POST under its `Idempotency-Key`; without `status` it is still being worked on. */
+export interface IdempotencyKeysTable {
+  organization_id: string;
+  caller: string;
+  key: string;
+  route: string;
+  request_hash: string;
+  status: number | null;
+  body: string | null;
+  locked_until: Timestamp;
+  created_at: Timestamp;
 }
 
 export interface ArtifactsTable {
@@ -327,4 +501,14 @@ export interface Tables {
   checkpoints: CheckpointsTable;
   session_events: SessionEventsTable;
   site_statistics: SiteStatisticsTable;
+  federation_models: FederationModelsTable;
+  conversions: ConversionsTable;
+  rollouts: RolloutsTable;
+  rollout_history: RolloutHistoryTable;
+  device_models: DeviceModelsTable;
+  device_groups: DeviceGroupsTable;
+  device_group_members: DeviceGroupMembersTable;
+  device_tokens: DeviceTokensTable;
+  audit_entries: AuditEntriesTable;
+  idempotency_keys: IdempotencyKeysTable;
 }

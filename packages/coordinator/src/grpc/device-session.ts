@@ -232,6 +232,7 @@ export class DeviceSession implements HeldSession {
         return say.cancelled(key, error.toBody());
       case 'assignmentFailure':
       case 'siteSummary':
+      case 'observedState':
       case 'hello':
       case 'leaseRenewal':
       case undefined:
@@ -312,6 +313,7 @@ export class DeviceSession implements HeldSession {
       case 'hello':
         throw new OctomilError('invalid_input', 'Hello is said once, at the start of a session');
       case 'leaseRenewal':
+      case 'observedState':
       case undefined:
         // A newer agent may say what this coordinator does not know.
         return;
@@ -391,6 +393,7 @@ function keyOf({ event }: SessionRequest): AssignmentKey | undefined {
     case 'hello':
     case 'leaseRenewal':
     case 'siteSummary':
+    case 'observedState':
     case undefined:
       return undefined;
   }

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file octomil/v1/agent.proto.
  */
 export const file_octomil_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChZvY3RvbWlsL3YxL2FnZW50LnByb3RvEgpvY3RvbWlsLnYxIsEBCg1FbnJvbGxSZXF1ZXN0EhgKEGVucm9sbG1lbnRfdG9rZW4YASABKAkSGQoRZGV2aWNlX2lkZW50aWZpZXIYAiABKAkSNQoGbGFiZWxzGAMgAygLMiUub2N0b21pbC52MS5FbnJvbGxSZXF1ZXN0LkxhYmVsc0VudHJ5EhUKDWFnZW50X3ZlcnNpb24YBCABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJQCg5FbnJvbGxSZXNwb25zZRIRCglkZXZpY2VfaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEhIKCmNyZWRlbnRpYWwYAyABKAki4AMKDlNlc3Npb25SZXF1ZXN0Eg0KBWVwb2NoGAEgASgEEiIKBWhlbGxvGAIgASgLMhEub2N0b21pbC52MS5IZWxsb0gAEjEKDWxlYXNlX3JlbmV3YWwYAyABKAsyGC5vY3RvbWlsLnYxLkxlYXNlUmVuZXdhbEgAEjkKEWFzc2lnbm1lbnRfYW5zd2VyGAQgASgLMhwub2N0b21pbC52MS5Bc3NpZ25tZW50QW5zd2VySAASKAoIcHJvZ3Jlc3MYBSABKAsyFC5vY3RvbWlsLnYxLlByb2dyZXNzSAASMQoNaW5saW5lX3VwZGF0ZRgGIAEoCzIYLm9jdG9taWwudjEuSW5saW5lVXBkYXRlSAASMwoOdGlja2V0X3JlcXVlc3QYByABKAsyGS5vY3RvbWlsLnYxLlRpY2tldFJlcXVlc3RIABIkCgZyZXBvcnQYCCABKAsyEi5vY3RvbWlsLnYxLlJlcG9ydEgAEjsKEmFzc2lnbm1lbnRfZmFpbHVyZRgJIAEoCzIdLm9jdG9taWwudjEuQXNzaWdubWVudEZhaWx1cmVIABIvCgxzaXRlX3N1bW1hcnkYCiABKAsyFy5vY3RvbWlsLnYxLlNpdGVTdW1tYXJ5SABCBwoFZXZlbnQi4AEKBUhlbGxvEhUKDWFnZW50X3ZlcnNpb24YASABKAkSEgoKcHJvY2Vzc19pZBgCIAEoCRISCgpsYXN0X2Vwb2NoGAMgASgEEhEKCWhvc3RfbmFtZRgEIAEoCRIuCgxjYXBhYmlsaXRpZXMYBSABKAsyGC5vY3RvbWlsLnYxLkNhcGFiaWxpdGllcxIlCgRzaXRlGAYgASgLMhcub2N0b21pbC52MS5TaXRlU3VtbWFyeRIuCgtpbl9wcm9ncmVzcxgHIAMoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZiKhAQoMQ2FwYWJpbGl0aWVzEhAKCHBsYXRmb3JtGAEgASgJEhQKDGFyY2hpdGVjdHVyZRgCIAEoCRIRCgljcHVfY291bnQYAyABKA0SFAoMbWVtb3J5X2J5dGVzGAQgASgEEhQKDG5vZGVfdmVyc2lvbhgFIAEoCRIQCgh0cmFpbmVycxgGIAMoCRIYChBjb21wdXRlX2JhY2tlbmRzGAcgAygJIs4BCgtTaXRlU3VtbWFyeRIzCgZsYWJlbHMYASADKAsyIy5vY3RvbWlsLnYxLlNpdGVTdW1tYXJ5LkxhYmVsc0VudHJ5Ei0KCWRhdGFfc2V0cxgCIAMoCzIaLm9jdG9taWwudjEuRGF0YVNldFN1bW1hcnkSLAoMcG9saWN5X3J1bGVzGAMgAygLMhYub2N0b21pbC52MS5Qb2xpY3lSdWxlGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiYgoORGF0YVNldFN1bW1hcnkSDAoEbmFtZRgBIAEoCRIRCglyb3dfY291bnQYAiABKAQSDgoGZm9ybWF0GAMgASgJEg4KBmRpZ2VzdBgEIAEoCRIPCgdwcm9ibGVtGAUgASgJIlIKClBvbGljeVJ1bGUSDAoEbmFtZRgBIAEoCRITCgtmZWRlcmF0aW9ucxgCIAMoCRIOCgZtb2RlbHMYAyADKAkSEQoJZGF0YV9zZXRzGAQgAygJIj4KDExlYXNlUmVuZXdhbBIuCgtpbl9wcm9ncmVzcxgBIAMoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZiI3Cg1Bc3NpZ25tZW50UmVmEhUKDWFzc2lnbm1lbnRfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDSKdAQoQQXNzaWdubWVudEFuc3dlchItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEigKCGFjY2VwdGVkGAIgASgLMhQub2N0b21pbC52MS5BY2NlcHRlZEgAEiYKB3JlZnVzZWQYAyABKAsyEy5vY3RvbWlsLnYxLlByb2JsZW1IAEIICgZhbnN3ZXIiCgoIQWNjZXB0ZWQiPgoHUHJvYmxlbRIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSFAoMZGV0YWlsc19qc29uGAMgASgJIoYBCghQcm9ncmVzcxItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEg0KBXBoYXNlGAIgASgJEhEKCWNvbXBsZXRlZBgDIAEoBBINCgV0b3RhbBgEIAEoBBIRCgRsb3NzGAUgASgBSACIAQFCBwoFX2xvc3MiRgoMSW5saW5lVXBkYXRlEigKBmhlYWRlchgBIAEoCzIYLm9jdG9taWwudjEuVXBkYXRlSGVhZGVyEgwKBGRhdGEYAiABKAwinQEKDFVwZGF0ZUhlYWRlchItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEg4KBmZvcm1hdBgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEg4KBnNoYTI1NhgEIAEoCRIUCgxzYW1wbGVfY291bnQYBSABKAQSFAoMbWV0cmljc19qc29uGAYgASgJIjkKDVRpY2tldFJlcXVlc3QSKAoGaGVhZGVyGAEgASgLMhgub2N0b21pbC52MS5VcGRhdGVIZWFkZXIiRQoGUmVwb3J0Ei0KCmFzc2lnbm1lbnQYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSDAoEanNvbhgCIAEoCSJoChFBc3NpZ25tZW50RmFpbHVyZRItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEiQKB3Byb2JsZW0YAiABKAsyEy5vY3RvbWlsLnYxLlByb2JsZW0irwMKD1Nlc3Npb25SZXNwb25zZRImCgd3ZWxjb21lGAEgASgLMhMub2N0b21pbC52MS5XZWxjb21lSAASMQoNbGVhc2VfcmVuZXdlZBgCIAEoCzIYLm9jdG9taWwudjEuTGVhc2VSZW5ld2VkSAASLAoKYXNzaWdubWVudBgDIAEoCzIWLm9jdG9taWwudjEuQXNzaWdubWVudEgAEj8KFGFzc2lnbm1lbnRfY2FuY2VsbGVkGAQgASgLMh8ub2N0b21pbC52MS5Bc3NpZ25tZW50Q2FuY2VsbGVkSAASMwoOdXBkYXRlX3ZlcmRpY3QYBSABKAsyGS5vY3RvbWlsLnYxLlVwZGF0ZVZlcmRpY3RIABIxCg11cGxvYWRfdGlja2V0GAYgASgLMhgub2N0b21pbC52MS5VcGxvYWRUaWNrZXRIABIsCgpzdXBlcnNlZGVkGAcgASgLMhYub2N0b21pbC52MS5TdXBlcnNlZGVkSAASMwoOcHJvYmxlbV9ub3RpY2UYCCABKAsyGS5vY3RvbWlsLnYxLlByb2JsZW1Ob3RpY2VIAEIHCgVldmVudCLCAQoHV2VsY29tZRINCgVlcG9jaBgBIAEoBBIRCglkZXZpY2VfaWQYAiABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAMgASgJEhAKCGxlYXNlX21zGAQgASgNEhYKDnJlbmV3X2V2ZXJ5X21zGAUgASgNEh8KF2lubGluZV91cGRhdGVfbWF4X2J5dGVzGAYgASgEEhQKDHRyYW5zZmVyX3VybBgHIAEoCRIbChNjb29yZGluYXRvcl92ZXJzaW9uGAggASgJIiAKDExlYXNlUmVuZXdlZBIQCghsZWFzZV9tcxgBIAEoDSLJAgoKQXNzaWdubWVudBImCgNyZWYYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSDAoEa2luZBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEhAKCHJvdW5kX2lkGAQgASgJEhQKDHJvdW5kX251bWJlchgFIAEoDRIUCgx0b3RhbF9yb3VuZHMYBiABKA0SEgoKZmVkZXJhdGlvbhgHIAEoCRISCgptb2RlbF9uYW1lGAggASgJEhAKCGRhdGFfc2V0GAkgASgJEhMKC2RlYWRsaW5lX21zGAogASgEEhYKDm5vX3Byb2dyZXNzX21zGAsgASgEEiIKBGJhc2UYDCABKAsyFC5vY3RvbWlsLnYxLk1vZGVsUmVmEhUKDXVwZGF0ZV9mb3JtYXQYDSABKAkSEQoJdGFza19qc29uGA4gASgJIi4KCE1vZGVsUmVmEg4KBnNoYTI1NhgBIAEoCRISCgpzaXplX2J5dGVzGAIgASgEImkKE0Fzc2lnbm1lbnRDYW5jZWxsZWQSLQoKYXNzaWdubWVudBgBIAEoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZhIjCgZyZWFzb24YAiABKAsyEy5vY3RvbWlsLnYxLlByb2JsZW0inAEKDVVwZGF0ZVZlcmRpY3QSLQoKYXNzaWdubWVudBgBIAEoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZhIoCghhY2NlcHRlZBgCIAEoCzIULm9jdG9taWwudjEuQWNjZXB0ZWRIABInCghyZWplY3RlZBgDIAEoCzITLm9jdG9taWwudjEuUHJvYmxlbUgAQgkKB3ZlcmRpY3QiuwEKDFVwbG9hZFRpY2tldBItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEhEKCXRpY2tldF9pZBgCIAEoCRINCgV0b2tlbhgDIAEoCRIXCg9wYXJ0X3NpemVfYnl0ZXMYBCABKAQSEgoKcGFydF9jb3VudBgFIAEoDRIWCg5yZWNlaXZlZF9wYXJ0cxgGIAMoDRIVCg1leHBpcmVzX2luX21zGAcgASgEIjEKClN1cGVyc2VkZWQSIwoGcmVhc29uGAEgASgLMhMub2N0b21pbC52MS5Qcm9ibGVtImQKDVByb2JsZW1Ob3RpY2USLQoKYXNzaWdubWVudBgBIAEoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZhIkCgdwcm9ibGVtGAIgASgLMhMub2N0b21pbC52MS5Qcm9ibGVtIksKFERvd25sb2FkTW9kZWxSZXF1ZXN0EiMKBW1vZGVsGAEgASgLMhQub2N0b21pbC52MS5Nb2RlbFJlZhIOCgZvZmZzZXQYAiABKAQiNQoVRG93bmxvYWRNb2RlbFJlc3BvbnNlEg4KBm9mZnNldBgBIAEoBBIMCgRkYXRhGAIgASgMInAKE1VwbG9hZFVwZGF0ZVJlcXVlc3QSKgoGaGVhZGVyGAEgASgLMhgub2N0b21pbC52MS5VcGxvYWRIZWFkZXJIABIiCgVjaHVuaxgCIAEoCzIRLm9jdG9taWwudjEuQ2h1bmtIAEIJCgdjb250ZW50IjAKDFVwbG9hZEhlYWRlchIRCgl0aWNrZXRfaWQYASABKAkSDQoFdG9rZW4YAiABKAkiJQoFQ2h1bmsSDgoGb2Zmc2V0GAEgASgEEgwKBGRhdGEYAiABKAwiLgoUVXBsb2FkVXBkYXRlUmVzcG9uc2USFgoOcmVjZWl2ZWRfYnl0ZXMYASABKAQyxAIKDEFnZW50U2VydmljZRI/CgZFbnJvbGwSGS5vY3RvbWlsLnYxLkVucm9sbFJlcXVlc3QaGi5vY3RvbWlsLnYxLkVucm9sbFJlc3BvbnNlEkYKB1Nlc3Npb24SGi5vY3RvbWlsLnYxLlNlc3Npb25SZXF1ZXN0Ghsub2N0b21pbC52MS5TZXNzaW9uUmVzcG9uc2UoATABElYKDURvd25sb2FkTW9kZWwSIC5vY3RvbWlsLnYxLkRvd25sb2FkTW9kZWxSZXF1ZXN0GiEub2N0b21pbC52MS5Eb3dubG9hZE1vZGVsUmVzcG9uc2UwARJTCgxVcGxvYWRVcGRhdGUSHy5vY3RvbWlsLnYxLlVwbG9hZFVwZGF0ZVJlcXVlc3QaIC5vY3RvbWlsLnYxLlVwbG9hZFVwZGF0ZVJlc3BvbnNlKAFiBnByb3RvMw");
+  fileDesc("ChZvY3RvbWlsL3YxL2FnZW50LnByb3RvEgpvY3RvbWlsLnYxIsEBCg1FbnJvbGxSZXF1ZXN0EhgKEGVucm9sbG1lbnRfdG9rZW4YASABKAkSGQoRZGV2aWNlX2lkZW50aWZpZXIYAiABKAkSNQoGbGFiZWxzGAMgAygLMiUub2N0b21pbC52MS5FbnJvbGxSZXF1ZXN0LkxhYmVsc0VudHJ5EhUKDWFnZW50X3ZlcnNpb24YBCABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJQCg5FbnJvbGxSZXNwb25zZRIRCglkZXZpY2VfaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEhIKCmNyZWRlbnRpYWwYAyABKAkilQQKDlNlc3Npb25SZXF1ZXN0Eg0KBWVwb2NoGAEgASgEEiIKBWhlbGxvGAIgASgLMhEub2N0b21pbC52MS5IZWxsb0gAEjEKDWxlYXNlX3JlbmV3YWwYAyABKAsyGC5vY3RvbWlsLnYxLkxlYXNlUmVuZXdhbEgAEjkKEWFzc2lnbm1lbnRfYW5zd2VyGAQgASgLMhwub2N0b21pbC52MS5Bc3NpZ25tZW50QW5zd2VySAASKAoIcHJvZ3Jlc3MYBSABKAsyFC5vY3RvbWlsLnYxLlByb2dyZXNzSAASMQoNaW5saW5lX3VwZGF0ZRgGIAEoCzIYLm9jdG9taWwudjEuSW5saW5lVXBkYXRlSAASMwoOdGlja2V0X3JlcXVlc3QYByABKAsyGS5vY3RvbWlsLnYxLlRpY2tldFJlcXVlc3RIABIkCgZyZXBvcnQYCCABKAsyEi5vY3RvbWlsLnYxLlJlcG9ydEgAEjsKEmFzc2lnbm1lbnRfZmFpbHVyZRgJIAEoCzIdLm9jdG9taWwudjEuQXNzaWdubWVudEZhaWx1cmVIABIvCgxzaXRlX3N1bW1hcnkYCiABKAsyFy5vY3RvbWlsLnYxLlNpdGVTdW1tYXJ5SAASMwoOb2JzZXJ2ZWRfc3RhdGUYCyABKAsyGS5vY3RvbWlsLnYxLk9ic2VydmVkU3RhdGVIAEIHCgVldmVudCLgAQoFSGVsbG8SFQoNYWdlbnRfdmVyc2lvbhgBIAEoCRISCgpwcm9jZXNzX2lkGAIgASgJEhIKCmxhc3RfZXBvY2gYAyABKAQSEQoJaG9zdF9uYW1lGAQgASgJEi4KDGNhcGFiaWxpdGllcxgFIAEoCzIYLm9jdG9taWwudjEuQ2FwYWJpbGl0aWVzEiUKBHNpdGUYBiABKAsyFy5vY3RvbWlsLnYxLlNpdGVTdW1tYXJ5Ei4KC2luX3Byb2dyZXNzGAcgAygLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmIqEBCgxDYXBhYmlsaXRpZXMSEAoIcGxhdGZvcm0YASABKAkSFAoMYXJjaGl0ZWN0dXJlGAIgASgJEhEKCWNwdV9jb3VudBgDIAEoDRIUCgxtZW1vcnlfYnl0ZXMYBCABKAQSFAoMbm9kZV92ZXJzaW9uGAUgASgJEhAKCHRyYWluZXJzGAYgAygJEhgKEGNvbXB1dGVfYmFja2VuZHMYByADKAkizgEKC1NpdGVTdW1tYXJ5EjMKBmxhYmVscxgBIAMoCzIjLm9jdG9taWwudjEuU2l0ZVN1bW1hcnkuTGFiZWxzRW50cnkSLQoJZGF0YV9zZXRzGAIgAygLMhoub2N0b21pbC52MS5EYXRhU2V0U3VtbWFyeRIsCgxwb2xpY3lfcnVsZXMYAyADKAsyFi5vY3RvbWlsLnYxLlBvbGljeVJ1bGUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJiCg5EYXRhU2V0U3VtbWFyeRIMCgRuYW1lGAEgASgJEhEKCXJvd19jb3VudBgCIAEoBBIOCgZmb3JtYXQYAyABKAkSDgoGZGlnZXN0GAQgASgJEg8KB3Byb2JsZW0YBSABKAkiUgoKUG9saWN5UnVsZRIMCgRuYW1lGAEgASgJEhMKC2ZlZGVyYXRpb25zGAIgAygJEg4KBm1vZGVscxgDIAMoCRIRCglkYXRhX3NldHMYBCADKAkiPgoMTGVhc2VSZW5ld2FsEi4KC2luX3Byb2dyZXNzGAEgAygLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmIjcKDUFzc2lnbm1lbnRSZWYSFQoNYXNzaWdubWVudF9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNIp0BChBBc3NpZ25tZW50QW5zd2VyEi0KCmFzc2lnbm1lbnQYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSKAoIYWNjZXB0ZWQYAiABKAsyFC5vY3RvbWlsLnYxLkFjY2VwdGVkSAASJgoHcmVmdXNlZBgDIAEoCzITLm9jdG9taWwudjEuUHJvYmxlbUgAQggKBmFuc3dlciIKCghBY2NlcHRlZCI+CgdQcm9ibGVtEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRIUCgxkZXRhaWxzX2pzb24YAyABKAkihgEKCFByb2dyZXNzEi0KCmFzc2lnbm1lbnQYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSDQoFcGhhc2UYAiABKAkSEQoJY29tcGxldGVkGAMgASgEEg0KBXRvdGFsGAQgASgEEhEKBGxvc3MYBSABKAFIAIgBAUIHCgVfbG9zcyJGCgxJbmxpbmVVcGRhdGUSKAoGaGVhZGVyGAEgASgLMhgub2N0b21pbC52MS5VcGRhdGVIZWFkZXISDAoEZGF0YRgCIAEoDCKdAQoMVXBkYXRlSGVhZGVyEi0KCmFzc2lnbm1lbnQYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSDgoGZm9ybWF0GAIgASgJEhIKCnNpemVfYnl0ZXMYAyABKAQSDgoGc2hhMjU2GAQgASgJEhQKDHNhbXBsZV9jb3VudBgFIAEoBBIUCgxtZXRyaWNzX2pzb24YBiABKAkiOQoNVGlja2V0UmVxdWVzdBIoCgZoZWFkZXIYASABKAsyGC5vY3RvbWlsLnYxLlVwZGF0ZUhlYWRlciJFCgZSZXBvcnQSLQoKYXNzaWdubWVudBgBIAEoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZhIMCgRqc29uGAIgASgJImgKEUFzc2lnbm1lbnRGYWlsdXJlEi0KCmFzc2lnbm1lbnQYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSJAoHcHJvYmxlbRgCIAEoCzITLm9jdG9taWwudjEuUHJvYmxlbSKbBAoPU2Vzc2lvblJlc3BvbnNlEiYKB3dlbGNvbWUYASABKAsyEy5vY3RvbWlsLnYxLldlbGNvbWVIABIxCg1sZWFzZV9yZW5ld2VkGAIgASgLMhgub2N0b21pbC52MS5MZWFzZVJlbmV3ZWRIABIsCgphc3NpZ25tZW50GAMgASgLMhYub2N0b21pbC52MS5Bc3NpZ25tZW50SAASPwoUYXNzaWdubWVudF9jYW5jZWxsZWQYBCABKAsyHy5vY3RvbWlsLnYxLkFzc2lnbm1lbnRDYW5jZWxsZWRIABIzCg51cGRhdGVfdmVyZGljdBgFIAEoCzIZLm9jdG9taWwudjEuVXBkYXRlVmVyZGljdEgAEjEKDXVwbG9hZF90aWNrZXQYBiABKAsyGC5vY3RvbWlsLnYxLlVwbG9hZFRpY2tldEgAEiwKCnN1cGVyc2VkZWQYByABKAsyFi5vY3RvbWlsLnYxLlN1cGVyc2VkZWRIABIzCg5wcm9ibGVtX25vdGljZRgIIAEoCzIZLm9jdG9taWwudjEuUHJvYmxlbU5vdGljZUgAEjEKDWRlc2lyZWRfc3RhdGUYCSABKAsyGC5vY3RvbWlsLnYxLkRlc2lyZWRTdGF0ZUgAEjcKEG9ic2VydmVkX3JlY2VpcHQYCiABKAsyGy5vY3RvbWlsLnYxLk9ic2VydmVkUmVjZWlwdEgAQgcKBWV2ZW50IsIBCgdXZWxjb21lEg0KBWVwb2NoGAEgASgEEhEKCWRldmljZV9pZBgCIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAyABKAkSEAoIbGVhc2VfbXMYBCABKA0SFgoOcmVuZXdfZXZlcnlfbXMYBSABKA0SHwoXaW5saW5lX3VwZGF0ZV9tYXhfYnl0ZXMYBiABKAQSFAoMdHJhbnNmZXJfdXJsGAcgASgJEhsKE2Nvb3JkaW5hdG9yX3ZlcnNpb24YCCABKAkiIAoMTGVhc2VSZW5ld2VkEhAKCGxlYXNlX21zGAEgASgNIskCCgpBc3NpZ25tZW50EiYKA3JlZhgBIAEoCzIZLm9jdG9taWwudjEuQXNzaWdubWVudFJlZhIMCgRraW5kGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSEAoIcm91bmRfaWQYBCABKAkSFAoMcm91bmRfbnVtYmVyGAUgASgNEhQKDHRvdGFsX3JvdW5kcxgGIAEoDRISCgpmZWRlcmF0aW9uGAcgASgJEhIKCm1vZGVsX25hbWUYCCABKAkSEAoIZGF0YV9zZXQYCSABKAkSEwoLZGVhZGxpbmVfbXMYCiABKAQSFgoObm9fcHJvZ3Jlc3NfbXMYCyABKAQSIgoEYmFzZRgMIAEoCzIULm9jdG9taWwudjEuTW9kZWxSZWYSFQoNdXBkYXRlX2Zvcm1hdBgNIAEoCRIRCgl0YXNrX2pzb24YDiABKAkiLgoITW9kZWxSZWYSDgoGc2hhMjU2GAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAQiaQoTQXNzaWdubWVudENhbmNlbGxlZBItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEiMKBnJlYXNvbhgCIAEoCzITLm9jdG9taWwudjEuUHJvYmxlbSKcAQoNVXBkYXRlVmVyZGljdBItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEigKCGFjY2VwdGVkGAIgASgLMhQub2N0b21pbC52MS5BY2NlcHRlZEgAEicKCHJlamVjdGVkGAMgASgLMhMub2N0b21pbC52MS5Qcm9ibGVtSABCCQoHdmVyZGljdCK7AQoMVXBsb2FkVGlja2V0Ei0KCmFzc2lnbm1lbnQYASABKAsyGS5vY3RvbWlsLnYxLkFzc2lnbm1lbnRSZWYSEQoJdGlja2V0X2lkGAIgASgJEg0KBXRva2VuGAMgASgJEhcKD3BhcnRfc2l6ZV9ieXRlcxgEIAEoBBISCgpwYXJ0X2NvdW50GAUgASgNEhYKDnJlY2VpdmVkX3BhcnRzGAYgAygNEhUKDWV4cGlyZXNfaW5fbXMYByABKAQiMQoKU3VwZXJzZWRlZBIjCgZyZWFzb24YASABKAsyEy5vY3RvbWlsLnYxLlByb2JsZW0iZAoNUHJvYmxlbU5vdGljZRItCgphc3NpZ25tZW50GAEgASgLMhkub2N0b21pbC52MS5Bc3NpZ25tZW50UmVmEiQKB3Byb2JsZW0YAiABKAsyEy5vY3RvbWlsLnYxLlByb2JsZW0iSAoMRGVzaXJlZFN0YXRlEg4KBmRpZ2VzdBgBIAEoCRIoCgZtb2RlbHMYAiADKAsyGC5vY3RvbWlsLnYxLkRlc2lyZWRNb2RlbCKtAQoMRGVzaXJlZE1vZGVsEhAKCG1vZGVsX2lkGAEgASgJEhIKCm1vZGVsX25hbWUYAiABKAkSEgoKdmVyc2lvbl9pZBgDIAEoCRIPCgd2ZXJzaW9uGAQgASgJEhIKCnJvbGxvdXRfaWQYBSABKAQSKgoJYXJ0aWZhY3RzGAYgAygLMhcub2N0b21pbC52MS5BcnRpZmFjdFJlZhISCgphY3RpdmF0aW9uGAcgASgJIlQKC0FydGlmYWN0UmVmEg4KBmZvcm1hdBgBIAEoCRIRCglmaWxlX25hbWUYAiABKAkSDgoGc2hhMjU2GAMgASgJEhIKCnNpemVfYnl0ZXMYBCABKAQiOgoNT2JzZXJ2ZWRTdGF0ZRIpCgZtb2RlbHMYASADKAsyGS5vY3RvbWlsLnYxLk9ic2VydmVkTW9kZWwiywEKDU9ic2VydmVkTW9kZWwSEAoIbW9kZWxfaWQYASABKAkSEgoKdmVyc2lvbl9pZBgCIAEoCRISCgpyb2xsb3V0X2lkGAMgASgEEg0KBXN0YXRlGAQgASgJEhkKEWFjdGl2ZV92ZXJzaW9uX2lkGAUgASgJEhsKE3ByZXZpb3VzX3ZlcnNpb25faWQYBiABKAkSJAoHcHJvYmxlbRgHIAEoCzITLm9jdG9taWwudjEuUHJvYmxlbRITCgtoZWFsdGhfanNvbhgIIAEoCSIRCg9PYnNlcnZlZFJlY2VpcHQiSwoURG93bmxvYWRNb2RlbFJlcXVlc3QSIwoFbW9kZWwYASABKAsyFC5vY3RvbWlsLnYxLk1vZGVsUmVmEg4KBm9mZnNldBgCIAEoBCI1ChVEb3dubG9hZE1vZGVsUmVzcG9uc2USDgoGb2Zmc2V0GAEgASgEEgwKBGRhdGEYAiABKAwicAoTVXBsb2FkVXBkYXRlUmVxdWVzdBIqCgZoZWFkZXIYASABKAsyGC5vY3RvbWlsLnYxLlVwbG9hZEhlYWRlckgAEiIKBWNodW5rGAIgASgLMhEub2N0b21pbC52MS5DaHVua0gAQgkKB2NvbnRlbnQiMAoMVXBsb2FkSGVhZGVyEhEKCXRpY2tldF9pZBgBIAEoCRINCgV0b2tlbhgCIAEoCSIlCgVDaHVuaxIOCgZvZmZzZXQYASABKAQSDAoEZGF0YRgCIAEoDCIuChRVcGxvYWRVcGRhdGVSZXNwb25zZRIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBDLEAgoMQWdlbnRTZXJ2aWNlEj8KBkVucm9sbBIZLm9jdG9taWwudjEuRW5yb2xsUmVxdWVzdBoaLm9jdG9taWwudjEuRW5yb2xsUmVzcG9uc2USRgoHU2Vzc2lvbhIaLm9jdG9taWwudjEuU2Vzc2lvblJlcXVlc3QaGy5vY3RvbWlsLnYxLlNlc3Npb25SZXNwb25zZSgBMAESVgoNRG93bmxvYWRNb2RlbBIgLm9jdG9taWwudjEuRG93bmxvYWRNb2RlbFJlcXVlc3QaIS5vY3RvbWlsLnYxLkRvd25sb2FkTW9kZWxSZXNwb25zZTABElMKDFVwbG9hZFVwZGF0ZRIfLm9jdG9taWwudjEuVXBsb2FkVXBkYXRlUmVxdWVzdBogLm9jdG9taWwudjEuVXBsb2FkVXBkYXRlUmVzcG9uc2UoAWIGcHJvdG8z");
 
 /**
  * @generated from message octomil.v1.EnrollRequest
@@ -152,6 +152,14 @@ export type SessionRequest = Message<"octomil.v1.SessionRequest"> & {
      */
     value: SiteSummary;
     case: "siteSummary";
+  } | {
+    /**
+     * What the device runs, whenever it changes and in full at the start of a session. Answered ObservedReceipt.
+     *
+     * @generated from field: octomil.v1.ObservedState observed_state = 11;
+     */
+    value: ObservedState;
+    case: "observedState";
   } | { case: undefined; value?: undefined };
 };
 
@@ -721,6 +729,20 @@ export type SessionResponse = Message<"octomil.v1.SessionResponse"> & {
      */
     value: ProblemNotice;
     case: "problemNotice";
+  } | {
+    /**
+     * Everything the device should run: after Welcome, and again whenever it differs from what was said last.
+     *
+     * @generated from field: octomil.v1.DesiredState desired_state = 9;
+     */
+    value: DesiredState;
+    case: "desiredState";
+  } | {
+    /**
+     * @generated from field: octomil.v1.ObservedReceipt observed_receipt = 10;
+     */
+    value: ObservedReceipt;
+    case: "observedReceipt";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1071,6 +1093,213 @@ export const ProblemNoticeSchema: GenMessage<ProblemNotice> = /*@__PURE__*/
   messageDesc(file_octomil_v1_agent, 28);
 
 /**
+ * Level-triggered: the whole of it, not a change. A model that is not named is no longer wanted.
+ *
+ * @generated from message octomil.v1.DesiredState
+ */
+export type DesiredState = Message<"octomil.v1.DesiredState"> & {
+  /**
+   * Equal content has an equal digest, so that an agent need not compare.
+   *
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * @generated from field: repeated octomil.v1.DesiredModel models = 2;
+   */
+  models: DesiredModel[];
+};
+
+/**
+ * Describes the message octomil.v1.DesiredState.
+ * Use `create(DesiredStateSchema)` to create a new message.
+ */
+export const DesiredStateSchema: GenMessage<DesiredState> = /*@__PURE__*/
+  messageDesc(file_octomil_v1_agent, 29);
+
+/**
+ * @generated from message octomil.v1.DesiredModel
+ */
+export type DesiredModel = Message<"octomil.v1.DesiredModel"> & {
+  /**
+   * @generated from field: string model_id = 1;
+   */
+  modelId: string;
+
+  /**
+   * @generated from field: string model_name = 2;
+   */
+  modelName: string;
+
+  /**
+   * @generated from field: string version_id = 3;
+   */
+  versionId: string;
+
+  /**
+   * @generated from field: string version = 4;
+   */
+  version: string;
+
+  /**
+   * The rollout that decided; 0 when none did.
+   *
+   * @generated from field: uint64 rollout_id = 5;
+   */
+  rolloutId: bigint;
+
+  /**
+   * @generated from field: repeated octomil.v1.ArtifactRef artifacts = 6;
+   */
+  artifacts: ArtifactRef[];
+
+  /**
+   * "immediate", "when_idle" or "manual".
+   *
+   * @generated from field: string activation = 7;
+   */
+  activation: string;
+};
+
+/**
+ * Describes the message octomil.v1.DesiredModel.
+ * Use `create(DesiredModelSchema)` to create a new message.
+ */
+export const DesiredModelSchema: GenMessage<DesiredModel> = /*@__PURE__*/
+  messageDesc(file_octomil_v1_agent, 30);
+
+/**
+ * @generated from message octomil.v1.ArtifactRef
+ */
+export type ArtifactRef = Message<"octomil.v1.ArtifactRef"> & {
+  /**
+   * "safetensors", "model.json", "onnx" …
+   *
+   * @generated from field: string format = 1;
+   */
+  format: string;
+
+  /**
+   * Harmless as a name in a folder: no separators.
+   *
+   * @generated from field: string file_name = 2;
+   */
+  fileName: string;
+
+  /**
+   * @generated from field: string sha256 = 3;
+   */
+  sha256: string;
+
+  /**
+   * @generated from field: uint64 size_bytes = 4;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message octomil.v1.ArtifactRef.
+ * Use `create(ArtifactRefSchema)` to create a new message.
+ */
+export const ArtifactRefSchema: GenMessage<ArtifactRef> = /*@__PURE__*/
+  messageDesc(file_octomil_v1_agent, 31);
+
+/**
+ * @generated from message octomil.v1.ObservedState
+ */
+export type ObservedState = Message<"octomil.v1.ObservedState"> & {
+  /**
+   * @generated from field: repeated octomil.v1.ObservedModel models = 1;
+   */
+  models: ObservedModel[];
+};
+
+/**
+ * Describes the message octomil.v1.ObservedState.
+ * Use `create(ObservedStateSchema)` to create a new message.
+ */
+export const ObservedStateSchema: GenMessage<ObservedState> = /*@__PURE__*/
+  messageDesc(file_octomil_v1_agent, 32);
+
+/**
+ * @generated from message octomil.v1.ObservedModel
+ */
+export type ObservedModel = Message<"octomil.v1.ObservedModel"> & {
+  /**
+   * @generated from field: string model_id = 1;
+   */
+  modelId: string;
+
+  /**
+   * What it works towards, or runs: the version and rollout of the desired state it acts on.
+   *
+   * @generated from field: string version_id = 2;
+   */
+  versionId: string;
+
+  /**
+   * @generated from field: uint64 rollout_id = 3;
+   */
+  rolloutId: bigint;
+
+  /**
+   * "pending", "downloading", "waiting", "active", "failed" or "removed".
+   *
+   * @generated from field: string state = 4;
+   */
+  state: string;
+
+  /**
+   * @generated from field: string active_version_id = 5;
+   */
+  activeVersionId: string;
+
+  /**
+   * Kept for an instant way back.
+   *
+   * @generated from field: string previous_version_id = 6;
+   */
+  previousVersionId: string;
+
+  /**
+   * Why it failed or waits.
+   *
+   * @generated from field: octomil.v1.Problem problem = 7;
+   */
+  problem?: Problem | undefined;
+
+  /**
+   * JSON DeviceModelHealth of the active version since its activation; empty when there is nothing to say.
+   *
+   * @generated from field: string health_json = 8;
+   */
+  healthJson: string;
+};
+
+/**
+ * Describes the message octomil.v1.ObservedModel.
+ * Use `create(ObservedModelSchema)` to create a new message.
+ */
+export const ObservedModelSchema: GenMessage<ObservedModel> = /*@__PURE__*/
+  messageDesc(file_octomil_v1_agent, 33);
+
+/**
+ * The observed state that was said before it is durable.
+ *
+ * @generated from message octomil.v1.ObservedReceipt
+ */
+export type ObservedReceipt = Message<"octomil.v1.ObservedReceipt"> & {
+};
+
+/**
+ * Describes the message octomil.v1.ObservedReceipt.
+ * Use `create(ObservedReceiptSchema)` to create a new message.
+ */
+export const ObservedReceiptSchema: GenMessage<ObservedReceipt> = /*@__PURE__*/
+  messageDesc(file_octomil_v1_agent, 34);
+
+/**
  * @generated from message octomil.v1.DownloadModelRequest
  */
 export type DownloadModelRequest = Message<"octomil.v1.DownloadModelRequest"> & {
@@ -1090,7 +1319,7 @@ export type DownloadModelRequest = Message<"octomil.v1.DownloadModelRequest"> & 
  * Use `create(DownloadModelRequestSchema)` to create a new message.
  */
 export const DownloadModelRequestSchema: GenMessage<DownloadModelRequest> = /*@__PURE__*/
-  messageDesc(file_octomil_v1_agent, 29);
+  messageDesc(file_octomil_v1_agent, 35);
 
 /**
  * @generated from message octomil.v1.DownloadModelResponse
@@ -1112,7 +1341,7 @@ export type DownloadModelResponse = Message<"octomil.v1.DownloadModelResponse"> 
  * Use `create(DownloadModelResponseSchema)` to create a new message.
  */
 export const DownloadModelResponseSchema: GenMessage<DownloadModelResponse> = /*@__PURE__*/
-  messageDesc(file_octomil_v1_agent, 30);
+  messageDesc(file_octomil_v1_agent, 36);
 
 /**
  * @generated from message octomil.v1.UploadUpdateRequest
@@ -1141,7 +1370,7 @@ export type UploadUpdateRequest = Message<"octomil.v1.UploadUpdateRequest"> & {
  * Use `create(UploadUpdateRequestSchema)` to create a new message.
  */
 export const UploadUpdateRequestSchema: GenMessage<UploadUpdateRequest> = /*@__PURE__*/
-  messageDesc(file_octomil_v1_agent, 31);
+  messageDesc(file_octomil_v1_agent, 37);
 
 /**
  * @generated from message octomil.v1.UploadHeader
@@ -1163,7 +1392,7 @@ export type UploadHeader = Message<"octomil.v1.UploadHeader"> & {
  * Use `create(UploadHeaderSchema)` to create a new message.
  */
 export const UploadHeaderSchema: GenMessage<UploadHeader> = /*@__PURE__*/
-  messageDesc(file_octomil_v1_agent, 32);
+  messageDesc(file_octomil_v1_agent, 38);
 
 /**
  * @generated from message octomil.v1.Chunk
@@ -1185,7 +1414,7 @@ export type Chunk = Message<"octomil.v1.Chunk"> & {
  * Use `create(ChunkSchema)` to create a new message.
  */
 export const ChunkSchema: GenMessage<Chunk> = /*@__PURE__*/
-  messageDesc(file_octomil_v1_agent, 33);
+  messageDesc(file_octomil_v1_agent, 39);
 
 /**
  * @generated from message octomil.v1.UploadUpdateResponse
@@ -1202,7 +1431,7 @@ export type UploadUpdateResponse = Message<"octomil.v1.UploadUpdateResponse"> & 
  * Use `create(UploadUpdateResponseSchema)` to create a new message.
  */
 export const UploadUpdateResponseSchema: GenMessage<UploadUpdateResponse> = /*@__PURE__*/
-  messageDesc(file_octomil_v1_agent, 34);
+  messageDesc(file_octomil_v1_agent, 40);
 
 /**
  * @generated from service octomil.v1.AgentService

@@ -1,0 +1,1 @@
+export type { DeviceModelHealth } from './device-model-health.js';
