@@ -6,11 +6,13 @@ import { join } from 'node:path';
 const ALLOWED = {
   proto: [],
   shared: ['proto'],
-  sdk: ['shared'],
+  inference: ['shared'],
+  // Local prediction; the root of the SDK stays REST only.
+  sdk: ['shared', 'inference'],
   agent: ['proto', 'shared'],
-  coordinator: ['proto', 'shared'],
-  cli: ['proto', 'shared', 'sdk', 'agent', 'coordinator'],
-  bench: ['proto', 'shared', 'sdk', 'agent', 'coordinator', 'cli'],
+  coordinator: ['proto', 'shared', 'inference'],
+  cli: ['proto', 'shared', 'inference', 'sdk', 'agent', 'coordinator'],
+  bench: ['proto', 'shared', 'inference', 'sdk', 'agent', 'coordinator', 'cli'],
 };
 /** These doors open without the packages named: they are imported by processes that must stay small, or by browsers. */
 const LIGHT_DOORS = {

@@ -1,0 +1,10 @@
+export type {
+  ChatMessage,
+  EngineDescription,
+  FinishReason,
+  GenerationEngine,
+  GenerationEvent,
+  GenerationRequest,
+  ResponseFormat,
+  TokenUsage,
+} from './engine.js';
