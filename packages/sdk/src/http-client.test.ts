@@ -63,10 +63,87 @@ test('does not wait a Retry-After of more than a minute', async () => {
   expect(coordinator.requests).toHaveLength(1);
 });
 
-test.each([500, 502, 504])('never repeats a POST after %i: it may have been carried out', async (status) => {
-  coordinator.json(status, {});
-  expect((await failure(http.json('POST', '/models', { json: {} }))).status).toBe(status);
+test('a POST is repeated under one Idempotency-Key, and the next POST has another', async () => {
+  coordinator.json(502, {}).next((_request, response) => response.destroy());
+  coordinator.json(504, {}).json(201, { id: 1 }).json(201, { id: 2 });
+  await http.json('POST', '/models', { json: {} });
+  await http.json('POST', '/models', { json: {} });
+  const keys = coordinator.requests.map(({ headers }) => headers['idempotency-key']);
+  expect(keys[0]).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  expect(new Set(keys.slice(0, 4)).size).toBe(1);
+  expect(keys[4]).not.toBe(keys[0]);
+});
+
+test('waits for the first sending of a key that is still being carried out', async () => {
+  coordinator.json(409, { code: 'conflict', message: 'in progress' }, { 'retry-after': '1' }).json(201, { id: 1 });
+  await expect(http.json('POST', '/models', { json: {} })).resolves.toEqual({ id: 1 });
+  expect(coordinator.waitsMs).toEqual([1000]);
+});
+
+test('never repeats a POST after 500: it was carried out, and failed', async () => {
+  coordinator.json(500, {});
+  expect((await failure(http.json('POST', '/models', { json: {} }))).status).toBe(500);
   expect(coordinator.requests).toHaveLength(1);
+});
+
+test.each([502, 504])('without keys, never repeats a POST after %i: it may have been carried out', async (status) => {
+  const { apiBase, timing } = coordinator;
+  const keyless = new HttpClient({ apiKey: 'edg_test', apiBase, timing, idempotencyKeys: false });
+  coordinator.json(status, {});
+  expect((await failure(keyless.json('POST', '/models', { json: {} }))).status).toBe(status);
+  expect(coordinator.requests).toHaveLength(1);
+  expect(coordinator.requests[0]?.headers).not.toHaveProperty('idempotency-key');
+});
+
+test('a token provider is asked once, and again after a 401; a second refusal is the answer', async () => {
+  const refused: (string | undefined)[] = [];
+  const { apiBase, timing } = coordinator;
+  const tokens = ['oda_1', 'oda_2', 'oda_3'];
+  const client = new HttpClient({
+    apiBase,
+    timing,
+    authTokenProvider: (old) => {
+      refused.push(old);
+      return tokens[refused.length - 1] ?? '';
+    },
+  });
+  const unauthorized = { code: 'token_expired', message: 'expired' };
+  coordinator
+    .json(200, {})
+    .json(401, unauthorized)
+    .json(200, { ok: 1 })
+    .json(401, unauthorized)
+    .json(401, unauthorized);
+  await client.json('GET', '/models');
+  await expect(client.json('POST', '/models', { json: {} })).resolves.toEqual({ ok: 1 });
+  expect(await failure(client.json('GET', '/models'))).toMatchObject({ code: 'token_expired', status: 401 });
+  expect(refused).toEqual([undefined, 'oda_1', 'oda_2']);
+  expect(coordinator.requests.map(({ headers }) => headers.authorization)).toEqual(
+    ['oda_1', 'oda_1', 'oda_2', 'oda_2', 'oda_3'].map((token) => `Bearer ${token}`),
+  );
+  expect(coordinator.waitsMs).toEqual([]);
+});
+
+test('what a token provider throws is the cause of the failure', async () => {
+  const authTokenProvider = () => Promise.reject(new TypeError('no keychain'));
+  const error = await failure(new HttpClient({ apiBase: coordinator.apiBase, authTokenProvider }).json('GET', '/x'));
+  expect(error).toMatchObject({ code: 'authentication_failed', cause: expect.objectContaining({ name: 'TypeError' }) });
+});
+
+test.each([
+  ['http://10.0.0.7:8000/api/v1', 1],
+  ['http://127.0.0.1.example.com/api/v1', 1],
+  ['https://octomil.example/api/v1', 0],
+  ['http://localhost:8000/api/v1', 0],
+  ['http://[::1]:8000/api/v1', 0],
+])('a key over %s warns %i times', async (apiBase, times) => {
+  const warnings: string[] = [];
+  const answer = () => Promise.resolve(new Response('{}'));
+  const onWarning = (message: string) => warnings.push(message);
+  const client = new HttpClient({ apiKey: 'edg_test', apiBase, fetch: answer, onWarning });
+  await client.json('GET', '/models');
+  await client.json('GET', '/models');
+  expect(warnings).toHaveLength(times);
 });
 
 test('never repeats what the code says is final, whatever the status', async () => {
@@ -100,7 +177,7 @@ test.each([
   expect(await failure(http.json('GET', '/models'))).toMatchObject({ code, status });
 });
 
-test('an answer that breaks off in the middle is asked for again, unless asking is doing', async () => {
+test('an answer that breaks off in the middle is asked for again, under the same key', async () => {
   const cut = () =>
     coordinator.next((_request, response) => {
       response.writeHead(200, { 'content-length': '100' });
@@ -110,8 +187,11 @@ test('an answer that breaks off in the middle is asked for again, unless asking 
   coordinator.json(200, { ok: 1 });
   await expect(http.json('GET', '/models')).resolves.toEqual({ ok: 1 });
   cut();
-  expect((await failure(http.json('POST', '/models', { json: {} }))).code).toBe('network_unavailable');
-  expect(coordinator.requests.map(({ method }) => method)).toEqual(['GET', 'GET', 'POST']);
+  coordinator.json(201, { ok: 2 });
+  await expect(http.json('POST', '/models', { json: {} })).resolves.toEqual({ ok: 2 });
+  const [, , first, second] = coordinator.requests.map(({ headers }) => headers['idempotency-key']);
+  expect(first).toBeDefined();
+  expect(second).toBe(first);
 });
 
 test('says where no coordinator answers, after trying again', async () => {

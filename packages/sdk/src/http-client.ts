@@ -1,5 +1,12 @@
 import { errorFromAnswer, OctomilClientError } from './client-error.js';
-import { type ClientOptions, type ResolvedOptions, resolveOptions } from './client-options.js';
+import {
+  type ClientOptions,
+  checkedToken,
+  plainTextWarning,
+  type ResolvedOptions,
+  resolveOptions,
+} from './client-options.js';
+import { readWhole } from './read-whole.js';
 
 export interface RequestOptions {
   readonly query?: Readonly<Record<string, string | number | boolean | undefined>>;
@@ -13,6 +20,8 @@ export interface RequestOptions {
   readonly timeoutMs?: number;
   /** 1 where the caller has its own way of trying again. */
   readonly maxAttempts?: number;
+  /** Of a POST. Default: a random one per call, the same over its retries. */
+  readonly idempotencyKey?: string;
 }
 
 const FIRST_DELAY_MS = 250;
@@ -23,6 +32,8 @@ const LONGEST_RETRY_AFTER_SECONDS = 60;
 /** HTTP as the coordinator speaks it: bearer key, JSON, typed errors, retries that cannot do a thing twice. */
 export class HttpClient {
   readonly #options: ResolvedOptions;
+  #token: Promise<string> | undefined;
+  #warned = false;
 
   constructor(options: ClientOptions) {
     this.#options = resolveOptions(options);
@@ -30,6 +41,10 @@ export class HttpClient {
 
   get apiBase(): string {
     return this.#options.apiBase;
+  }
+
+  get orgId(): string | undefined {
+    return this.#options.orgId;
   }
 
   get timing(): ResolvedOptions['timing'] {
@@ -69,20 +84,62 @@ export class HttpClient {
   /**
    * The answer, once its head is there and its status is below 400.
    *
-   * A GET, PUT or DELETE is tried again after 429, 502, 503, 504, a lost connection or a timeout. A POST only when it
-   * cannot have been carried out: 429, 503, or a connection that was never made. Waits double from 250 ms to 10 s,
-   * with full jitter, or last as long as `Retry-After` says.
+   * Tried again after 429, 502, 503, 504, a lost connection or a timeout. A POST carries an `Idempotency-Key`, under which
+   * the coordinator does it once; without one (an absolute URL, `idempotencyKeys: false`) it is repeated only when it cannot
+   * have been carried out: 429, 503, or a connection that was never made. Waits double from 250 ms to 10 s, with jitter,
+   * or last as long as `Retry-After` says.
    *
    * @throws OctomilClientError as `json`
    */
   async send(method: string, path: string, options: RequestOptions = {}): Promise<Response> {
+    return this.#send(method, path, this.#withKey(method, path, options));
+  }
+
+  async #send(method: string, path: string, options: RequestOptions): Promise<Response> {
     const maxAttempts = options.maxAttempts ?? this.#options.maxAttempts;
+    let refreshed = false;
     for (let attempt = 1; ; attempt++) {
       const outcome = await this.#attempt(method, path, options);
-      if (outcome instanceof Response) return outcome;
-      const delayMs = this.#delayMs(outcome.error, attempt);
-      if (attempt >= maxAttempts || delayMs === undefined || !mayRepeat(method, outcome)) throw outcome.error;
+      if (outcome.ok) return outcome.response;
+      const { error } = outcome;
+      if (error.status === 401 && outcome.token !== undefined && this.#options.tokensChange && !refreshed) {
+        refreshed = true;
+        if (await this.#otherToken(outcome.token)) {
+          attempt--;
+          continue;
+        }
+      }
+      const delayMs = this.#delayMs(error, attempt);
+      const repeatable = isRepeatable(method, options);
+      if (attempt >= maxAttempts || delayMs === undefined || !mayRepeat(outcome, repeatable)) throw error;
       await this.sleep(delayMs, options.signal);
+    }
+  }
+
+  /** One logical call has one key, however often it is sent. */
+  #withKey(method: string, path: string, options: RequestOptions): RequestOptions {
+    if (method !== 'POST' || isAbsolute(path) || !this.#options.idempotencyKeys) return options;
+    return { ...options, idempotencyKey: options.idempotencyKey ?? randomUuid() };
+  }
+
+  async #currentToken(): Promise<string> {
+    this.#token ??= this.#askToken(undefined);
+    return this.#token;
+  }
+
+  /** @returns whether there is another token than the one refused, from here or from a request beside this one */
+  async #otherToken(refused: string): Promise<boolean> {
+    if ((await this.#currentToken()) === refused) this.#token = this.#askToken(refused);
+    return (await this.#currentToken()) !== refused;
+  }
+
+  async #askToken(refused: string | undefined): Promise<string> {
+    try {
+      return checkedToken(await this.#options.tokens(refused), 'the token');
+    } catch (cause) {
+      this.#token = undefined;
+      if (cause instanceof OctomilClientError) throw cause;
+      throw new OctomilClientError('authentication_failed', 'the token provider failed', { cause });
     }
   }
 
@@ -106,34 +163,42 @@ export class HttpClient {
     return error.retryAfterSeconds > LONGEST_RETRY_AFTER_SECONDS ? undefined : error.retryAfterSeconds * 1000;
   }
 
-  async #attempt(method: string, path: string, options: RequestOptions): Promise<Response | FailedAttempt> {
+  async #attempt(method: string, path: string, options: RequestOptions): Promise<Outcome> {
     const timeoutMs = options.timeoutMs ?? this.#options.timeoutMs;
+    // An absolute URL carries its own permission, and may lead to somebody else's bucket.
+    const token = isAbsolute(path) ? undefined : await this.#currentToken();
+    if (token !== undefined) this.#warnOnce();
     const timeout = new AbortController();
     const timer = setTimeout(() => timeout.abort(), timeoutMs);
     const signal = options.signal === undefined ? timeout.signal : AbortSignal.any([timeout.signal, options.signal]);
     let response: Response;
     try {
       options.signal?.throwIfAborted();
-      response = await this.#options.fetch(this.#url(path, options.query), {
-        ...this.#init(method, path, options),
-        signal,
-      });
+      response = await this.#options.fetch(this.#url(path, options.query), { ...init(method, token, options), signal });
     } catch (cause) {
       if (options.signal?.aborted) throw cancelled(cause);
       const error = timeout.signal.aborted
         ? new OctomilClientError('request_timeout', `${method} ${path} had no answer within ${timeoutMs} ms`, { cause })
         : unreachable(this.apiBase, cause);
-      return { error, unsent: systemCode(cause) === 'ECONNREFUSED' || systemCode(cause) === 'ENOTFOUND' };
+      const unsent = systemCode(cause) === 'ECONNREFUSED' || systemCode(cause) === 'ENOTFOUND';
+      return { ok: false, error, unsent, token };
     } finally {
       // From here on the body may take as long as it takes: an event stream has no end in sight.
       clearTimeout(timer);
     }
-    if (response.ok) return response;
+    if (response.ok) return { ok: true, response };
     const text = await readWhole(response, timeoutMs).then(
       (bytes) => new TextDecoder().decode(bytes),
       () => '',
     );
-    return { error: errorFromAnswer(response, text, `${method} ${path}`), unsent: false };
+    return { ok: false, error: errorFromAnswer(response, text, `${method} ${path}`), unsent: false, token };
+  }
+
+  #warnOnce(): void {
+    if (this.#warned) return;
+    this.#warned = true;
+    const warning = plainTextWarning(this.apiBase);
+    if (warning !== undefined) this.#options.onWarning(warning);
   }
 
   #url(path: string, query: RequestOptions['query']): string {
@@ -144,27 +209,16 @@ export class HttpClient {
     return url.href;
   }
 
-  #init(method: string, path: string, options: RequestOptions): RequestInit {
-    const headers: Record<string, string> = {
-      // An absolute URL carries its own permission, and may lead to somebody else's bucket.
-      ...(isAbsolute(path) ? {} : { authorization: `Bearer ${this.#options.apiKey}` }),
-      accept: 'application/json',
-      ...(options.json === undefined ? {} : { 'content-type': 'application/json' }),
-      ...options.headers,
-    };
-    const body = options.json === undefined ? options.body : JSON.stringify(options.json);
-    return { method, headers, ...(body === undefined ? {} : { body }) };
-  }
-
   /** Head and body. A body that breaks off, as when the coordinator is killed while it sends, is asked for again too. */
   async #whole(
     method: string,
     path: string,
     options: RequestOptions,
   ): Promise<{ response: Response; content: Uint8Array<ArrayBuffer> }> {
-    const maxAttempts = isRepeatable(method) ? (options.maxAttempts ?? this.#options.maxAttempts) : 1;
+    const keyed = this.#withKey(method, path, options);
+    const maxAttempts = isRepeatable(method, keyed) ? (options.maxAttempts ?? this.#options.maxAttempts) : 1;
     for (let attempt = 1; ; attempt++) {
-      const response = await this.send(method, path, options);
+      const response = await this.#send(method, path, keyed);
       try {
         return { response, content: await this.#read(response, options) };
       } catch (error) {
@@ -187,44 +241,59 @@ export class HttpClient {
   }
 }
 
-/** @throws whatever breaks the connection, and after `silenceMs` without a byte: a large body may take long, a dead one not */
-async function readWhole(response: Response, silenceMs: number): Promise<Uint8Array<ArrayBuffer>> {
-  const reader = response.body?.getReader();
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  for (let silent = false; reader !== undefined; ) {
-    const timer = setTimeout(() => {
-      silent = true;
-      // Ends the read below as well.
-      reader.cancel().catch(() => undefined);
-    }, silenceMs);
-    const { done, value } = await reader.read().finally(() => clearTimeout(timer));
-    if (silent) throw new OctomilClientError('request_timeout', `no byte came for ${silenceMs} ms`);
-    if (done) break;
-    chunks.push(value);
-  }
-  return new Uint8Array(await new Blob(chunks).arrayBuffer());
-}
-
 function isAbsolute(path: string): boolean {
   return /^https?:/.test(path);
 }
 
+type Outcome = { readonly ok: true; readonly response: Response } | FailedAttempt;
+
 interface FailedAttempt {
+  readonly ok: false;
   readonly error: OctomilClientError;
   /** The request never reached a coordinator. */
   readonly unsent: boolean;
+  /** What it was sent with. */
+  readonly token: string | undefined;
 }
 
-/** Whether carrying a request out twice is the same as once. */
-function isRepeatable(method: string): boolean {
-  return method !== 'POST' && method !== 'PATCH';
+function init(method: string, token: string | undefined, options: RequestOptions): RequestInit {
+  const headers: Record<string, string> = {
+    ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+    accept: 'application/json',
+    ...(options.json === undefined ? {} : { 'content-type': 'application/json' }),
+    ...(options.idempotencyKey === undefined ? {} : { 'idempotency-key': options.idempotencyKey }),
+    ...options.headers,
+  };
+  const body = options.json === undefined ? options.body : JSON.stringify(options.json);
+  return { method, headers, ...(body === undefined ? {} : { body }) };
 }
 
-function mayRepeat(method: string, { error, unsent }: FailedAttempt): boolean {
+/** Whether sending it twice is the same as once: by the method (a PATCH here sets values), or by its key. */
+function isRepeatable(method: string, options: RequestOptions): boolean {
+  return method !== 'POST' || options.idempotencyKey !== undefined;
+}
+
+function mayRepeat({ error, unsent }: FailedAttempt, repeatable: boolean): boolean {
   if (unsent) return true;
-  const notCarriedOut = error.status === 429 || (error.status === 503 && error.retryClass !== 'never');
-  if (!isRepeatable(method)) return notCarriedOut;
-  return notCarriedOut || error.status === 502 || error.status === 504 || error.status === undefined;
+  const { status } = error;
+  if (status === 429 || (status === 503 && error.retryClass !== 'never')) return true;
+  if (!repeatable) return false;
+  // 409 with Retry-After: the first sending of this key is still being carried out.
+  return (
+    status === 502 ||
+    status === 504 ||
+    status === undefined ||
+    (status === 409 && error.retryAfterSeconds !== undefined)
+  );
+}
+
+/** Version 4 of RFC 9562. `crypto.randomUUID` is missing from pages that came over plain http. */
+function randomUuid(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x40;
+  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
 function unreachable(apiBase: string, cause: unknown): OctomilClientError {
