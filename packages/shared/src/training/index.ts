@@ -15,6 +15,8 @@ export type {
   DescribeTask,
   EchoTrainTask,
   EvaluateTask,
+  PredictResult,
+  PredictTask,
   TfjsTrainTask,
   TrainerResult,
   TrainerResults,

@@ -1,8 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import { MINIMUM_ROWS, parseFeatureSpec } from '@octomil/shared/features';
-import { type BuiltModel, buildModel, getFlat, type Output, parseArchitecture, setFlat } from '@octomil/shared/models';
-import { flatView, parseLayout, sameLayout } from '@octomil/shared/tensors';
+import { type BuiltModel, getFlat, type Output, parseArchitecture } from '@octomil/shared/models';
 import { throwIfCancelled } from './cancellation.js';
 import type { DatasetCache } from './dataset-cache.js';
 import { echo } from './echo.js';
@@ -12,6 +10,7 @@ import type { EvaluateTask, TfjsTrainTask, TrainerResult, TrainerTask, TrainResu
 import { trainLocally } from './train-locally.js';
 import type { RunOptions } from './trainer.js';
 import { writeUpdate } from './update-file.js';
+import { withModel } from './with-model.js';
 
 export interface RunTaskOptions extends RunOptions {
   /** Keeps encoded rows from one task to the next. Default: none. */
@@ -38,6 +37,10 @@ async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<Tra
       return evaluateWeights(task, options);
     case 'train':
       return task.trainer === 'echo' ? echo(task, options.signal) : train(task, options);
+    case 'predict': {
+      const { predict } = await import('./predict.js');
+      return predict(task, options.signal);
+    }
   }
 }
 
@@ -52,7 +55,7 @@ async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<Trai
       { details: { limit: MINIMUM_ROWS } },
     );
   }
-  return withModel(task, rows.width, task.basePath, async ({ built, base, backend }) => {
+  return withModel(task.architecture, rows.width, task.basePath, async ({ built, base, backend }) => {
     const { architecture, options: local } = task;
     const evaluation = await evaluate(built, architecture.output, heldOut, options.signal);
     const { trainLoss, steps } = await trainLocally(built, architecture.output, rows, local, options);
@@ -67,7 +70,7 @@ function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<E
   return load(task, options).then(({ heldOut }) =>
     heldOut.rows < MINIMUM_ROWS
       ? null
-      : withModel(task, heldOut.width, task.weightsPath, ({ built }) =>
+      : withModel(task.architecture, heldOut.width, task.weightsPath, ({ built }) =>
           evaluate(built, task.architecture.output, heldOut, options.signal),
         ),
   );
@@ -78,40 +81,6 @@ async function load(task: TfjsTrainTask | EvaluateTask, options: RunTaskOptions)
   const loaded = await (options.datasets ?? new DatasetCache()).load(task, options.signal);
   throwIfCancelled(options.signal);
   return loaded;
-}
-
-interface ReadyModel {
-  readonly built: BuiltModel;
-  readonly base: Float32Array;
-  readonly backend: string;
-}
-
-/** Builds the model with the weights of a file, and frees it afterwards. */
-async function withModel<R>(
-  task: TfjsTrainTask | EvaluateTask,
-  width: number,
-  weightsPath: string,
-  use: (ready: ReadyModel) => Promise<R>,
-): Promise<R> {
-  const bytes = await readFile(weightsPath);
-  const layout = parseLayout(bytes);
-  const { selectBackend } = await import('@octomil/shared/compute');
-  const backend = await selectBackend();
-  const built = await buildModel(backend, task.architecture, width);
-  try {
-    const difference = sameLayout(built.layout, layout);
-    if (difference !== undefined) {
-      throw new OctomilError(
-        'data_mismatch',
-        `the weights do not fit the architecture ${task.architecture.name} with ${width} inputs: ${difference}`,
-      );
-    }
-    const base = flatView(bytes, layout);
-    setFlat(built, base);
-    return await use({ built, base, backend: backend.name });
-  } finally {
-    built.dispose();
-  }
 }
 
 function writeTrained(

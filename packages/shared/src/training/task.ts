@@ -54,8 +54,19 @@ export interface EvaluateTask {
   readonly holdout: HoldoutRule;
 }
 
+/** What a model answers to rows that are encoded already, or to rows of zeros. Reads no data set. */
+export interface PredictTask {
+  readonly kind: 'predict';
+  /** `model.json`. */
+  readonly documentPath: string;
+  /** Weights file. */
+  readonly weightsPath: string;
+  /** Encoded rows, each of the document's input width; at most 10,000. Default: one row of zeros. */
+  readonly rows?: readonly (readonly number[])[];
+}
+
 /** One piece of work for a trainer. JSON-able: it crosses a process boundary. */
-export type TrainerTask = DescribeTask | TrainTask | EvaluateTask;
+export type TrainerTask = DescribeTask | TrainTask | EvaluateTask | PredictTask;
 
 export interface UpdateFile {
   readonly path: string;
@@ -78,11 +89,19 @@ export interface TrainResult {
   readonly steps: number;
 }
 
+export interface PredictResult {
+  /** One per row: logits (`binary`: one, `multiclass`: one per class) or the scaled value (`regression`). All finite. */
+  readonly outputs: readonly (readonly number[])[];
+  /** Name of the tfjs backend. */
+  readonly backend: string;
+}
+
 /** What each kind of task gives. */
 export interface TrainerResults {
   readonly describe: SiteStatistics;
   readonly train: TrainResult;
   readonly evaluate: EvaluationMetrics | null;
+  readonly predict: PredictResult;
 }
 
 /** The result of a task of type `T`. */
