@@ -38,6 +38,17 @@ const SETTINGS = {
     "hours that a finished round's updates are kept; 0 deletes them at the next daily run",
     { min: 0, max: 87_600 },
   ),
+  rateLimit: integerSetting(
+    'OCTOMIL_RATE_LIMIT',
+    5000,
+    'requests per second of one key, over all coordinators with REDIS_URL; 0 sets no limit',
+    { min: 0, max: 1_000_000 },
+  ),
+  trustedProxies: textSetting(
+    'OCTOMIL_TRUSTED_PROXIES',
+    undefined,
+    'addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas',
+  ),
   logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
 };
 
@@ -57,6 +68,9 @@ export interface CoordinatorConfig {
   readonly publicUrl: string | undefined;
   /** Updates of a finished round are kept so long. */
   readonly keepUpdatesHours: number;
+  /** Requests per second of one key; 0: no limit. */
+  readonly rateLimit: number;
+  readonly trustedProxies: string | undefined;
   readonly logLevel: LogLevel;
   /** What must never be logged: they may hold passwords. */
   readonly secrets: { readonly databaseUrl: string | undefined; readonly redisUrl: string | undefined };
@@ -106,6 +120,8 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
     insecure: values.insecure,
     publicUrl: values.publicUrl?.replace(/\/+$/, ''),
     keepUpdatesHours: values.keepUpdatesHours,
+    rateLimit: values.rateLimit,
+    trustedProxies: values.trustedProxies,
     logLevel: values.logLevel,
     secrets: Object.freeze({ databaseUrl: values.databaseUrl, redisUrl: values.redisUrl }),
   });

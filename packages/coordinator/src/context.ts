@@ -4,11 +4,23 @@ import { join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Clock, createMetrics, type Lifecycle, type Logger, type Metrics } from '@octomil/shared/runtime';
 import { Aggregator } from './aggregation/index.js';
+import { type AuditLog, createAuditLog, registerAudit, registerAuditRoutes } from './audit/index.js';
 import type { CoordinatorConfig } from './config.js';
 import { createDeviceService, type DeviceService, registerDeviceRoutes } from './devices/index.js';
 import { Federations, registerFederationRoutes } from './federations/index.js';
 import { createGrpcServer, type GrpcServer } from './grpc/index.js';
-import { type App, createApp, listen, registerHealthRoutes } from './http/index.js';
+import {
+  type App,
+  createApp,
+  IdempotencyStore,
+  IdempotencySweeper,
+  listen,
+  openRedisCounts,
+  RateLimits,
+  registerHealthRoutes,
+  registerIdempotency,
+  SharedCounts,
+} from './http/index.js';
 import { Registry, registerModelRoutes, registerVersionRoutes, VersionUploads } from './models/index.js';
 import { ApiKeys, bootstrapOrganization, registerOrganizationRoutes } from './organizations/index.js';
 import { openStores, type Stores } from './stores.js';
@@ -40,6 +52,7 @@ export interface Context extends Stores {
   readonly organizationId: string;
   readonly bootstrapApiKey: string | undefined;
   readonly metrics: Metrics;
+  readonly audit: AuditLog;
   readonly keys: ApiKeys;
   readonly federations: Federations;
   readonly registry: Registry;
@@ -71,6 +84,7 @@ export async function startContext(
   );
 
   const coordinatorId = randomUUID();
+  const audit = createAuditLog({ database });
   const keys = new ApiKeys(database, clock);
   const federations = new Federations(database);
   const registry = new Registry({ database, objects });
@@ -135,8 +149,13 @@ export async function startContext(
     logger,
     clock,
     metrics,
+    limits: rateLimits(config, overrides, lifecycle),
+    ...(config.trustedProxies === undefined ? {} : { trustedProxies: config.trustedProxies }),
     ...(tls === undefined ? {} : { tls }),
   });
+  const repeats = new IdempotencyStore(database);
+  registerAudit(app, audit);
+  registerIdempotency(app, { store: repeats, clock, logger });
   const checks = {
     database: () => database.ping(),
     objects: async () => {
@@ -148,6 +167,7 @@ export async function startContext(
     metrics,
     measure: () => metrics.set('deviceSessions', devices.hub.size),
   });
+  registerAuditRoutes(app, { audit });
   registerOrganizationRoutes(app, { database, keys, grpcUrl: () => grpcUrl(config, grpc) });
   registerFederationRoutes(app, { federations });
   registerModelRoutes(app, { registry });
@@ -163,6 +183,9 @@ export async function startContext(
   lifecycle.onStop('devices', () => devices.stop());
   await engine.start();
   lifecycle.onStop('engine', () => engine.stop());
+  const sweeper = new IdempotencySweeper({ store: repeats, clock, logger });
+  sweeper.start();
+  lifecycle.onStop('stored answers', () => sweeper.stop());
   lifecycle.onStop('REST', () => app.close());
   restUrl = await listen(app, { host: config.host, port: config.restPort, tls: tls !== undefined });
   lifecycle.onStop('gRPC', () => grpc.stop());
@@ -174,6 +197,7 @@ export async function startContext(
     organizationId,
     bootstrapApiKey,
     metrics,
+    audit,
     keys,
     federations,
     registry,
@@ -184,6 +208,14 @@ export async function startContext(
     grpc,
     restUrl,
   };
+}
+
+function rateLimits(config: CoordinatorConfig, { clock, logger }: ContextOverrides, lifecycle: Lifecycle): RateLimits {
+  const { redisUrl } = config.secrets;
+  if (redisUrl === undefined || config.rateLimit === 0) return new RateLimits({ clock, perSecond: config.rateLimit });
+  const store = openRedisCounts(redisUrl, logger);
+  lifecycle.onStop('request counts', () => store.close());
+  return new RateLimits({ clock, perSecond: config.rateLimit, shared: new SharedCounts({ store, clock, logger }) });
 }
 
 function timed(aggregator: Aggregator, metrics: Metrics, clock: Clock): TrainingAggregator {

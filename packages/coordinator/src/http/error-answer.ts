@@ -8,9 +8,11 @@ const DOCUMENT_NAMES: Readonly<Record<number, string>> = {
   401: 'unauthorized',
   403: 'forbidden',
   404: 'not_found',
+  405: 'method_not_allowed',
   409: 'conflict',
   410: 'gone',
   413: 'payload_too_large',
+  414: 'uri_too_long',
   415: 'unsupported_media_type',
   416: 'range_not_satisfiable',
   422: 'unprocessable_entity',
@@ -55,13 +57,33 @@ export function answerError(
 }
 
 /** Must not read `{"detail":"Not Found"}`: the published client takes that for a server that is still starting. */
-export function answerMissingRoute(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+export function answerMissingRoute(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  methodsOf: (path: string) => readonly string[],
+): FastifyReply {
   const path = request.url.split('?', 1)[0] ?? '';
-  const error = new OctomilError('not_found', `there is no ${request.method} ${path.slice(0, 200)}; see /openapi.json`);
-  return reply.code(404).send(errorBody(error, 404, request.id));
+  const shown = path.length > 200 ? `${path.slice(0, 200)}…` : path;
+  const allowed = methodsOf(path);
+  if (allowed.length === 0) {
+    const error = new OctomilError('not_found', `there is no ${request.method} ${shown}; see /openapi.json`);
+    return reply.code(404).send(errorBody(error, 404, request.id));
+  }
+  const error = new OctomilError(
+    'invalid_input',
+    `${request.method} is not allowed on ${shown}; ${allowed.join(', ')} is`,
+    {
+      details: { allowed },
+    },
+  );
+  return reply
+    .code(405)
+    .header('allow', allowed.join(', '))
+    .send(errorBody(error, 405, request.id));
 }
 
 interface FastifyFailure {
+  readonly code?: string;
   readonly statusCode: number;
   readonly message: string;
   readonly validation?: readonly { instancePath?: string; message?: string }[];
@@ -82,9 +104,18 @@ function isFastifyFailure(thrown: unknown): thrown is FastifyFailure {
   return thrown instanceof Error && 'statusCode' in thrown && typeof thrown.statusCode === 'number';
 }
 
+const PLAINER: Readonly<Record<string, string>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE:
+    'the body is larger than this route takes: 1 MiB for JSON and forms; upload files instead',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'this Content-Type is not read here; send application/json',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'the body is not valid JSON',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'the body is empty, but Content-Type says JSON; send {} or leave the header out',
+  FST_ERR_BAD_URL: 'the address holds a % that begins no character; encode it as %25',
+};
+
 /** Fastify's own message names neither the field nor what to do. */
-function explain({ validation, validationContext, message }: FastifyFailure): string {
-  if (validation === undefined) return message;
+function explain({ code, validation, validationContext, message }: FastifyFailure): string {
+  if (validation === undefined) return PLAINER[code ?? ''] ?? message;
   const problems = validation.slice(0, 5).map((problem) => {
     const field = (problem.instancePath ?? '').slice(1).replaceAll('/', '.');
     return `${field === '' ? '' : `${field} `}${problem.message ?? 'is not valid'}`;

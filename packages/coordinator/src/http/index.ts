@@ -2,6 +2,7 @@ export { type App, type AppOptions, createApp } from './app.js';
 export { discardRest } from './discard-rest.js';
 export { errorBody } from './error-answer.js';
 export { type HealthChecks, registerHealthRoutes } from './health-routes.js';
+export { IdempotencyStore, IdempotencySweeper, registerIdempotency } from './idempotency/index.js';
 export { listen } from './listen.js';
 export {
   type Authenticator,
@@ -13,3 +14,6 @@ export {
   SCOPES,
   type Scope,
 } from './principal.js';
+export { RateLimits } from './rate-limit.js';
+export { openRedisCounts } from './redis-counts.js';
+export { SharedCounts } from './shared-counts.js';

@@ -1,6 +1,7 @@
 import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import type { App } from './app.js';
+import type { RateLimits } from './rate-limit.js';
 
 /** What a key may do. The first block is the published clients' vocabulary. */
 export const SCOPES = [
@@ -53,6 +54,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Undefined only on routes with `access: 'public'`. */
     principal: Principal | undefined;
+    /** The token that the principal was found by. */
+    bearer: string | undefined;
   }
   interface FastifyContextConfig {
     /** `public`: answered without a principal. Default: one is required. */
@@ -60,15 +63,29 @@ declare module 'fastify' {
   }
 }
 
-export function registerPrincipal(app: App, authenticator: Authenticator): void {
+export function registerPrincipal(app: App, authenticator: Authenticator, limits: RateLimits): void {
   app.decorateRequest('principal', undefined);
+  app.decorateRequest('bearer', undefined);
   app.addHook('onRequest', async (request) => {
     if (request.is404 || request.routeOptions.config.access === 'public') return;
-    request.principal = await authenticate(request.headers, authenticator);
+    const token = tokenOf(request.headers);
+    limits.checkAddress(request.ip, token);
+    let principal: Principal;
+    try {
+      principal = await authenticate(token, authenticator);
+    } catch (error) {
+      if (error instanceof OctomilError && error.entry.http === 401) limits.noteFailure(request.ip);
+      throw error;
+    }
+    limits.noteSuccess(request.ip, token);
+    limits.count(principal.kind === 'key' ? principal.keyId : principal.deviceId);
+    request.principal = principal;
+    request.bearer = token;
   });
 }
 
-async function authenticate(headers: FastifyRequest['headers'], authenticator: Authenticator): Promise<Principal> {
+/** @throws OctomilError `authentication_failed` */
+function tokenOf(headers: FastifyRequest['headers']): string {
   const bearer = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1];
   const apiKey = headers['x-api-key'];
   const token = bearer ?? (typeof apiKey === 'string' ? apiKey : undefined);
@@ -78,6 +95,10 @@ async function authenticate(headers: FastifyRequest['headers'], authenticator: A
       'send an API key or a device credential as "Authorization: Bearer …"',
     );
   }
+  return token;
+}
+
+async function authenticate(token: string, authenticator: Authenticator): Promise<Principal> {
   if (token.startsWith('odc_')) return { kind: 'device', ...(await authenticator.verifyDeviceCredential(token)) };
   return authenticator.verifyKey(token);
 }
