@@ -34,6 +34,8 @@ export interface ModelPlan {
   readonly inputShape: Shape;
   /** By layer name, in the order of the layer's own weights; layers in topological order. */
   readonly weights: ReadonlyMap<string, readonly WeightPlan[]>;
+  /** What each layer gives for one row. */
+  readonly shapes: ReadonlyMap<string, Shape>;
   readonly parameters: number;
   readonly layers: number;
 }
@@ -71,7 +73,7 @@ export function planModel(architecture: Architecture, inputWidth: number, caps: 
   }
   checkOutput(shapes.get(graph.outputName) ?? [], architecture.output);
   checkEnd(graph, architecture.output);
-  return { graph, inputShape, weights, parameters, layers: graph.layers.length };
+  return { graph, inputShape, weights, shapes, parameters, layers: graph.layers.length };
 }
 
 function closeInputShape(shape: readonly (number | null)[], inputWidth: number): Shape {
