@@ -119,3 +119,57 @@ test('aborting train cancels the session that it started', async () => {
   });
   expect(coordinator.requests.at(-1)).toMatchObject({ method: 'POST', path: '/api/v1/training/sessions/s1/cancel' });
 });
+
+test('deploy takes what was trained last, and starts at once', async () => {
+  coordinator
+    .json(200, [{ id: 'f1' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .events(END)
+    .json(200, { session_id: 's1', model_id: 'm1', status: 'completed', result_version: '1.1.0' })
+    .json(200, { rounds: [] })
+    .json(200, { artifacts: [] })
+    .json(201, { id: 1, status: 'active' });
+  await federation.train({ model: 'heart' });
+  await expect(federation.deploy({ rolloutPercentage: 10 })).resolves.toMatchObject({ id: 1 });
+  expect(coordinator.requests.at(-1)?.path).toBe('/api/v1/models/m1/rollouts');
+  expect(JSON.parse(coordinator.requests.at(-1)?.body ?? '')).toEqual({
+    version: '1.1.0',
+    rollout_percentage: 10,
+    start_immediately: true,
+  });
+});
+
+test('deploy of another model takes its latest version, and without any model says so', async () => {
+  await expect(federation.deploy({ version: '1.1.0' })).rejects.toMatchObject({ code: 'invalid_input' });
+  coordinator.json(200, { version: '2.0.0' }).json(201, { id: 2, status: 'draft' });
+  await federation.deploy({ model: 'lungs', startImmediately: false });
+  expect(coordinator.requests.map(({ path }) => path)).toEqual([
+    '/api/v1/models/lungs/versions/latest',
+    '/api/v1/models/lungs/rollouts',
+  ]);
+  expect(JSON.parse(coordinator.requests[1]?.body ?? '')).toEqual({ version: '2.0.0', start_immediately: false });
+});
+
+test('invites, joins, names members and shares models', async () => {
+  const { apiBase } = coordinator;
+  const foreign = new Federation({ id: 'f9', apiKey: 'edg_test', apiBase, orgId: 'clinic' });
+  const member = { org_id: 'clinic', status: 'invited', joined_at: null };
+  coordinator
+    .json(200, [member])
+    .json(200, { ...member, status: 'active' })
+    .json(200, [member])
+    .json(201, {});
+  coordinator.json(200, [{ id: 'm1', name: 'heart' }]);
+  await expect(foreign.invite({ orgIds: ['clinic'] })).resolves.toMatchObject([{ orgId: 'clinic', status: 'invited' }]);
+  await expect(foreign.join()).resolves.toMatchObject({ status: 'active' });
+  await expect(foreign.members()).resolves.toHaveLength(1);
+  await foreign.shareModel({ model: 'heart' });
+  await expect(foreign.models()).resolves.toMatchObject([{ name: 'heart' }]);
+  expect(coordinator.requests.map(({ method, path, body }) => `${method} ${path} ${body}`)).toEqual([
+    'POST /api/v1/federations/f9/invite {"org_ids":["clinic"]}',
+    'POST /api/v1/federations/f9/join {"org_id":"clinic"}',
+    'GET /api/v1/federations/f9/members ',
+    'POST /api/v1/federations/f9/models {"model_id":"heart"}',
+    'GET /api/v1/federations/f9/models ',
+  ]);
+});

@@ -1,14 +1,38 @@
+import { OctomilClientError } from './client-error.js';
 import type { ClientOptions } from './client-options.js';
 import { HttpClient } from './http-client.js';
+import { type Model, readModel } from './models/model.js';
+import type { Rollout, RolloutSettings } from './rollouts/rollout.js';
+import { RolloutsApi } from './rollouts/rollouts-api.js';
 import type { TrainingEvent } from './session-events.js';
 import { type TrainingOptions, trainingRequest } from './training-options.js';
 import { TrainingRun } from './training-run.js';
 import { listOf, readSession, type TrainingResult, type TrainingSession } from './training-session.js';
 import { camelNames } from './wire-names.js';
+import { wirePath } from './wire-path.js';
 
 export interface FederationOptions extends ClientOptions {
   /** Made on first use when the organization has none of this name. */
-  readonly name: string;
+  readonly name?: string;
+  /** In place of a name: one that exists, such as another organization's to be joined. */
+  readonly id?: string;
+}
+
+/** What {@link Federation.deploy} brings to devices; all of it has a default after a training. */
+export interface DeployOptions extends Omit<RolloutSettings, 'modelId' | 'version'> {
+  /** Name or id. Default: the model trained last by this object. */
+  readonly model?: string;
+  /** Default: the version trained last by this object, else the latest. */
+  readonly version?: string;
+}
+
+/** An organization in a federation. */
+export interface FederationMember {
+  readonly orgId: string;
+  /** Such as `invited` or `active`. */
+  readonly status: string;
+  readonly joinedAt: string | null;
+  readonly [field: string]: unknown;
 }
 
 /** How waiting for a training is watched and stopped. */
@@ -43,17 +67,26 @@ export interface DryRunReport {
  * ```ts
  * const federation = new Federation({ apiKey: 'edg_…', name: 'cardiology' });
  * const { version, digest } = await federation.train({ model: 'heart', rounds: 10, minUpdates: 3 });
+ * await federation.deploy({ version, rolloutPercentage: 10, targetPercentage: 100, incrementStep: 10 });
  * ```
  */
 export class Federation {
+  /** Its id, where it was opened by that. */
   readonly name: string;
+  readonly rollouts: RolloutsApi;
   readonly #http: HttpClient;
   #id: Promise<string> | undefined;
+  #trained: { readonly model: string; readonly version?: string } | undefined;
 
-  /** @throws OctomilClientError `invalid_api_key` without a key, `invalid_input` for an unusable `apiBase` */
-  constructor(options: FederationOptions) {
-    this.name = options.name;
-    this.#http = new HttpClient(options);
+  /** @throws OctomilClientError `invalid_api_key` without a key, `invalid_input` for an unusable `apiBase` or without a name */
+  constructor(options: FederationOptions, http: HttpClient = new HttpClient(options)) {
+    const name = options.name ?? options.id;
+    if (name === undefined || name === '')
+      throw new OctomilClientError('invalid_input', 'a federation has a name or an id');
+    this.name = name;
+    this.#http = http;
+    this.rollouts = new RolloutsApi(http);
+    if (options.id !== undefined) this.#id = Promise.resolve(options.id);
   }
 
   /** Shows which sites would take part, which refuse and by which rule, and which columns they have. */
@@ -73,7 +106,9 @@ export class Federation {
     if (dryRun === true) return this.dryRun(training, signal);
     const run = await this.start(training, signal);
     try {
-      return await run.result({ onEvent, signal });
+      const result = await run.result({ onEvent, signal });
+      this.#trained = { model: result.modelId, version: result.version };
+      return result;
     } catch (error) {
       if (signal?.aborted) await run.cancel().catch(() => undefined);
       throw error;
@@ -84,7 +119,69 @@ export class Federation {
   async start(options: TrainingOptions, signal?: AbortSignal): Promise<TrainingRun> {
     const json = trainingRequest(await this.id(signal), options);
     const session = readSession(await this.#http.json('POST', '/training/sessions', { json, signal }));
+    this.#trained = { model: options.model };
     return new TrainingRun(this.#http, session.sessionId);
+  }
+
+  /**
+   * Starts a rollout: a draft when `startImmediately` is false.
+   *
+   * @throws OctomilClientError `invalid_input` without a model before any training; else as `RolloutsApi.create`
+   */
+  async deploy(options: DeployOptions = {}): Promise<Rollout> {
+    const { model, version, ...settings } = options;
+    const modelId = model ?? this.#trained?.model;
+    if (modelId === undefined) {
+      throw new OctomilClientError('invalid_input', 'this federation has trained no model yet; name one with model');
+    }
+    const trained = model === undefined || model === this.#trained?.model ? this.#trained?.version : undefined;
+    const chosen = version ?? trained ?? (await this.#latest(modelId, options.signal));
+    return this.rollouts.create({ startImmediately: true, ...settings, modelId, version: chosen });
+  }
+
+  async #latest(modelId: string, signal: AbortSignal | undefined): Promise<string> {
+    const path = wirePath('models', modelId, 'versions', 'latest');
+    return String((await this.#http.json<{ version: unknown }>('GET', path, { signal })).version);
+  }
+
+  /** Asks organizations, by their ids, to take part. @throws OctomilClientError `forbidden` unless it is this organization's own */
+  async invite(options: {
+    readonly orgIds: readonly string[];
+    readonly signal?: AbortSignal;
+  }): Promise<FederationMember[]> {
+    const path = `${await this.#path(options.signal)}/invite`;
+    const answer = await this.#http.json('POST', path, { json: { org_ids: options.orgIds }, signal: options.signal });
+    return listOf(answer, 'invited').map(readMember);
+  }
+
+  /** Accepts an invitation. @throws OctomilClientError `not_found` without one */
+  async join(options: { readonly signal?: AbortSignal } = {}): Promise<FederationMember> {
+    const { orgId } = this.#http;
+    const json = orgId === undefined ? {} : { org_id: orgId };
+    const { signal } = options;
+    return readMember(await this.#http.json('POST', `${await this.#path(signal)}/join`, { json, signal }));
+  }
+
+  async members(signal?: AbortSignal): Promise<FederationMember[]> {
+    const answer = await this.#http.json('GET', `${await this.#path(signal)}/members`, { signal });
+    return listOf(answer, 'members').map(readMember);
+  }
+
+  /** Lets the other members see a model and its versions. @throws OctomilClientError `model_not_found`, `forbidden` */
+  async shareModel(options: { readonly model: string; readonly signal?: AbortSignal }): Promise<void> {
+    const { model, signal } = options;
+    await this.#http.json('POST', `${await this.#path(signal)}/models`, { json: { model_id: model }, signal });
+  }
+
+  /** The models that are shared here. */
+  async models(signal?: AbortSignal): Promise<Model[]> {
+    return listOf(await this.#http.json('GET', `${await this.#path(signal)}/models`, { signal }), 'models').map(
+      readModel,
+    );
+  }
+
+  async #path(signal: AbortSignal | undefined): Promise<string> {
+    return wirePath('federations', await this.id(signal));
   }
 
   /** @throws OctomilClientError as `train`, for what was asked */
@@ -116,18 +213,30 @@ export class Federation {
   }
 
   async #findOrCreate(signal: AbortSignal | undefined): Promise<string> {
+    const { orgId } = this.#http;
+    const org = orgId === undefined ? {} : { org_id: orgId };
     const found = await this.#http.json<{ id: string }[]>('GET', '/federations', {
-      query: { name: this.name },
+      query: { name: this.name, ...org },
       signal,
     });
     const [first] = found;
     if (first !== undefined) return first.id;
     const created = await this.#http.json<{ id: string }>('POST', '/federations', {
-      json: { name: this.name },
+      json: { name: this.name, ...org },
       signal,
     });
     return created.id;
   }
+}
+
+function readMember(row: unknown): FederationMember {
+  const fields = camelNames(row as Record<string, unknown>);
+  return {
+    ...fields,
+    orgId: String(fields['orgId']),
+    status: String(fields['status']),
+    joinedAt: typeof fields['joinedAt'] === 'string' ? fields['joinedAt'] : null,
+  };
 }
 
 function readDryRun(answer: unknown): DryRunReport {

@@ -39,6 +39,11 @@ export class HttpClient {
     this.#options = resolveOptions(options);
   }
 
+  /** One connection for several classes, or a new one. */
+  static of(options: ClientOptions | HttpClient): HttpClient {
+    return options instanceof HttpClient ? options : new HttpClient(options);
+  }
+
   get apiBase(): string {
     return this.#options.apiBase;
   }

@@ -19,8 +19,8 @@ export class Organization {
   readonly #http: HttpClient;
 
   /** @throws OctomilClientError `invalid_api_key` without a key, `invalid_input` for an unusable `apiBase` */
-  constructor(options: ClientOptions = {}) {
-    this.#http = new HttpClient(options);
+  constructor(options: ClientOptions | HttpClient = {}) {
+    this.#http = HttpClient.of(options);
   }
 
   /** The new key is in the answer's `key`, once. */

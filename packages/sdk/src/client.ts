@@ -1,0 +1,44 @@
+import { AuditLog } from './audit-log.js';
+import type { ClientOptions } from './client-options.js';
+import { Devices } from './devices/devices.js';
+import { Groups } from './devices/groups.js';
+import { Federation } from './federation.js';
+import { HttpClient } from './http-client.js';
+import { ModelRegistry } from './model-registry.js';
+import { Organization } from './organization.js';
+import type { RolloutsApi } from './rollouts/rollouts-api.js';
+
+/**
+ * Everything of an organization behind one key.
+ *
+ * ```ts
+ * const client = new Client({ apiKey: 'edg_…', orgId: 'your-org-id' });
+ * const rollout = await client.rollouts.create({ modelId: 'triage', version: '2.0.0', rolloutPercentage: 10 });
+ * await client.rollouts.start({ modelId: 'triage', rolloutId: rollout.id });
+ * ```
+ */
+export class Client {
+  readonly registry: ModelRegistry;
+  readonly rollouts: RolloutsApi;
+  readonly devices: Devices;
+  readonly groups: Groups;
+  readonly organization: Organization;
+  readonly auditLog: AuditLog;
+  readonly #http: HttpClient;
+
+  /** @throws OctomilClientError `invalid_api_key` without a key, `invalid_input` for an unusable `apiBase` */
+  constructor(options: ClientOptions = {}) {
+    this.#http = new HttpClient(options);
+    this.registry = new ModelRegistry(this.#http);
+    this.rollouts = this.registry.rollouts;
+    this.devices = new Devices(this.#http);
+    this.groups = new Groups(this.#http);
+    this.organization = new Organization(this.#http);
+    this.auditLog = new AuditLog(this.#http);
+  }
+
+  /** The federation of this name; made on first use when there is none. */
+  federation(name: string): Federation {
+    return new Federation({ name }, this.#http);
+  }
+}

@@ -1,0 +1,196 @@
+import { OctomilClientError } from '../client-error.js';
+import type { HttpClient } from '../http-client.js';
+import { nodeModule } from '../node-builtins.js';
+import { bodyChunks } from '../read-whole.js';
+import { plainDigest } from '../training-run.js';
+import { wirePath } from '../wire-path.js';
+
+export interface PullOptions {
+  /** Name or id. */
+  readonly model: string;
+  /** Semantic version, its number, or `latest` (default). */
+  readonly version?: string;
+  /** Default: the weights, or whatever file was uploaded; `model.json` for the description. */
+  readonly format?: string;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface PullToPathOptions extends PullOptions {
+  /** A file, or a folder that takes the file under its own name. */
+  readonly path: string;
+  /** Hears of every chunk. */
+  readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
+}
+
+export interface PulledModel {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Hex SHA-256 of the bytes, checked against what the registry promised. */
+  readonly digest: string;
+  readonly fileName: string | undefined;
+}
+
+export interface PulledFile {
+  readonly path: string;
+  /** Hex SHA-256 of the file, checked against what the registry promised. */
+  readonly digest: string;
+  readonly sizeBytes: number;
+}
+
+/** Connections that may break one after the other without a new byte before a pull gives up. */
+const FRUITLESS_ATTEMPTS = 5;
+const SILENCE_MS = 60_000;
+
+/** @throws OctomilClientError `model_not_found`, `version_not_found`, `format_not_ready`, `checksum_mismatch` */
+export async function pullBytes(http: HttpClient, options: PullOptions): Promise<PulledModel> {
+  const { headers, bytes } = await http.bytes('GET', downloadPath(options), {
+    query: { format: options.format },
+    headers: { accept: '*/*' },
+    signal: options.signal,
+  });
+  const digest = await sha256Hex(bytes);
+  const promised = plainDigest(headers.get('x-model-hash') ?? '');
+  if (promised !== '' && promised !== digest) throw mismatch(options, digest, promised);
+  return { bytes, digest, fileName: fileNameOf(headers) };
+}
+
+/**
+ * Streams to disk. What has arrived stays next to the target as `….part` when the pull is cut off, under a name with its
+ * digest, and the next pull of the same content goes on from there.
+ *
+ * @throws OctomilClientError as `pullBytes`, and `insufficient_storage`, `runtime_unavailable` outside Node
+ */
+export async function pullToPath(http: HttpClient, options: PullToPathOptions): Promise<PulledFile> {
+  const disk = nodeModule('node:fs/promises', 'use pullModel, which gives the bytes');
+  const { createReadStream } = nodeModule('node:fs', '');
+  const { createHash } = nodeModule('node:crypto', '');
+  const { join } = nodeModule('node:path', '');
+
+  const first = await askFrom(http, options, 0, undefined);
+  const promised = plainDigest(first.headers.get('x-model-hash') ?? '');
+  const sizeBytes = Number(first.headers.get('content-length') ?? 'none');
+  const etag = first.headers.get('etag') ?? undefined;
+  if (!Number.isSafeInteger(sizeBytes)) {
+    await first.body?.cancel();
+    throw new OctomilClientError('download_failed', `${options.model} came without its size; pull it with pullModel`);
+  }
+  const isFolder = (await disk.stat(options.path).catch(() => undefined))?.isDirectory() === true;
+  const path = isFolder ? join(options.path, fileNameOf(first.headers) ?? 'model') : options.path;
+  const partPath = `${path}.${promised.slice(0, 16)}.part`;
+
+  const hash = createHash('sha256');
+  const kept = etag === undefined || promised === '' ? 0 : await sizeOf(disk, partPath);
+  let done = kept > sizeBytes ? 0 : kept;
+  if (done > 0)
+    for await (const chunk of createReadStream(partPath, { end: done - 1 })) hash.update(chunk as Uint8Array);
+  const file = await disk.open(partPath, done > 0 ? 'r+' : 'w').catch((cause: unknown) => {
+    throw cannotWrite(path, cause);
+  });
+  try {
+    await file.truncate(done);
+    let response: Response | undefined = first;
+    if (done > 0 || sizeBytes === 0) {
+      await first.body?.cancel();
+      response = undefined;
+    }
+    for (let fruitless = 0; done < sizeBytes; response = undefined) {
+      const before = done;
+      let cause: unknown;
+      try {
+        response ??= await askFrom(http, options, done, etag);
+        for await (const chunk of bodyChunks(response, SILENCE_MS)) {
+          await file.write(chunk, 0, chunk.length, done).catch((problem: unknown) => {
+            throw cannotWrite(path, problem);
+          });
+          hash.update(chunk);
+          done += chunk.length;
+          options.onProgress?.(done, sizeBytes);
+        }
+      } catch (error) {
+        if (options.signal?.aborted)
+          throw new OctomilClientError('cancelled', 'the pull was cancelled', { cause: error });
+        if (error instanceof OctomilClientError && error.code !== 'request_timeout') throw error;
+        cause = error;
+      }
+      if (done >= sizeBytes) break;
+      fruitless = done > before ? 0 : fruitless + 1;
+      if (fruitless >= FRUITLESS_ATTEMPTS) {
+        throw new OctomilClientError('download_failed', `${done} of ${sizeBytes} bytes of ${path} arrived`, { cause });
+      }
+      await http.sleep(http.backoffMs(fruitless + 1), options.signal);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  const digest = hash.digest('hex');
+  if (promised !== '' && promised !== digest) {
+    await disk.rm(partPath, { force: true });
+    throw mismatch(options, digest, promised);
+  }
+  await disk.rename(partPath, path).catch((cause: unknown) => {
+    throw cannotWrite(path, cause);
+  });
+  return { path, digest, sizeBytes };
+}
+
+/** @throws OctomilClientError `conflict` when the content has changed under the pull */
+async function askFrom(
+  http: HttpClient,
+  options: PullOptions,
+  from: number,
+  etag: string | undefined,
+): Promise<Response> {
+  const range = etag === undefined || from === 0 ? {} : { range: `bytes=${from}-`, 'if-range': etag };
+  const response = await http.send('GET', downloadPath(options), {
+    query: { format: options.format },
+    // The length and the ranges are those of the file, not of something a proxy squeezes.
+    headers: { accept: '*/*', 'accept-encoding': 'identity', ...range },
+    signal: options.signal,
+  });
+  if (from > 0 && response.status !== 206) {
+    await response.body?.cancel();
+    throw new OctomilClientError('conflict', `${options.model} changed while it was pulled; pull it again`);
+  }
+  return response;
+}
+
+function downloadPath({ model, version = 'latest' }: PullOptions): string {
+  return `${wirePath('models', model, 'versions', version)}/download`;
+}
+
+/** A name, never a path: whoever writes the file under it must not be led into another folder. */
+function fileNameOf(headers: Headers): string | undefined {
+  const name = /filename="?([^";]+)"?/.exec(headers.get('content-disposition') ?? '')?.[1]?.replace(/^.*[\\/]/s, '');
+  return name === undefined || /^\.*$/.test(name) ? undefined : name;
+}
+
+async function sizeOf(disk: typeof import('node:fs/promises'), path: string): Promise<number> {
+  return (await disk.stat(path).catch(() => undefined))?.size ?? 0;
+}
+
+async function sha256Hex(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  // Browsers hide it from pages that came over plain http.
+  if (globalThis.crypto?.subtle === undefined) {
+    throw new OctomilClientError(
+      'runtime_unavailable',
+      'this page cannot check what it pulls: SHA-256 is for pages over https',
+    );
+  }
+  const hash = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+function mismatch({ model }: PullOptions, digest: string, promised: string): OctomilClientError {
+  return new OctomilClientError(
+    'checksum_mismatch',
+    `${model} arrived with SHA-256 ${digest} instead of ${promised}; pull it again`,
+  );
+}
+
+function cannotWrite(path: string, cause: unknown): OctomilClientError {
+  const code = (cause as { code?: string }).code;
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new OctomilClientError('insufficient_storage', `the disk is full: ${path} cannot be written`, { cause });
+  }
+  return new OctomilClientError('invalid_input', `${path} cannot be written (${code ?? 'unknown'})`, { cause });
+}

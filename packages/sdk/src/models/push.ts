@@ -1,0 +1,161 @@
+import { OctomilClientError } from '../client-error.js';
+import type { HttpClient } from '../http-client.js';
+import { nodeModule } from '../node-builtins.js';
+import { wirePath } from '../wire-path.js';
+import { type ModelVersion, readVersion } from './model.js';
+
+export interface NewVersion {
+  /** Name or id of the model. */
+  readonly modelId: string;
+  /** Semantic version. A file of another format joins the draft of this version that exists. */
+  readonly version: string;
+  /** Of the file. Default: by its ending. */
+  readonly format?: string;
+  /** To make of it, such as `['onnx', 'safetensors']` or `'onnx,safetensors'`; the version is `converting` until all exist. */
+  readonly formats?: string | readonly string[];
+  readonly description?: string;
+  /** Waits until no conversion is under way. Default false. */
+  readonly waitUntilReady?: boolean;
+  /** Hears of every part that has arrived. */
+  readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
+  /** Hears where the bytes go before the first goes, to keep for {@link resume}. */
+  readonly onTicket?: (ticket: UploadTicket) => void;
+  /** Goes on with an upload of the same file that was cut off: parts that have arrived are not sent again. */
+  readonly resume?: UploadTicket;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Where the bytes of an upload go. Plain JSON, valid for a day; whoever has it may write this one upload. */
+export interface UploadTicket {
+  readonly uploadUrl: string;
+  readonly storageKey: string;
+  /** Null: the file goes whole. */
+  readonly partSizeBytes: number | null;
+}
+
+export interface UploadOptions extends NewVersion {
+  /** Read by Node, a part at a time; browsers use `uploadVersion`. */
+  readonly filePath: string;
+}
+
+export interface BlobUploadOptions extends NewVersion {
+  readonly content: Blob;
+  readonly fileName: string;
+  /** Hex SHA-256 of the content, where it is known: the coordinator refuses anything else. */
+  readonly sha256?: string | (() => Promise<string>);
+}
+
+/** A file up to this size goes whole. */
+const WHOLE_BYTES = 16 * 1024 * 1024;
+/** A coordinator that restarts in the middle of an hour's upload is waited for. */
+const PATIENT_ATTEMPTS = 20;
+
+/** @throws OctomilClientError `not_found` for a file that cannot be read, `runtime_unavailable` outside Node */
+export async function openFile(filePath: string): Promise<Pick<BlobUploadOptions, 'content' | 'fileName' | 'sha256'>> {
+  const { openAsBlob, createReadStream } = nodeModule('node:fs', 'use uploadVersion with a Blob');
+  const { createHash } = nodeModule('node:crypto', '');
+  const sha256 = async (): Promise<string> => {
+    const hash = createHash('sha256');
+    for await (const chunk of createReadStream(filePath)) hash.update(chunk as Uint8Array);
+    return hash.digest('hex');
+  };
+  try {
+    return { content: await openAsBlob(filePath), fileName: filePath.replace(/^.*[\\/]/, ''), sha256 };
+  } catch (cause) {
+    throw new OctomilClientError('not_found', `${filePath} cannot be read`, { cause });
+  }
+}
+
+/** The three steps: an address, the bytes, the confirmation that makes the version. */
+export async function pushVersion(http: HttpClient, options: BlobUploadOptions): Promise<ModelVersion> {
+  const { version, content, signal, sha256 } = options;
+  const base = `${wirePath('models', options.modelId)}/versions`;
+  const ticket = options.resume ?? (await askForTicket(http, `${base}/upload-url`, options));
+  options.onTicket?.(ticket);
+  const digest = typeof sha256 === 'function' ? await sha256() : sha256;
+  if (ticket.partSizeBytes === null) await sendWhole(http, ticket, options);
+  else await sendParts(http, ticket, ticket.partSizeBytes, options);
+  const confirmed = await http.json('POST', `${base}/confirm-upload`, {
+    body: new URLSearchParams({
+      version,
+      storage_key: ticket.storageKey,
+      file_size: String(content.size),
+      description: options.description ?? '',
+      ...(digest === undefined ? {} : { sha256: digest }),
+      ...(options.format === undefined ? {} : { format: options.format }),
+      ...(options.formats === undefined ? {} : { formats: formatList(options.formats) }),
+    }),
+    // It is put together and read through once more.
+    timeoutMs: transferTimeoutMs(content.size),
+    signal,
+  });
+  return readVersion(confirmed);
+}
+
+/** As forms carry it: `onnx,safetensors`. */
+export function formatList(formats: string | readonly string[]): string {
+  return typeof formats === 'string' ? formats : formats.join(',');
+}
+
+async function askForTicket(http: HttpClient, path: string, options: BlobUploadOptions): Promise<UploadTicket> {
+  const { version, fileName, content, signal } = options;
+  const whole = content.size <= WHOLE_BYTES;
+  const target = await http.json<{ upload_url: string; storage_key: string; part_size_bytes?: number | null }>(
+    'POST',
+    path,
+    {
+      body: new URLSearchParams({
+        version,
+        filename: fileName,
+        content_type: 'application/octet-stream',
+        ...(whole ? {} : { size_bytes: String(content.size), part_size_bytes: String(WHOLE_BYTES) }),
+      }),
+      signal,
+    },
+  );
+  const partSizeBytes = whole ? null : (target.part_size_bytes ?? null);
+  return { uploadUrl: target.upload_url, storageKey: target.storage_key, partSizeBytes };
+}
+
+async function sendWhole(http: HttpClient, { uploadUrl }: UploadTicket, options: BlobUploadOptions): Promise<void> {
+  const { content, signal } = options;
+  await put(http, uploadUrl, content, signal);
+  options.onProgress?.(content.size, content.size);
+}
+
+async function sendParts(
+  http: HttpClient,
+  { uploadUrl }: UploadTicket,
+  partSizeBytes: number,
+  options: BlobUploadOptions,
+): Promise<void> {
+  const { content, resume, signal } = options;
+  const arrived = new Set(resume === undefined ? [] : await partsThatArrived(http, uploadUrl, signal));
+  let done = 0;
+  for (let number = 1, start = 0; start < content.size; number++, start += partSizeBytes) {
+    const part = content.slice(start, start + partSizeBytes);
+    if (!arrived.has(number)) await put(http, `${uploadUrl}/parts/${number}`, part, signal);
+    done += part.size;
+    options.onProgress?.(done, content.size);
+  }
+}
+
+async function partsThatArrived(http: HttpClient, uploadUrl: string, signal?: AbortSignal): Promise<number[]> {
+  const { parts } = await http.json<{ parts?: unknown }>('GET', uploadUrl, { signal });
+  return Array.isArray(parts) ? parts.filter((part) => typeof part === 'number') : [];
+}
+
+async function put(http: HttpClient, url: string, body: Blob, signal: AbortSignal | undefined): Promise<void> {
+  await http.bytes('PUT', url, {
+    body,
+    headers: { 'content-type': 'application/octet-stream' },
+    timeoutMs: transferTimeoutMs(body.size),
+    maxAttempts: PATIENT_ATTEMPTS,
+    signal,
+  });
+}
+
+/** A megabyte per second at least, as the published clients allow. */
+function transferTimeoutMs(bytes: number): number {
+  return Math.max(600_000, bytes / 1024);
+}
