@@ -21,11 +21,18 @@ import {
   registerIdempotency,
   SharedCounts,
 } from './http/index.js';
-import { Registry, registerModelRoutes, registerVersionRoutes, VersionUploads } from './models/index.js';
-import { ApiKeys, bootstrapOrganization, registerOrganizationRoutes } from './organizations/index.js';
+import { createRegistryRoutes, Registry } from './models/index.js';
+import {
+  ApiKeys,
+  bootstrapOrganization,
+  Organizations,
+  registerOrganizationRoutes,
+  registerOrganizations,
+} from './organizations/index.js';
 import { openStores, type Stores } from './stores.js';
 import {
   createTrainingEngine,
+  registerOpenRoutes,
   registerTrainingRoutes,
   type TrainingAggregator,
   type TrainingEngine,
@@ -88,7 +95,15 @@ export async function startContext(
   const keys = new ApiKeys(database, clock);
   const federations = new Federations(database);
   const registry = new Registry({ database, objects });
-  const uploads = new VersionUploads({ registry, objects, clock, signingSecret: (keyId) => keys.signingSecret(keyId) });
+  const models = createRegistryRoutes({
+    registry,
+    database,
+    objects,
+    clock,
+    logger,
+    signingSecret: (keyId) => keys.signingSecret(keyId),
+    publicUrl: config.publicUrl,
+  });
   const devices = createDeviceService({
     database,
     clock,
@@ -127,6 +142,7 @@ export async function startContext(
 
   let restUrl = '';
   const grpc = createGrpcServer({
+    audit,
     devices,
     assignments,
     transfers,
@@ -168,15 +184,18 @@ export async function startContext(
     measure: () => metrics.set('deviceSessions', devices.hub.size),
   });
   registerAuditRoutes(app, { audit });
+  registerOrganizations(app, { organizations: new Organizations(database) });
   registerOrganizationRoutes(app, { database, keys, grpcUrl: () => grpcUrl(config, grpc) });
   registerFederationRoutes(app, { federations });
-  registerModelRoutes(app, { registry });
-  registerVersionRoutes(app, { registry, uploads, publicUrl: config.publicUrl });
+  models.register(app);
   registerDeviceRoutes(app, { devices });
   registerTransferRoutes(app, { transfers });
   registerTrainingRoutes(app, { engine });
+  registerOpenRoutes(app, { engine, maxInlineBytes: config.maxInlineUpdateMib * 1024 * 1024 });
 
   lifecycle.onStop('health object', () => objects.delete(`health/${coordinatorId}`));
+  models.artifacts.start();
+  lifecycle.onStop('artifact sweep', () => models.artifacts.stop());
   await transfers.start();
   lifecycle.onStop('transfers', () => transfers.stop());
   await devices.start();

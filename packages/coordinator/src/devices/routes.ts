@@ -111,13 +111,14 @@ export function registerDeviceRoutes(app: App, { devices }: DeviceRoutesOptions)
     return { ...view(device), status: 'active', metadata: {} };
   });
 
-  app.post('/api/v1/devices/:id/heartbeat', { schema: { params: DeviceParams } }, async (request) => {
+  const config = { audit: false } as const;
+  app.post('/api/v1/devices/:id/heartbeat', { config, schema: { params: DeviceParams } }, async (request) => {
     const organizationId = organizationFor(request, request.params.id, 'devices:heartbeat');
     const now = await records.heartbeat(organizationId, request.params.id);
     return { status: 'ok', server_time: now.toISOString(), metadata: {} };
   });
 
-  app.post('/api/v1/devices/heartbeat', { schema: { body: Heartbeat } }, async (request) => {
+  app.post('/api/v1/devices/heartbeat', { config, schema: { body: Heartbeat } }, async (request) => {
     const { organizationId } = requireScope(request, 'devices:heartbeat');
     const now = await records.heartbeat(organizationId, request.body.device_identifier);
     return { status: 'ok', server_time: now.toISOString(), metadata: {} };

@@ -18,6 +18,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { service as healthService } from 'grpc-health-check';
+import { createAuditLog } from '../audit/index.js';
 import type { Database } from '../database/database.js';
 import { createDeviceService, type DeviceService } from '../devices/index.js';
 import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
@@ -63,6 +64,7 @@ beforeEach(async () => {
     devices,
     assignments,
     transfers,
+    audit: createAuditLog({ database }),
     clock: systemClock,
     logger: silentLogger,
     settings: {
@@ -127,6 +129,13 @@ test('a token enrols one device once, and says when and by whom it was used', as
   const device = await enroll(token, 'hospital-001');
   expect(device.organizationId).toBe(organizationId);
   expect(device.credential).toMatch(/^odc_[0-9a-f]{32}_[A-Za-z0-9_-]{43}$/);
+  const [written] = await createAuditLog({ database }).list(organizationId, { limit: 1 });
+  expect(written).toMatchObject({
+    actor: `device:${device.deviceId}`,
+    action: 'grpc.Enroll',
+    resource: `devices/${device.deviceId}`,
+    remote_address: '127.0.0.1',
+  });
   const again = await enroll(token, 'hospital-002').catch((error: unknown) => error);
   expect(again).toMatchObject({ code: 'enrollment_token_used' });
   expect((again as OctomilError).reason).toContain('hospital-001');

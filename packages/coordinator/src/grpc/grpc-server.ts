@@ -11,6 +11,7 @@ import {
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import { HealthImplementation } from 'grpc-health-check';
+import type { AuditLog } from '../audit/audit-log.js';
 import type { DeviceService } from '../devices/index.js';
 import type { AssignmentPort } from '../training/assignment-port.js';
 import { BufferPool, type TransferService } from '../transfers/index.js';
@@ -51,6 +52,8 @@ export interface GrpcServerOptions {
   readonly devices: DeviceService;
   readonly assignments: AssignmentPort;
   readonly transfers: TransferService;
+  /** Where enrolments are written down. */
+  readonly audit?: AuditLog;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly settings: GrpcSettings;
@@ -116,7 +119,21 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
   const handlers: ServiceHandlers<typeof AgentService> = {
     enroll: (call, callback) => {
       const { enrollmentToken, deviceIdentifier, labels, agentVersion } = withoutNul(call.request);
-      devices.enroll({ enrollmentToken, deviceIdentifier, labels, agentVersion }).then(
+      const enrolled = devices
+        .enroll({ enrollmentToken, deviceIdentifier, labels, agentVersion })
+        .then(async (enrollment) => {
+          const { organizationId, deviceId } = enrollment;
+          await options.audit?.record({
+            organizationId,
+            actor: `device:${deviceId}`,
+            action: 'grpc.Enroll',
+            resource: `devices/${deviceId}`,
+            details: { device_identifier: deviceIdentifier },
+            remoteAddress: call.getPeer().replace(/:\d+$/, ''),
+          });
+          return enrollment;
+        });
+      enrolled.then(
         (enrollment) => callback(null, create(EnrollResponseSchema, enrollment)),
         (error: unknown) => {
           note(error, 'Enroll');

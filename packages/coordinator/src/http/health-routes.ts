@@ -16,8 +16,8 @@ const CHECK_TIMEOUT_MS = 5_000;
 /** `/healthz`: the process answers. `/readyz`: so do its stores. `/metrics`: Prometheus. */
 export function registerHealthRoutes(app: App, { checks, metrics, measure }: HealthChecks): void {
   const config = { access: 'public' } as const;
-  app.get('/healthz', { config }, async () => ({ status: 'ok' }));
-  app.get('/readyz', { config }, async (_request, reply) => {
+  app.get('/healthz', { config, schema: { summary: 'Whether the process answers' } }, async () => ({ status: 'ok' }));
+  app.get('/readyz', { config, schema: { summary: 'Whether its stores answer too' } }, async (_request, reply) => {
     const results = await Promise.all(
       Object.entries(checks).map(async ([name, check]) => [name, await outcome(check)] as const),
     );
@@ -31,7 +31,9 @@ export function registerHealthRoutes(app: App, { checks, metrics, measure }: Hea
     return reply.type(metrics.contentType).send(await metrics.render());
   });
   // What the published clients probe after sign-in: it tells a good key from a bad one.
-  app.get('/api/v1/health', async () => ({ status: 'ok' }));
+  app.get('/api/v1/health', { schema: { summary: 'Whether the key is good', tags: ['system'] } }, async () => ({
+    status: 'ok',
+  }));
 }
 
 async function outcome(check: () => Promise<void>): Promise<string> {

@@ -46,6 +46,8 @@ export class ApiKeys {
   readonly #clock: Clock;
   readonly #cache = new Map<string, Cached>();
   readonly #usedAtMs = new Map<string, number>();
+  /** Counts revocations: a row that was read before one must not be cached after it. */
+  #revocations = 0;
 
   constructor(database: Database, clock: Clock) {
     this.#database = database;
@@ -98,6 +100,7 @@ export class ApiKeys {
       .where('organization_id', '=', organizationId)
       .returning(COLUMNS)
       .executeTakeFirst();
+    this.#revocations++;
     this.#cache.clear();
     if (row === undefined) throw noKey(keyId);
     return row;
@@ -139,12 +142,14 @@ export class ApiKeys {
   async #row(hash: string): Promise<Selectable<ApiKeysTable> | undefined> {
     const cached = this.#cache.get(hash);
     if (cached !== undefined && cached.untilMs > this.#clock.now()) return cached.row;
+    const revocations = this.#revocations;
     const row = await this.#database.kysely
       .selectFrom('api_keys')
       .selectAll()
       .where('key_hash', '=', hash)
       .executeTakeFirst();
     if (row === undefined) return undefined;
+    if (revocations !== this.#revocations) return row;
     if (this.#cache.size >= MAX_CACHED) this.#cache.clear();
     this.#cache.set(hash, { row, untilMs: this.#clock.now() + CACHE_MS });
     return row;

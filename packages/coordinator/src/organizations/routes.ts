@@ -33,37 +33,46 @@ export interface OrganizationRoutesOptions {
 export function registerOrganizationRoutes(app: App, { database, keys, grpcUrl }: OrganizationRoutesOptions): void {
   for (const base of ['/api/v1/api-keys', '/api/v1/keys']) registerKeyRoutes(app, keys, base);
 
-  app.post('/api/v1/enrollment-tokens', { schema: { body: TokenBody } }, async (request, reply) => {
-    const { organizationId } = requireScope(request, 'devices:write');
-    const created = await createEnrollmentToken(database, organizationId, {
-      labels: request.body.labels ?? {},
-      expiresInSeconds: request.body.expires_in_seconds ?? DEFAULT_EXPIRY_SECONDS,
-      deviceIdentifier: request.body.device_identifier,
-    });
-    const { id, token, labels, deviceIdentifier, expiresAt } = created;
-    return reply.code(201).send({
-      id,
-      token,
-      labels,
-      device_identifier: deviceIdentifier,
-      expires_at: expiresAt.toISOString(),
-      grpc_address: grpcUrl(),
-    });
-  });
+  app.post(
+    '/api/v1/enrollment-tokens',
+    { schema: { tags: ['devices'], summary: 'Make a token that enrols one device', body: TokenBody } },
+    async (request, reply) => {
+      const { organizationId } = requireScope(request, 'devices:write');
+      const created = await createEnrollmentToken(database, organizationId, {
+        labels: request.body.labels ?? {},
+        expiresInSeconds: request.body.expires_in_seconds ?? DEFAULT_EXPIRY_SECONDS,
+        deviceIdentifier: request.body.device_identifier,
+      });
+      const { id, token, labels, deviceIdentifier, expiresAt } = created;
+      return reply.code(201).send({
+        id,
+        token,
+        labels,
+        device_identifier: deviceIdentifier,
+        expires_at: expiresAt.toISOString(),
+        grpc_address: grpcUrl(),
+      });
+    },
+  );
 }
 
 function registerKeyRoutes(app: App, keys: ApiKeys, base: string): void {
-  app.post(base, { schema: { body: KeyBody } }, async (request, reply) => {
-    const creator = requireScope(request, 'keys:write');
-    const { name, scopes = creator.scopes } = request.body;
-    const list = Array.isArray(scopes)
-      ? (scopes as string[])
-      : Object.entries(scopes).map(([resource, permission]) => `${resource}:${permission}`);
-    const created = await keys.create(creator.organizationId, name, list, creator);
-    return reply.code(201).send(createdJson(created));
-  });
+  const tags = ['api-keys'];
+  app.post(
+    base,
+    { schema: { tags, summary: 'Make a key; it is shown once', body: KeyBody } },
+    async (request, reply) => {
+      const creator = requireScope(request, 'keys:write');
+      const { name, scopes = creator.scopes } = request.body;
+      const list = Array.isArray(scopes)
+        ? (scopes as string[])
+        : Object.entries(scopes).map(([resource, permission]) => `${resource}:${permission}`);
+      const created = await keys.create(creator.organizationId, name, list, creator);
+      return reply.code(201).send(createdJson(created));
+    },
+  );
 
-  app.get(base, async (request) => {
+  app.get(base, { schema: { tags, summary: 'List keys, without the keys themselves' } }, async (request) => {
     const { organizationId } = requireScope(request, 'keys:write');
     return (await keys.list(organizationId)).map(keyJson);
   });
@@ -72,13 +81,21 @@ function registerKeyRoutes(app: App, keys: ApiKeys, base: string): void {
     const { organizationId } = requireScope(request, 'keys:write');
     return keyJson(await keys.revoke(organizationId, id));
   };
-  app.delete(`${base}/:id`, { schema: { params: Id } }, (request) => revoke(request, request.params.id));
-  app.post(`${base}/:id/revoke`, { schema: { params: Id } }, (request) => revoke(request, request.params.id));
+  app.delete(`${base}/:id`, { schema: { tags, summary: 'Revoke a key', params: Id } }, (request) =>
+    revoke(request, request.params.id),
+  );
+  app.post(`${base}/:id/revoke`, { schema: { tags, summary: 'Revoke a key', params: Id } }, (request) =>
+    revoke(request, request.params.id),
+  );
 
-  app.post(`${base}/:id/rotate`, { schema: { params: Id } }, async (request, reply) => {
-    const creator = requireScope(request, 'keys:write');
-    return reply.code(201).send(createdJson(await keys.rotate(creator.organizationId, request.params.id, creator)));
-  });
+  app.post(
+    `${base}/:id/rotate`,
+    { schema: { tags, summary: 'Make a second live key of the same name and scopes', params: Id } },
+    async (request, reply) => {
+      const creator = requireScope(request, 'keys:write');
+      return reply.code(201).send(createdJson(await keys.rotate(creator.organizationId, request.params.id, creator)));
+    },
+  );
 }
 
 function keyJson(row: ApiKey): Record<string, unknown> {

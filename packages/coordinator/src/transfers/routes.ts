@@ -61,7 +61,8 @@ function send(response: ServerResponse, chunk: Buffer): Promise<void> {
 export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOptions): void {
   const pool = new BufferPool(DOWNLOAD_CHUNK_BYTES, 32);
 
-  app.put('/api/v1/transfers/:ticketId/parts/:part', { schema: { params: PartParams } }, async (request) => {
+  const config = { audit: false } as const;
+  app.put('/api/v1/transfers/:ticketId/parts/:part', { config, schema: { params: PartParams } }, async (request) => {
     const { body } = request;
     try {
       if (!(body instanceof Readable)) {
@@ -88,7 +89,7 @@ export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOp
     describe(await transfers.state(proofOf(request, request.params.ticketId))),
   );
 
-  app.post('/api/v1/transfers/:ticketId/complete', { schema: { params: TicketParams } }, async (request) =>
+  app.post('/api/v1/transfers/:ticketId/complete', { config, schema: { params: TicketParams } }, async (request) =>
     transfers.complete(proofOf(request, request.params.ticketId)),
   );
 

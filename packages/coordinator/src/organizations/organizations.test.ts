@@ -1,0 +1,73 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { silentLogger } from '@octomil/shared/runtime';
+import { type Coordinator, startCoordinator } from '../start-coordinator.js';
+import { testDatabaseDump } from '../testing/index.js';
+
+type Json = Record<string, unknown>;
+let coordinator: Coordinator;
+let admin: string;
+
+beforeAll(async () => {
+  coordinator = await startCoordinator({
+    database: 'memory',
+    databaseDump: await testDatabaseDump(),
+    logger: silentLogger,
+  });
+  admin = coordinator.bootstrapApiKey ?? '';
+}, 60_000);
+afterAll(() => coordinator.stop());
+
+async function send(
+  key: string,
+  method: string,
+  path: string,
+  json?: unknown,
+): Promise<{ status: number; body: Json }> {
+  const response = await fetch(`${coordinator.restUrl}/api/v1${path}`, {
+    method,
+    headers: {
+      authorization: `Bearer ${key}`,
+      ...(json === undefined ? {} : { 'content-type': 'application/json' }),
+    },
+    ...(json === undefined ? {} : { body: JSON.stringify(json) }),
+  });
+  return { status: response.status, body: (await response.json()) as Json };
+}
+
+test('an operator makes an organization with a key of its own; the two do not see each other', async () => {
+  const made = await send(admin, 'POST', '/organizations', { name: 'Clinic Süd' });
+  expect(made).toMatchObject({ status: 201, body: { name: 'Clinic Süd', api_key: expect.stringMatching(/^edg_/) } });
+  const key = String(made.body['api_key']);
+  expect(await send(key, 'GET', '/organizations/me')).toMatchObject({ status: 200, body: { id: made.body['id'] } });
+  expect((await send(admin, 'GET', '/organizations/me')).body).toMatchObject({ name: 'default' });
+
+  const model = await send(admin, 'POST', '/models', { name: 'secret' });
+  expect((await send(key, 'GET', `/models/${model.body['id']}`)).status).toBe(404);
+  expect((await send(key, 'POST', '/models', { name: 'secret' })).status).toBe(201);
+  const log = JSON.stringify((await send(key, 'GET', '/audit')).body);
+  expect(log).not.toContain(String(model.body['id']));
+
+  const again = await send(admin, 'POST', '/organizations', { name: 'Clinic Süd' });
+  expect(again).toMatchObject({ status: 409, body: { code: 'conflict', details: { org_id: made.body['id'] } } });
+  const all = await send(admin, 'GET', '/organizations');
+  expect((all.body as unknown as Json[]).map(({ name }) => name)).toEqual(['default', 'Clinic Süd']);
+});
+
+test('nobody else makes organizations, or sees them', async () => {
+  const other = await send(admin, 'POST', '/organizations', { name: 'other' });
+  const otherAdmin = String(other.body['key']);
+  const reader = await send(admin, 'POST', '/api-keys', { name: 'reader', scopes: ['models:read'] });
+  for (const key of [otherAdmin, String(reader.body['key'])]) {
+    expect((await send(key, 'POST', '/organizations', { name: 'mine' })).status).toBe(403);
+    expect((await send(key, 'GET', '/organizations')).status).toBe(403);
+  }
+  expect((await send(admin, 'POST', '/organizations', { name: ' ' })).status).toBe(400);
+});
+
+test('a revoked key is refused at once, though it was just used', async () => {
+  const { body } = await send(admin, 'POST', '/api-keys', { name: 'short', scopes: ['models:read'] });
+  const key = String(body['key']);
+  expect((await send(key, 'GET', '/models')).status).toBe(200);
+  await send(admin, 'DELETE', `/api-keys/${body['id']}`);
+  expect((await send(key, 'GET', '/models')).status).toBe(401);
+});
