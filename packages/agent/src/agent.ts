@@ -1,12 +1,17 @@
 import { type Clock, createLogger, Lifecycle, type Logger, type Service, systemClock } from '@octomil/shared/runtime';
 import type { Trainer } from '@octomil/shared/training';
 import { AuditLog } from './audit/audit-log.js';
+import { type DeviceConditions, SystemConditions } from './conditions/device-conditions.js';
+import { Eligibility } from './conditions/eligibility.js';
 import type { AgentConfig } from './config/agent-config.js';
 import { bearer, type CoordinatorClient, openCoordinatorClient } from './connection/coordinator-client.js';
 import { HttpTransfers } from './connection/http-transfers.js';
 import { DataSetSummaries, type Summarize, summarizeInProcess } from './data-sets/summary.js';
+import { Deployments } from './deployments/deployments.js';
+import { SiteEvaluator } from './deployments/site-evaluation.js';
 import { AgentMetrics } from './http/agent-metrics.js';
 import { startHealthServer } from './http/health-server.js';
+import type { LocalApi } from './http/local-api.js';
 import { BaseStore } from './models/base-store.js';
 import { grpcBaseTransport, httpBaseTransport } from './models/transports.js';
 import { DEFAULT_MAX_QUESTIONS, QuestionLog } from './policy/question-log.js';
@@ -38,6 +43,8 @@ export interface Agent extends Service {
 export interface AgentOverrides {
   readonly trainer?: Trainer;
   readonly summarize?: Summarize;
+  /** What the machine says of battery, network, load and disk. */
+  readonly conditions?: DeviceConditions;
   readonly clock?: Clock;
   readonly random?: () => number;
   readonly logger?: Logger;
@@ -99,6 +106,7 @@ async function compose(
     transports: [httpBaseTransport(http), grpcBaseTransport(bulkClient, metadata)],
     clock,
     logger,
+    referenced: (sha256) => deployments.referenced(sha256),
     onDownloaded: (sizeBytes) => metrics.add('octomil_agent_downloaded_bytes_total', sizeBytes),
   });
   const summaries = new DataSetSummaries({
@@ -112,6 +120,30 @@ async function compose(
   const tellSummary = async (): Promise<void> => {
     assignments.send({ case: 'siteSummary', value: await site.summary() });
   };
+  const digestOf = async (name: string): Promise<string> => {
+    if (await summaries.refresh()) await tellSummary();
+    return summaries.digestOf(name);
+  };
+  const questions = new QuestionLog(folder.questionsPath, config.policy.maxQuestions ?? DEFAULT_MAX_QUESTIONS);
+  const device = overrides.conditions ?? new SystemConditions({ stateDir: config.stateDir, metered: config.metered });
+  const eligibility = new Eligibility(config.conditions, device, clock);
+  const localApi = localApiOnDemand(folder.localApiPath, logger, () => deployments);
+  lifecycle.onStop('local interface', () => localApi.stop());
+  const deployments: Deployments = new Deployments({
+    config,
+    path: folder.deployedPath,
+    store: bases,
+    trainer,
+    evaluator: new SiteEvaluator({ config, trainer, audit, questions, digestOf, logger }),
+    eligibility,
+    audit,
+    busy: () => assignments.running,
+    onFirstModel: () => localApi.start(),
+    clock,
+    random: overrides.random ?? Math.random,
+    logger,
+  });
+  lifecycle.onStop('deployments', () => deployments.stop());
   const assignments: Assignments = new Assignments({
     journal,
     clock,
@@ -123,11 +155,9 @@ async function compose(
       bases,
       trainer,
       audit,
-      questions: new QuestionLog(folder.questionsPath, config.policy.maxQuestions ?? DEFAULT_MAX_QUESTIONS),
-      digestOf: async (name) => {
-        if (await summaries.refresh()) await tellSummary();
-        return summaries.digestOf(name);
-      },
+      eligibility,
+      questions,
+      digestOf,
       clock,
       logger,
       uploader: { http, grpc: bulkClient, metadata, clock, logger },
@@ -146,12 +176,21 @@ async function compose(
         );
       }
       assignments.connected(link);
+      deployments.connected(link);
     },
-    received: (event) => assignments.received(event),
+    received: (event) => {
+      if (event.case === 'desiredState') deployments.desired(event.value);
+      else if (event.case === 'observedReceipt') deployments.receipt();
+      else assignments.received(event);
+    },
     renewalSent: () => assignments.renewalSent(),
     renewalAnswered: () => assignments.renewalAnswered(),
-    disconnected: () => assignments.disconnected(),
+    disconnected: () => {
+      assignments.disconnected();
+      deployments.disconnected();
+    },
   };
+  await deployments.start();
   const session = new CoordinatorSession({
     config,
     credentialPath: folder.credentialPath,
@@ -196,6 +235,30 @@ async function compose(
     ready: session.ready,
     finished: session.finished,
     stop: () => lifecycle.stop(),
+  };
+}
+
+/** Opened with the first deployed model: an agent that only trains has no port for it. */
+function localApiOnDemand(path: string, logger: Logger, deployments: () => Deployments) {
+  let opening: Promise<LocalApi | undefined> | undefined;
+  return {
+    start: (): void => {
+      opening ??= import('./http/local-api.js')
+        .then(({ startLocalApi }) =>
+          startLocalApi({
+            path,
+            counters: { record: (report) => deployments().record(report) },
+            activate: (modelId) => deployments().activate(modelId),
+          }),
+        )
+        .catch((error: unknown) => {
+          logger.warn({ error }, 'the local interface could not be opened; inferences are not counted');
+          return undefined;
+        });
+    },
+    stop: async (): Promise<void> => {
+      await (await opening)?.stop();
+    },
   };
 }
 

@@ -8,9 +8,19 @@ export interface AuditEntry {
   /**
    * `enrollment`: name and labels; `site_summary`: data set names, row counts and digests, policy;
    * `statistics`: column aggregates; `evaluation`: metrics; `progress`: steps and batch losses (once per assignment);
-   * `update`: trained weights or their change; `failure`: the reason why an assignment was not done.
+   * `update`: trained weights or their change; `failure`: the reason why an assignment was not done; `deployment`: which version of a model runs here, or why not;
+   * `inference_counters`: counts and latencies of answers (once per activation).
    */
-  readonly kind: 'enrollment' | 'site_summary' | 'statistics' | 'evaluation' | 'progress' | 'update' | 'failure';
+  readonly kind:
+    | 'enrollment'
+    | 'site_summary'
+    | 'statistics'
+    | 'evaluation'
+    | 'progress'
+    | 'update'
+    | 'failure'
+    | 'deployment'
+    | 'inference_counters';
   readonly federation?: string;
   readonly model?: string;
   readonly round?: number;

@@ -1,5 +1,6 @@
 import type { DataSource } from '@octomil/shared/data';
 import type { LogLevel } from '@octomil/shared/runtime';
+import type { Conditions } from '../conditions/eligibility.js';
 import type { Policy } from '../policy/policy.js';
 import type { PeerAddress } from './address.js';
 import type { ProxySettings } from './proxy.js';
@@ -33,7 +34,13 @@ export interface AgentConfig {
   readonly metrics: { readonly host: string; readonly port: number } | undefined;
   readonly logLevel: LogLevel;
   readonly trainer: { readonly memoryLimitMb: number | undefined; readonly idleMs: number };
-  /** Bases beyond this are dropped, least recently used first. Default 4 GiB. */
+  /** When the machine may train, download and activate. Default: always. */
+  readonly conditions: Conditions;
+  /** Whether the network is metered; undefined asks the system. */
+  readonly metered: boolean | undefined;
+  /** Models that may be deployed here, `*` for any characters; undefined: every model of the organization. */
+  readonly deployableModels: readonly string[] | undefined;
+  /** Bases and artifacts beyond this are dropped, least recently used first; what is deployed does not count. Default 4 GiB. */
   readonly modelsCacheBytes: number;
   /** How long a stop waits for running work before it is abandoned. Default 10 s. */
   readonly stopGraceMs: number;

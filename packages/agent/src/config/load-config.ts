@@ -5,11 +5,13 @@ import { OctomilError } from '@octomil/shared/errors';
 import type { TSchema } from 'typebox';
 import { Value } from 'typebox/value';
 import { parse } from 'yaml';
+import type { ConditionRules } from '../conditions/condition-rules.js';
+import { parseTimeWindow } from '../conditions/time-window.js';
 import { isLoopback, type PeerAddress, parseCoordinatorAddress } from './address.js';
 import type { AgentConfig } from './agent-config.js';
 import { applyEnvironment } from './environment.js';
 import { proxyFromEnvironment } from './proxy.js';
-import { type AgentFile, AgentFileSchema } from './schema.js';
+import { type AgentFile, AgentFileSchema, type ConditionRulesFile } from './schema.js';
 
 const MIB = 1_048_576;
 
@@ -108,8 +110,26 @@ function build(
     metrics: metrics === undefined ? undefined : { host: metrics.host ?? '127.0.0.1', port: metrics.port },
     logLevel: (file.log_level ?? 'info') as AgentConfig['logLevel'],
     trainer: { memoryLimitMb: trainer.memory_limit_mb, idleMs: (trainer.idle_seconds ?? 300) * 1_000 },
+    conditions: {
+      training: conditionRules(file.conditions?.training),
+      downloads: conditionRules(file.conditions?.downloads),
+      activation: conditionRules(file.conditions?.activation),
+    },
+    metered: file.conditions?.metered,
+    deployableModels: file.deployments?.models,
     modelsCacheBytes: (file.models_cache_mb ?? 4_096) * MIB,
     stopGraceMs: (file.stop_grace_seconds ?? 10) * 1_000,
+  };
+}
+
+function conditionRules(rules: ConditionRulesFile = {}): ConditionRules {
+  return {
+    ...(rules.min_battery_percent === undefined ? {} : { minBatteryPercent: rules.min_battery_percent }),
+    ...(rules.charging === undefined ? {} : { charging: rules.charging }),
+    ...(rules.unmetered === undefined ? {} : { unmetered: rules.unmetered }),
+    ...(rules.idle === undefined ? {} : { idle: rules.idle }),
+    ...(rules.time_window === undefined ? {} : { timeWindows: rules.time_window.map(parseTimeWindow) }),
+    ...(rules.min_free_disk_mb === undefined ? {} : { minFreeDiskMb: rules.min_free_disk_mb }),
   };
 }
 
@@ -129,13 +149,20 @@ function readYaml(path: string, what: string, problems: ConfigProblem[], at = ''
   }
 }
 
-/** A bare path for a data set, and a file for the policy. */
+/** A bare path for a data set, a single time window, and a file for the policy. */
 function expandShorthands(file: Record<string, unknown>, folder: string, problems: ConfigProblem[]): void {
   const sets = file['data_sets'];
   if (typeof sets === 'object' && sets !== null && !Array.isArray(sets)) {
     file['data_sets'] = Object.fromEntries(
       Object.entries(sets).map(([name, source]) => [name, typeof source === 'string' ? { path: source } : source]),
     );
+  }
+  const conditions = file['conditions'];
+  if (typeof conditions === 'object' && conditions !== null) {
+    for (const rules of Object.values(conditions) as unknown[]) {
+      if (typeof rules !== 'object' || rules === null || !('time_window' in rules)) continue;
+      if (typeof rules.time_window === 'string') rules.time_window = [rules.time_window];
+    }
   }
   const policy = file['policy'];
   if (typeof policy === 'string') {
@@ -174,7 +201,11 @@ function settingProblems(name: string, schema: TSchema, value: unknown): ConfigP
       }
     } else if (!found.has(path) && error.keyword !== 'boolean') {
       const message =
-        error.keyword === 'enum' ? `must be one of ${error.params.allowedValues.join(', ')}` : error.message;
+        error.keyword === 'pattern' && path.includes('time_window')
+          ? 'must be a window of local time, such as 22:00-06:00'
+          : error.keyword === 'enum'
+            ? `must be one of ${error.params.allowedValues.join(', ')}`
+            : error.message;
       found.set(path, { path, message, ...(SECRETS.has(name) ? {} : { value: valueAt(value, inner) }) });
     }
   }

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox';
+import { TIME_WINDOW_PATTERN } from '../conditions/time-window.js';
 
 const Text = Type.String({ minLength: 1, maxLength: 4096 });
 const Names = Type.Array(Type.String({ minLength: 1, maxLength: 256 }), { minItems: 1 });
@@ -28,6 +29,19 @@ const DataSetSchema = Type.Object(
   },
   { additionalProperties: false },
 );
+
+const ConditionRulesSchema = Type.Object(
+  {
+    min_battery_percent: Type.Optional(Type.Number({ minimum: 0, maximum: 100 })),
+    charging: Type.Optional(Type.Boolean()),
+    unmetered: Type.Optional(Type.Boolean()),
+    idle: Type.Optional(Type.Boolean()),
+    time_window: Type.Optional(Type.Array(Type.String({ pattern: TIME_WINDOW_PATTERN }), { minItems: 1 })),
+    min_free_disk_mb: Type.Optional(Type.Integer({ minimum: 0 })),
+  },
+  { additionalProperties: false },
+);
+export type ConditionRulesFile = Static<typeof ConditionRulesSchema>;
 
 /** `agent.yaml`. A data set may be a bare path, and the policy the path of a file of its own. */
 export const AgentFileSchema = Type.Object(
@@ -69,6 +83,20 @@ export const AgentFileSchema = Type.Object(
         },
         { additionalProperties: false },
       ),
+    ),
+    conditions: Type.Optional(
+      Type.Object(
+        {
+          training: Type.Optional(ConditionRulesSchema),
+          downloads: Type.Optional(ConditionRulesSchema),
+          activation: Type.Optional(ConditionRulesSchema),
+          metered: Type.Optional(Type.Boolean()),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    deployments: Type.Optional(
+      Type.Object({ models: Type.Optional(Type.Array(Text)) }, { additionalProperties: false }),
     ),
     models_cache_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_048_576 })),
     stop_grace_seconds: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600 })),

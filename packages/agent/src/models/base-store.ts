@@ -19,6 +19,8 @@ export interface BaseStoreOptions {
   readonly transports: readonly BaseTransport[];
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Files that must stay (deployed, or wanted for that); they do not count towards `maxBytes`. */
+  readonly referenced?: (sha256: string) => boolean;
   readonly onDownloaded?: (sizeBytes: number) => void;
 }
 
@@ -86,13 +88,28 @@ export class BaseStore {
     };
   }
 
-  /** Forgets a base that nobody will ask for again; one that is held or under way stays. */
+  /** Bytes that are not on disk yet; those of a cut download count as there. */
+  async missingBytes(base: BaseRef): Promise<number> {
+    const path = join(this.#options.folder, `${base.sha256}${SUFFIX}`);
+    const found = (await stat(path).catch(() => undefined)) ?? (await stat(`${path}.part`).catch(() => undefined));
+    return Math.max(0, base.sizeBytes - (found?.size ?? 0));
+  }
+
+  /**
+   * Forgets a base that nobody will ask for again, and what a cut download left of it; one that is held, under way or
+   * referenced stays.
+   */
   async drop(sha256: string): Promise<void> {
+    const flight = this.#flights.get(sha256);
+    if (flight?.controller.signal.aborted === true) await flight.done.catch(() => undefined);
     if ((this.#kept.get(sha256)?.holders ?? 0) > 0 || this.#flights.has(sha256)) return;
-    if (!this.#kept.delete(sha256)) return;
-    const name = `${sha256}${SUFFIX}`;
-    (await this.#files).delete(name);
-    await rm(join(this.#options.folder, name), { force: true });
+    if (this.#options.referenced?.(sha256) === true) return;
+    this.#kept.delete(sha256);
+    const files = await this.#files;
+    for (const name of [`${sha256}${SUFFIX}`, `${sha256}${SUFFIX}.part`]) {
+      files.delete(name);
+      await rm(join(this.#options.folder, name), { force: true });
+    }
   }
 
   #tooLarge(base: BaseRef): OctomilError {
@@ -105,11 +122,13 @@ export class BaseStore {
   /** Drops what was not used for longest until the rest fits; cut downloads count as well. */
   async #evict(): Promise<void> {
     const files = await this.#files;
+    const { referenced = () => false } = this.#options;
     let total = 0;
-    for (const sizeBytes of files.values()) total += sizeBytes;
+    for (const [name, sizeBytes] of files) if (!referenced(digestOf(name))) total += sizeBytes;
     for (const [name, sizeBytes] of files) {
       if (total <= this.#options.maxBytes) return;
-      const [sha256 = ''] = name.split('.');
+      const sha256 = digestOf(name);
+      if (referenced(sha256)) continue;
       if ((this.#kept.get(sha256)?.holders ?? 0) > 0 || this.#flights.has(sha256)) continue;
       this.#kept.delete(sha256);
       files.delete(name);
@@ -199,6 +218,11 @@ export class BaseStore {
       throw this.#tooLarge(base);
     }
   }
+}
+
+/** Files are named by it. */
+function digestOf(name: string): string {
+  return name.split('.')[0] ?? '';
 }
 
 async function filesByUse(folder: string): Promise<Map<string, number>> {

@@ -29,7 +29,8 @@ export type PolicyDecision =
   | { readonly allowed: true; readonly rule: string }
   | { readonly allowed: false; readonly problem: OctomilError };
 
-function names(list: readonly string[], name: string): boolean {
+/** Whether a list of patterns names it; `*` in a pattern stands for any characters. */
+export function names(list: readonly string[], name: string): boolean {
   return list.some((pattern) => (pattern.includes('*') ? covers(pattern, name) : pattern === name));
 }
 
@@ -45,6 +46,22 @@ function covers(pattern: string, value: string): boolean {
     position = found + part.length;
   }
   return value.length - end.length >= position && value.endsWith(end);
+}
+
+/**
+ * Pure. For work that belongs to no federation (how a deployed model does here): the first rule that names the model and
+ * one of the data sets, with the first data set that it names.
+ */
+export function ruleForModel(
+  policy: Policy,
+  model: string,
+  dataSets: readonly string[],
+): { readonly rule: string; readonly dataSet: string } | undefined {
+  for (const rule of policy.allow) {
+    const dataSet = names(rule.models, model) ? dataSets.find((name) => names(rule.dataSets, name)) : undefined;
+    if (dataSet !== undefined) return { rule: rule.name, dataSet };
+  }
+  return undefined;
 }
 
 /**

@@ -15,6 +15,10 @@ export interface StateFolder {
   readonly journalPath: string;
   /** What was told about which data set. */
   readonly questionsPath: string;
+  /** One folder per deployed model. */
+  readonly deployedPath: string;
+  /** Where programs on this machine reach the agent, and with which token. */
+  readonly localApiPath: string;
   readonly auditPath: string;
   readonly summariesPath: string;
   close(): Promise<void>;
@@ -29,9 +33,10 @@ export async function openStateFolder(path: string, now: () => number): Promise<
   const modelsPath = join(path, 'models');
   const updatesPath = join(path, 'updates');
   const journalPath = join(path, 'journal');
+  const deployedPath = join(path, 'deployed');
   let lock: FolderLock;
   try {
-    for (const folder of [path, modelsPath, updatesPath, journalPath]) {
+    for (const folder of [path, modelsPath, updatesPath, journalPath, deployedPath]) {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
     }
     if (process.platform !== 'win32' && (statSync(path).mode & 0o077) !== 0) chmodSync(path, 0o700);
@@ -54,6 +59,8 @@ export async function openStateFolder(path: string, now: () => number): Promise<
     updatesPath,
     journalPath,
     questionsPath: join(path, 'questions'),
+    deployedPath,
+    localApiPath: join(path, 'local-api.json'),
     auditPath: join(path, 'audit.jsonl'),
     summariesPath: join(path, 'data-sets.json'),
     close: () => lock.release(),

@@ -14,10 +14,12 @@ import {
   AgentService,
   type Assignment,
   AssignmentSchema,
+  type DesiredModelSchema,
   DownloadModelResponseSchema,
   EnrollResponseSchema,
   errorMetadata,
   implement,
+  type ObservedModel,
   type SessionRequest,
   type SessionResponse,
   SessionResponseSchema,
@@ -69,6 +71,10 @@ export class FakeCoordinator {
   onHttp: (request: IncomingMessage, response: ServerResponse) => boolean = () => false;
   /** Called on each Hello before Welcome; true means that it has answered itself. */
   onHello: (stream: SessionStream) => boolean = () => false;
+  /** What devices should run; said after each Welcome once `desire` was called. */
+  desiredModels: MessageInitShape<typeof DesiredModelSchema>[] | undefined;
+  /** Leaves observed states without a receipt. */
+  holdReceipts = false;
   /** Leaves an inline update without a verdict. */
   holdVerdicts = false;
   epoch = 0n;
@@ -149,6 +155,19 @@ export class FakeCoordinator {
     this.assignments.set(assignment.ref?.assignmentId ?? '', assignment);
     this.push({ case: 'assignment', value: assignment });
     return assignment;
+  }
+
+  /** Says what devices should run, now and after each Welcome. */
+  desire(...models: MessageInitShape<typeof DesiredModelSchema>[]): void {
+    this.desiredModels = models;
+    this.push({ case: 'desiredState', value: { digest: '', models } });
+  }
+
+  /** What the device said last of a model. */
+  observed(modelId: string): ObservedModel | undefined {
+    return this.of('observedState')
+      .at(-1)
+      ?.models.find((model) => model.modelId === modelId);
   }
 
   push(event: Event): void {
@@ -265,6 +284,9 @@ export class FakeCoordinator {
       stream.write(
         create(SessionResponseSchema, { event: { case: 'leaseRenewed', value: { leaseMs: this.leaseMs } } }),
       );
+    } else if (event.case === 'observedState') {
+      const receipt = create(SessionResponseSchema, { event: { case: 'observedReceipt', value: {} } });
+      if (!this.holdReceipts) stream.write(receipt);
     } else if (event.case === 'inlineUpdate' && event.value.header !== undefined) {
       if (!this.holdVerdicts) this.#judge(event.value.header, Buffer.from(event.value.data));
     } else if (event.case === 'ticketRequest' && event.value.header !== undefined) this.#giveTicket(event.value.header);
@@ -294,6 +316,9 @@ export class FakeCoordinator {
         transferUrl: this.offersHttp ? `${scheme}://127.0.0.1:${this.httpPort}` : '',
       },
     });
+    if (this.desiredModels !== undefined) {
+      write({ case: 'desiredState', value: { digest: '', models: this.desiredModels } });
+    }
     for (const assignment of this.assignments.values()) write({ case: 'assignment', value: assignment });
   }
 

@@ -30,6 +30,7 @@ export class FakeTrainer implements Trainer {
   async #result(task: TrainerTask): Promise<unknown> {
     if (task.kind === 'describe') return { formatVersion: 1, rows: 120, columns: [], excluded: [], target: null };
     if (task.kind === 'evaluate') return { count: 24, loss: 0.5, accuracy: 0.75, auc: null };
+    if (task.kind === 'predict') return { outputs: [[0]], backend: 'fake' };
     const bytes = await readFile(task.basePath);
     const last = bytes.length - 1;
     bytes[last] = ((bytes[last] ?? 0) + 1) % 256;

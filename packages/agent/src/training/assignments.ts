@@ -142,6 +142,8 @@ export class Assignments implements SessionDelegate, Line {
       case 'welcome':
       case 'leaseRenewed':
       case 'superseded':
+      case 'desiredState':
+      case 'observedReceipt':
       case undefined:
         return;
     }

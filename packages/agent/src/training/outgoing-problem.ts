@@ -7,6 +7,7 @@ const OWN_DETAILS: ReadonlySet<string> = new Set([
   'data_mismatch',
   'checksum_mismatch',
   'request_timeout',
+  'conditions_not_met',
 ]);
 const MAX_CHARACTERS = 1_000;
 

@@ -6,6 +6,7 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { Trainer } from '@octomil/shared/training';
 import type { AuditLog } from '../audit/audit-log.js';
+import type { Eligibility } from '../conditions/eligibility.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import type { UploadVerdict } from '../connection/http-transfers.js';
 import type { BaseStore } from '../models/base-store.js';
@@ -36,6 +37,7 @@ export interface SiteRunnerOptions {
   readonly trainer: Trainer;
   readonly uploader: Uploader;
   readonly audit: Pick<AuditLog, 'record'>;
+  readonly eligibility: Pick<Eligibility, 'unmet'>;
   readonly questions: Pick<QuestionLog, 'answer' | 'count'>;
   /** Of a data set as it is now. @throws OctomilError `data_unreadable` when it cannot be read */
   readonly digestOf: (dataSet: string) => Promise<string>;
@@ -78,6 +80,11 @@ export class SiteRunner implements AssignmentRunner {
         const { problem } = decision;
         logger.warn({ ...work.key, ...question, error: problem }, `assignment refused: ${problem.reason}`);
         return { kind: 'refused', problem: problem.toBody() };
+      }
+      const unmet = await this.#unmetCondition(assignment.kind);
+      if (unmet !== undefined) {
+        logger.info({ ...work.key, ...question, error: unmet }, `assignment refused: ${unmet.reason}`);
+        return { kind: 'refused', problem: unmet.toBody() };
       }
       context = {
         federation: assignment.federation,
@@ -186,6 +193,11 @@ export class SiteRunner implements AssignmentRunner {
     if (this.#baseOfSession.size > REMEMBERED_SESSIONS && oldest.done === false)
       this.#baseOfSession.delete(oldest.value);
     if (before !== undefined) await this.#options.bases.drop(before);
+  }
+
+  /** A description is read once and light; without it the site would be left out of the whole session. */
+  async #unmetCondition(kind: string): Promise<OctomilError | undefined> {
+    return kind === 'describe' ? undefined : await this.#options.eligibility.unmet('training');
   }
 
   #updatePath(key: AssignmentKey): string {

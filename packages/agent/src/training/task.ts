@@ -2,7 +2,7 @@ import type { Assignment } from '@octomil/proto';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { parseTargetRule, type TargetRule } from '@octomil/shared/features';
-import { parseLocalOptions, type TrainerTask } from '@octomil/shared/training';
+import { type PredictTask, parseLocalOptions, type TrainerTask } from '@octomil/shared/training';
 
 /** Where a task reads and writes. */
 export interface TaskPlaces {
@@ -60,7 +60,11 @@ export function chooseDataSet(dataSets: Readonly<Record<string, DataSource>>, na
  *
  * @throws OctomilError `invalid_input` when a part is missing, `training_not_supported` for an unknown kind or trainer
  */
-export function toTrainerTask(assignment: Assignment, json: TaskJson, places: TaskPlaces): TrainerTask {
+export function toTrainerTask(
+  assignment: Assignment,
+  json: TaskJson,
+  places: TaskPlaces,
+): Exclude<TrainerTask, PredictTask> {
   const { source, basePath, outputPath } = places;
   if (assignment.kind === 'train' && json['trainer'] === 'echo') {
     return {
