@@ -1,0 +1,132 @@
+// What people do with @octomil/sdk, done to what was built: require() and import with types, and a page without Node.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { createContext, runInContext } from 'node:vm';
+import { buildCommonJs, bundleForBrowsers } from './build-sdk.js';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+const COMMON_JS = `
+const assert = require('node:assert');
+const { Client, Federation, ModelRegistry, OctomilClientError } = require('@octomil/sdk');
+const registry = new ModelRegistry({ apiKey: 'edg_x', apiBase: 'http://127.0.0.1:9/api/v1', maxAttempts: 1 });
+assert.ok(new Client({ apiKey: 'edg_x' }).federation('x') instanceof Federation);
+registry.listModels().then(
+  () => process.exit(1),
+  (error) => {
+    assert.ok(error instanceof OctomilClientError);
+    assert.strictEqual(error.code, 'network_unavailable');
+    console.log('required');
+  },
+);
+`;
+
+const TYPED = `
+const registry = new sdk.ModelRegistry({ apiKey: 'edg_x', authTokenProvider: async () => 'oda_x' });
+export async function use(): Promise<string> {
+  const model: sdk.Model = await registry.ensureModel({ name: 'm', framework: 'pytorch', useCase: 'image_classification' });
+  const rollout: sdk.Rollout = await registry.createRollout({ modelId: model.id, version: '1.0.0', rolloutPercentage: 10 });
+  for await (const device of registry.rollouts.affectedDevices({ modelId: model.id, rolloutId: rollout.id })) {
+    const id: string = device.deviceId;
+    if (id === '') return id;
+  }
+  try {
+    await registry.publishVersion({ modelId: model.id, version: '1.0.0' });
+  } catch (error) {
+    if (error instanceof sdk.OctomilClientError && error.code === 'version_not_found') return error.reason;
+  }
+  // @ts-expect-error: a version is text
+  await registry.publishVersion({ modelId: model.id, version: 1 });
+  const status: sdk.RolloutStatus = rollout.status;
+  // @ts-expect-error: there is no such state
+  return status === 'gone' ? '' : status;
+}
+`;
+
+function commonJs(folder) {
+  writeFileSync(join(folder, 'consumer.cjs'), COMMON_JS);
+  const said = execFileSync(process.execPath, [join(folder, 'consumer.cjs')], { encoding: 'utf8', timeout: 30_000 });
+  if (said.trim() !== 'required') throw new TypeError(`require('@octomil/sdk') said ${said}`);
+}
+
+function types(folder) {
+  writeFileSync(join(folder, 'consumer.cts'), `import sdk = require('@octomil/sdk');\n${TYPED}`);
+  writeFileSync(join(folder, 'consumer.mts'), `import * as sdk from '@octomil/sdk';\n${TYPED}`);
+  const tsc = join(root, 'node_modules/typescript/bin/tsc');
+  for (const module of ['node16', 'nodenext']) {
+    const options = ['--noEmit', '--strict', '--target', 'es2022', '--module', module, '--skipLibCheck', 'false'];
+    const files = [join(folder, 'consumer.cts'), join(folder, 'consumer.mts')];
+    const { status, stdout } = spawnSync(process.execPath, [tsc, ...options, '--types', 'node', ...files], {
+      encoding: 'utf8',
+      cwd: folder,
+      timeout: 120_000,
+    });
+    if (status !== 0) throw new TypeError(`types for ${module}:\n${stdout}`);
+  }
+}
+
+/** What a page has; nothing of Node. */
+const IN_A_PAGE = [
+  ...['AbortController', 'AbortSignal', 'Blob', 'FormData', 'Headers', 'ReadableStream', 'Request', 'Response'],
+  ...['TextDecoder', 'TextEncoder', 'URL', 'URLSearchParams', 'clearTimeout', 'crypto', 'fetch', 'setTimeout'],
+];
+
+const PAGE = `(async () => {
+  const client = new octomil.Client({ apiKey, apiBase });
+  const model = await client.registry.ensureModel({ name: 'from a page' });
+  const content = new Blob([new Uint8Array([1, 2, 3])]);
+  await client.registry.uploadVersion({ modelId: model.id, version: '1.0.0', fileName: 'model.onnx', content });
+  await client.registry.publishVersion({ modelId: model.id, version: '1.0.0' });
+  const { bytes } = await client.registry.pullModel({ model: 'from a page' });
+  const code = (promise) => promise.then(() => 'none', (error) => error instanceof octomil.OctomilClientError && error.code);
+  return JSON.stringify([
+    typeof process + typeof Buffer + typeof require,
+    [...bytes],
+    (await client.registry.listModels()).length,
+    await code(client.registry.model('nobody')),
+    await code(client.registry.uploadVersionFromPath({ modelId: model.id, version: '1.1.0', filePath: 'x' })),
+    await code(client.registry.pullModelToPath({ model: 'from a page', path: 'x' })),
+  ]);
+})()`;
+const FROM_PAGE = [
+  'undefinedundefinedundefined',
+  [1, 2, 3],
+  1,
+  'model_not_found',
+  'runtime_unavailable',
+  'runtime_unavailable',
+];
+
+async function page() {
+  const bundle = await bundleForBrowsers();
+  const { startCoordinator } = await import('../packages/coordinator/dist/index.js');
+  const coordinator = await startCoordinator({ database: 'memory', environment: { OCTOMIL_LOG_LEVEL: 'error' } });
+  try {
+    const globals = Object.fromEntries(IN_A_PAGE.map((name) => [name, globalThis[name]]));
+    const apiBase = `${coordinator.restUrl}/api/v1`;
+    const context = createContext({ ...globals, apiBase, apiKey: coordinator.bootstrapApiKey });
+    runInContext(bundle, context);
+    const said = await runInContext(PAGE, context);
+    if (said !== JSON.stringify(FROM_PAGE)) throw new TypeError(`a page without Node answered ${said}`);
+  } finally {
+    await coordinator.stop();
+  }
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'octomil-sdk-'));
+try {
+  await buildCommonJs();
+  mkdirSync(join(folder, 'node_modules/@octomil'), { recursive: true });
+  for (const name of ['sdk', 'shared']) {
+    symlinkSync(join(root, 'packages', name), join(folder, 'node_modules/@octomil', name), 'junction');
+  }
+  symlinkSync(join(root, 'node_modules/@types'), join(folder, 'node_modules/@types'), 'junction');
+  commonJs(folder);
+  types(folder);
+  await page();
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
