@@ -85,6 +85,8 @@ export interface FederationsTable {
   organization_id: string;
   name: string;
   description: string;
+  /** Whether devices that were only registered, under an organization's key, may take part. */
+  shared_identities: Generated<boolean>;
   created_at: Timestamp;
 }
 
@@ -120,6 +122,8 @@ export interface ModelsTable {
   /** Such as `num>0`. */
   target: string | null;
   created_at: Timestamp;
+  /** A deleted model that was trained: its row stays for the record of its trainings, its name is free again. */
+  deleted_at: NullableTimestamp;
 }
 
 /** `converting`: formats that were asked for do not exist yet, so it cannot be published. */
@@ -258,6 +262,8 @@ export interface DeviceGroupMembersTable {
 export interface DeviceTokensTable {
   id: string;
   device_id: string;
+  /** The same for all pairs that one bootstrap led to. */
+  chain_id: string;
   access_hash: string;
   refresh_hash: string;
   scopes: Json<string[]>;
@@ -285,6 +291,20 @@ export interface AuditEntriesTable {
   remote_address: string | null;
   request_id: string | null;
   created_at: Timestamp;
+}
+
+/** Weights that a device keeps to itself here, one for each model. */
+export interface PersonalizedModelsTable {
+  device_id: string;
+  /** Empty where the device did not say. */
+  model_id: string;
+  object_key: string;
+  sha256: string;
+  size_bytes: number;
+  /** Version of the model that it was made from. */
+  version: string;
+  metrics: Json<JsonObject>;
+  updated_at: Timestamp;
 }
 
 /** The answer to a POST under its `Idempotency-Key`; without `status` it is still being worked on. */
@@ -381,6 +401,8 @@ export interface RoundsTable {
   reason: string | null;
   /** Loss, accuracy, AUC and count, per site and overall. */
   metrics: Json<JsonObject>;
+  /** Model and base that uploads of open admission are for; one collecting round for each. Null: agents are asked. */
+  open_for: ColumnType<string | null, string | null | undefined, string | null>;
   /** Which coordinator aggregates, and until when it may be believed to. */
   owner: string | null;
   owner_until: NullableTimestamp;
@@ -511,4 +533,5 @@ export interface Tables {
   device_tokens: DeviceTokensTable;
   audit_entries: AuditEntriesTable;
   idempotency_keys: IdempotencyKeysTable;
+  personalized_models: PersonalizedModelsTable;
 }

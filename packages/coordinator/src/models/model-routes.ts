@@ -1,10 +1,14 @@
+import { randomBytes } from 'node:crypto';
 import { Type } from 'typebox';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
 import type { Registry } from './registry.js';
-import { modelJson, versionJson } from './wire.js';
+import type { Removal } from './removal.js';
+import { MODEL_TAG, ModelParams, Offset, OrgId } from './route-schemas.js';
+import { modelJson, numberedVersionJson } from './wire.js';
 
-const Id = Type.Object({ id: Type.String() });
+const DEFAULT_LIMIT = 20;
+
 const Text = (maxLength: number) => Type.Optional(Type.Union([Type.String({ maxLength }), Type.Null()]));
 const fields = {
   framework: Text(100),
@@ -15,64 +19,111 @@ const fields = {
 };
 const Name = Type.String({ minLength: 1, maxLength: 200, pattern: '^[^/\\\\\\s][^/\\\\\\u0000-\\u001f]*$' });
 // Unknown fields are let through: published clients send `model_contract` and others that nothing here needs.
-const CreateBody = Type.Object({ name: Name, ...fields });
+const CreateBody = Type.Object({ name: Type.Optional(Name), ...fields });
+const EnsureBody = Type.Object({ name: Name, ...fields });
 const PatchBody = Type.Object({ name: Type.Optional(Name), ...fields });
+const OrganizationQuery = Type.Object({ org_id: OrgId });
 const ListQuery = Type.Object({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
-  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
-  framework: Type.Optional(Type.String()),
-  use_case: Type.Optional(Type.String()),
+  org_id: OrgId,
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100 })),
+  offset: Offset,
+  framework: Type.Optional(Type.String({ maxLength: 100 })),
+  use_case: Type.Optional(Type.String({ maxLength: 200 })),
   is_baseline: Type.Optional(Type.Boolean()),
 });
 
-export function registerModelRoutes(app: App, { registry }: { readonly registry: Registry }): void {
+export interface ModelRoutesOptions {
+  readonly registry: Registry;
+  readonly removal: Removal;
+}
+
+export function registerModelRoutes(app: App, { registry, removal }: ModelRoutesOptions): void {
   const { models, versions } = registry;
-
-  app.get('/api/v1/models', { schema: { querystring: ListQuery } }, async (request) => {
-    const { organizationId } = requireScope(request, 'models:read');
-    const { limit, offset = 0, ...filter } = request.query;
-    const page = await models.list(organizationId, { ...filter, offset, ...(limit === undefined ? {} : { limit }) });
-    const newest = await versions.newestOf(page.models.map(({ id }) => id));
-    return {
-      models: page.models.map((model) => modelJson(model, newest.get(model.id))),
-      total: page.total,
-      limit: limit ?? page.total,
-      offset,
-    };
+  const tags = [MODEL_TAG];
+  const schema = <T extends object>(summary: string, parts: T): T & { summary: string; tags: string[] } => ({
+    summary,
+    tags,
+    ...parts,
   });
 
-  app.post('/api/v1/models', { schema: { body: CreateBody } }, async (request, reply) => {
-    const { organizationId } = requireScope(request, 'models:write');
-    return reply.code(201).send(modelJson(await models.create(organizationId, knownFields(request.body)), undefined));
-  });
+  app.get(
+    '/api/v1/models',
+    { schema: schema('Lists models, newest first; with org_id and no limit, all of them', { querystring: ListQuery }) },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'models:read');
+      const { limit: given, offset = 0, org_id, ...filter } = request.query;
+      // Published clients look for a name in one answer: they send the organization and no limit.
+      const limit = given ?? (org_id === undefined ? DEFAULT_LIMIT : undefined);
+      const page = await models.list(organizationId, { ...filter, offset, ...(limit === undefined ? {} : { limit }) });
+      const newest = await versions.newestOf(page.models.map(({ id }) => id));
+      return {
+        models: page.models.map((model) => modelJson(model, newest.get(model.id))),
+        total: page.total,
+        limit: limit ?? page.total,
+        offset,
+      };
+    },
+  );
 
-  app.post('/api/v1/models/ensure', { schema: { body: CreateBody } }, async (request, reply) => {
-    const { organizationId } = requireScope(request, 'models:write');
-    const { model, created } = await models.ensure(organizationId, knownFields(request.body));
-    const newest = await versions.newestOf([model.id]);
-    return reply.code(created ? 201 : 200).send(modelJson(model, newest.get(model.id)));
-  });
+  app.post(
+    '/api/v1/models',
+    {
+      schema: schema('Creates a model; without a name it gets one', {
+        querystring: OrganizationQuery,
+        body: CreateBody,
+      }),
+    },
+    async (request, reply) => {
+      const { organizationId } = requireScope(request, 'models:write');
+      const given = knownFields(request.body);
+      const name = given.name ?? `model-${randomBytes(5).toString('hex')}`;
+      return reply.code(201).send(modelJson(await models.create(organizationId, { ...given, name }), undefined));
+    },
+  );
 
-  app.get('/api/v1/models/:id', { schema: { params: Id } }, async (request) => {
-    const { organizationId } = requireScope(request, 'models:read');
-    const model = await models.get(organizationId, request.params.id);
-    const all = await versions.list(model.id);
-    return { ...modelJson(model, all[0]), versions: all.map(versionJson) };
-  });
+  app.post(
+    '/api/v1/models/ensure',
+    { schema: schema('The model of this name, created when there is none', { body: EnsureBody }) },
+    async (request, reply) => {
+      const { organizationId } = requireScope(request, 'models:write');
+      const { model, created } = await models.ensure(organizationId, knownFields(request.body));
+      const newest = await versions.newestOf([model.id]);
+      return reply.code(created ? 201 : 200).send(modelJson(model, newest.get(model.id)));
+    },
+  );
 
-  app.patch('/api/v1/models/:id', { schema: { params: Id, body: PatchBody } }, async (request) => {
-    const { organizationId } = requireScope(request, 'models:write');
-    const model = await models.get(organizationId, request.params.id);
-    const updated = await models.update(model, knownFields(request.body));
-    return modelJson(updated, (await versions.newestOf([model.id])).get(model.id));
-  });
+  app.get(
+    '/api/v1/models/:id',
+    { schema: schema('A model with its versions', { params: ModelParams }) },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'models:read');
+      const model = await models.getReadable(organizationId, request.params.id);
+      const all = await versions.list(model.id);
+      return { ...modelJson(model, all[0]), versions: all.map(numberedVersionJson) };
+    },
+  );
 
-  app.delete('/api/v1/models/:id', { schema: { params: Id } }, async (request) => {
-    const { organizationId } = requireScope(request, 'models:write');
-    const model = await models.get(organizationId, request.params.id);
-    await models.delete(model);
-    return { id: model.id, deleted: true };
-  });
+  app.patch(
+    '/api/v1/models/:id',
+    { schema: schema('Changes what is said of a model', { params: ModelParams, body: PatchBody }) },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'models:write');
+      const model = await models.get(organizationId, request.params.id);
+      const updated = await models.update(model, knownFields(request.body));
+      return modelJson(updated, (await versions.newestOf([model.id])).get(model.id));
+    },
+  );
+
+  app.delete(
+    '/api/v1/models/:id',
+    { schema: schema('Deletes a model with its versions, unless one is in use', { params: ModelParams }) },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'models:write');
+      const model = await models.get(organizationId, request.params.id);
+      await removal.deleteModel(model);
+      return { id: model.id, deleted: true };
+    },
+  );
 }
 
 /** What a body may set; the rest of it is not looked at. */

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import type { Selectable } from 'kysely';
+import { type RawBuilder, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { ModelsTable } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
@@ -54,7 +54,10 @@ export class ModelStore {
   }
 
   async list(organizationId: string, filter: ModelFilter): Promise<{ models: Model[]; total: number }> {
-    let query = this.#database.kysely.selectFrom('models').where('organization_id', '=', organizationId);
+    let query = this.#database.kysely
+      .selectFrom('models')
+      .where('organization_id', '=', organizationId)
+      .where('deleted_at', 'is', null);
     if (filter.framework !== undefined) query = query.where('framework', '=', filter.framework);
     if (filter.use_case !== undefined) query = query.where('use_case', '=', filter.use_case);
     if (filter.is_baseline !== undefined) query = query.where('is_baseline', '=', filter.is_baseline);
@@ -64,22 +67,47 @@ export class ModelStore {
     return { models: await page.execute(), total };
   }
 
-  /** By id, or by name in any case of letters. */
+  /** The organization's own, by id, or by name in any case of letters. */
   async find(organizationId: string, idOrName: string): Promise<Model | undefined> {
     const byId = await this.#database.kysely
       .selectFrom('models')
       .selectAll()
       .where('organization_id', '=', organizationId)
       .where('id', '=', idOrName)
+      .where('deleted_at', 'is', null)
       .executeTakeFirst();
     return byId ?? (await this.#byName(organizationId, idOrName));
   }
 
-  /** @throws OctomilError `model_not_found` */
+  /** To be changed by the organization. @throws OctomilError `model_not_found` */
   async get(organizationId: string, idOrName: string): Promise<Model> {
     const model = await this.find(organizationId, idOrName);
     if (model === undefined) throw noModel(idOrName);
     return model;
+  }
+
+  /**
+   * To be read: the organization's own, or one that a federation it belongs to shares, by id or name.
+   *
+   * @throws OctomilError `model_not_found`
+   */
+  async getReadable(organizationId: string, idOrName: string): Promise<Model> {
+    const own = await this.find(organizationId, idOrName);
+    if (own !== undefined) return own;
+    const shared = await this.#database.kysely
+      .selectFrom('models as m')
+      .innerJoin('federation_models as s', 's.model_id', 'm.id')
+      .innerJoin('federation_members as f', 'f.federation_id', 's.federation_id')
+      .selectAll('m')
+      .where('f.organization_id', '=', organizationId)
+      .where('f.status', '=', 'active')
+      .where('m.deleted_at', 'is', null)
+      .where((e) => e.or([e('m.id', '=', idOrName), e(e.fn<string>('lower', ['m.name']), '=', lower(idOrName))]))
+      .orderBy('m.created_at')
+      .limit(1)
+      .executeTakeFirst();
+    if (shared === undefined) throw noModel(idOrName);
+    return shared;
   }
 
   /** @throws OctomilError `conflict` when the new name is taken */
@@ -99,38 +127,13 @@ export class ModelStore {
     }
   }
 
-  /** @throws OctomilError `wrong_state` for a model with versions or trainings, which are kept for ever */
-  async delete(model: Model): Promise<void> {
-    await this.#database.transact(async (transaction) => {
-      await transaction.selectFrom('models').select('id').where('id', '=', model.id).forUpdate().execute();
-      const version = await transaction
-        .selectFrom('versions')
-        .select('id')
-        .where('model_id', '=', model.id)
-        .limit(1)
-        .executeTakeFirst();
-      const session = await transaction
-        .selectFrom('training_sessions')
-        .select('id')
-        .where('model_id', '=', model.id)
-        .limit(1)
-        .executeTakeFirst();
-      if (version !== undefined || session !== undefined) {
-        throw new OctomilError(
-          'wrong_state',
-          `model "${model.name}" has versions or trainings, whose record is kept; deprecate its versions instead`,
-        );
-      }
-      await transaction.deleteFrom('models').where('id', '=', model.id).execute();
-    });
-  }
-
   #byName(organizationId: string, name: string): Promise<Model | undefined> {
     return this.#database.kysely
       .selectFrom('models')
       .selectAll()
       .where('organization_id', '=', organizationId)
-      .where((e) => e(e.fn<string>('lower', ['name']), '=', e.fn<string>('lower', [e.val(name)])))
+      .where((e) => e(e.fn<string>('lower', ['name']), '=', lower(name)))
+      .where('deleted_at', 'is', null)
       .executeTakeFirst();
   }
 
@@ -155,6 +158,11 @@ export class ModelStore {
   }
 }
 
+/** In the database, whose letters the index is over. */
+function lower(text: string): RawBuilder<string> {
+  return sql<string>`lower(${text}::text)`;
+}
+
 export function noModel(idOrName: string): OctomilError {
-  return new OctomilError('model_not_found', `there is no model "${idOrName}" in this organization`);
+  return new OctomilError('model_not_found', `there is no model "${idOrName.slice(0, 200)}" in this organization`);
 }

@@ -119,12 +119,13 @@ for (const { name, open, skip } of implementations) {
       const { version } = await create({ publish: false });
       const draft = await registry.versions.get(modelId, version);
       expect(draft).toMatchObject({ status: 'draft', published_at: null });
-      await registry.versions.setStatus(draft, 'published');
+      await registry.versions.publish(draft);
+      await registry.versions.publish(draft);
       const published = await registry.versions.get(modelId, 'latest');
       expect(published.published_at).toBeInstanceOf(Date);
-      await registry.versions.setStatus(published, 'deprecated');
+      await registry.versions.deprecate(published);
       const deprecated = await registry.versions.get(modelId, version);
-      await expect(registry.versions.setStatus(deprecated, 'published')).rejects.toMatchObject({ code: 'wrong_state' });
+      await expect(registry.versions.publish(deprecated)).rejects.toMatchObject({ code: 'wrong_state' });
       await expect(registry.versions.get(modelId, 'latest')).rejects.toMatchObject({ code: 'version_not_found' });
     });
 

@@ -6,6 +6,7 @@ import type { Kysely } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { Tables } from '../database/tables.js';
 import type { CreatedVersion, TrainingBase, TrainingRegistry, VersionRequest } from '../training/ports.js';
+import { artifactKey, lockObject } from './artifact-objects.js';
 import { ModelStore } from './model-store.js';
 import { type Artifact, VersionStore, type VersionWithArtifacts } from './version-store.js';
 
@@ -78,7 +79,7 @@ export class Registry implements TrainingRegistry {
     if (existing !== undefined) {
       return { versionId: existing.id, version: existing.version, sequence: existing.sequence };
     }
-    const document = await this.#storeDocument(request.document);
+    const document = await this.#storeDocument(request.document, transaction);
     const { checkpoint } = request;
     const row = await this.versions.create(
       {
@@ -89,6 +90,7 @@ export class Registry implements TrainingRegistry {
         baseVersionId: request.baseVersionId,
         checkpointId: checkpoint.id,
         sessionId: request.sessionId,
+        createdBy: `session:${request.sessionId}`,
         lineage: request.lineage,
         metrics: request.metrics,
         artifacts: [
@@ -117,10 +119,14 @@ export class Registry implements TrainingRegistry {
   }
 
   /** Under its digest, so that a repetition writes the same object. */
-  async #storeDocument(document: ModelDocument): Promise<{ object_key: string; sha256: string; size_bytes: number }> {
+  async #storeDocument(
+    document: ModelDocument,
+    transaction: Kysely<Tables>,
+  ): Promise<{ object_key: string; sha256: string; size_bytes: number }> {
     const bytes = encodeModelDocument(document);
     const sha256 = createHash('sha256').update(bytes).digest('hex');
-    const object_key = `artifacts/${sha256}`;
+    const object_key = artifactKey(sha256);
+    await lockObject(transaction, object_key);
     await this.objects.put(object_key, bytes);
     return { object_key, sha256, size_bytes: bytes.length };
   }

@@ -1,176 +1,144 @@
-import { Readable } from 'node:stream';
 import { OctomilError } from '@octomil/shared/errors';
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
+import type { Database } from '../database/database.js';
 import type { App } from '../http/app.js';
-import { parseByteRange } from '../http/byte-range.js';
-import { discardRest } from '../http/discard-rest.js';
-import { errorBody } from '../http/error-answer.js';
-import { type KeyPrincipal, requireScope, type Scope } from '../http/principal.js';
-import type { Model } from './model-store.js';
+import { requireScope } from '../http/principal.js';
+import { lineageJson } from './lineage.js';
 import type { Registry } from './registry.js';
-import { artifactOf } from './registry.js';
-import type { Artifact, VersionWithArtifacts } from './version-store.js';
+import type { Removal } from './removal.js';
+import { ModelParams, Offset, VERSION_TAG, VersionParams } from './route-schemas.js';
+import { parseVersionName } from './version-number.js';
+import type { VersionWithArtifacts } from './version-store.js';
 import type { VersionUploads } from './version-upload.js';
-import { mainArtifact, versionJson } from './wire.js';
+import { versionJson } from './wire.js';
 
-const Id = Type.Object({ id: Type.String() });
-const IdVersion = Type.Object({ id: Type.String(), version: Type.String() });
-const Status = Type.Union([Type.Literal('draft'), Type.Literal('published'), Type.Literal('deprecated')]);
+const DEFAULT_LIMIT = 100;
+
+const Status = Type.Union([
+  Type.Literal('converting'),
+  Type.Literal('draft'),
+  Type.Literal('published'),
+  Type.Literal('deprecated'),
+]);
 const ListQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
-  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
+  offset: Offset,
   status: Type.Optional(Status),
 });
-const UploadForm = Type.Object({
-  version: Type.String(),
-  filename: Type.String({ minLength: 1, maxLength: 500 }),
-  content_type: Type.Optional(Type.String()),
-});
-const ConfirmForm = Type.Object({
-  version: Type.String(),
-  storage_key: Type.String(),
-  // Forms hold text.
-  file_size: Type.Union([Type.Integer({ minimum: 0 }), Type.String({ pattern: '^[0-9]{1,15}$' })]),
-  description: Type.Optional(Type.String({ maxLength: 1000 })),
-});
-const DownloadQuery = Type.Object({ format: Type.Optional(Type.String()) });
+const MetricsBody = Type.Object({ metrics: Type.Record(Type.String({ maxLength: 200 }), Type.Unknown()) });
 
 export interface VersionRoutesOptions {
   readonly registry: Registry;
+  readonly database: Database;
   readonly uploads: VersionUploads;
-  /** Where the caller can reach this coordinator; the request's own address when undefined. */
-  readonly publicUrl: string | undefined;
+  readonly removal: Removal;
 }
 
-export function registerVersionRoutes(app: App, { registry, uploads, publicUrl }: VersionRoutesOptions): void {
-  const { models, versions, objects } = registry;
+/** Versions and what is known of them; their bytes come and go by other routes. */
+export function registerVersionRoutes(app: App, { registry, database, uploads, removal }: VersionRoutesOptions): void {
+  const { models, versions } = registry;
   const base = '/api/v1/models/:id/versions';
-  const modelOf = async (
-    request: FastifyRequest,
-    scope: Scope,
-    id: string,
-  ): Promise<{ key: KeyPrincipal; model: Model }> => {
-    const key = requireScope(request, scope);
-    return { key, model: await models.get(key.organizationId, id) };
+  const tags = [VERSION_TAG];
+
+  const readable = async (request: FastifyRequest, id: string, version: string): Promise<VersionWithArtifacts> => {
+    const { organizationId } = requireScope(request, 'models:read');
+    return versions.get((await models.getReadable(organizationId, id)).id, version);
   };
-
-  app.get(base, { schema: { params: Id, querystring: ListQuery } }, async (request) => {
-    const { model } = await modelOf(request, 'models:read', request.params.id);
-    return { versions: (await versions.list(model.id, request.query)).map(versionJson) };
-  });
-
-  app.get(`${base}/:version`, { schema: { params: IdVersion } }, async (request) => {
-    const { model } = await modelOf(request, 'models:read', request.params.id);
-    return versionJson(await versions.get(model.id, request.params.version));
-  });
-
-  for (const [path, status] of [
-    ['publish', 'published'],
-    ['deprecate', 'deprecated'],
-  ] as const) {
-    app.post(`${base}/:version/${path}`, { schema: { params: IdVersion } }, async (request) => {
-      const { model } = await modelOf(request, 'models:write', request.params.id);
-      const version = await versions.get(model.id, request.params.version);
-      await versions.setStatus(version, status);
-      return versionJson(await versions.get(model.id, version.version));
-    });
-  }
-
-  app.post(`${base}/upload-url`, { schema: { params: Id, body: UploadForm } }, async (request) => {
-    const { key, model } = await modelOf(request, 'models:write', request.params.id);
-    const { version, filename } = request.body;
-    const { storageKey, token } = await uploads.begin(key.keyId, model.id, version, filename);
-    const origin = publicUrl ?? `${request.protocol}://${request.host}`;
-    return { upload_url: `${origin}/api/v1/uploads/${token}`, storage_key: storageKey };
-  });
-
-  app.post(`${base}/confirm-upload`, { schema: { params: Id, body: ConfirmForm } }, async (request, reply) => {
-    const { model } = await modelOf(request, 'models:write', request.params.id);
-    const { version, storage_key: storageKey, file_size, description = '' } = request.body;
-    const sizeBytes = Number(file_size);
-    const row = await uploads.confirm(model.id, { version, storageKey, sizeBytes, description });
-    return reply.code(201).send(versionJson(await versions.get(model.id, row.version)));
-  });
+  const own = async (request: FastifyRequest, id: string, version: string): Promise<VersionWithArtifacts> => {
+    const { organizationId } = requireScope(request, 'models:write');
+    return versions.get((await models.get(organizationId, id)).id, version);
+  };
+  const again = async ({ model_id, version }: VersionWithArtifacts) =>
+    versionJson(await versions.get(model_id, version));
 
   app.get(
-    `${base}/:version/download`,
-    { schema: { params: IdVersion, querystring: DownloadQuery } },
-    async (request, reply) => {
-      const { model } = await modelOf(request, 'models:read', request.params.id);
-      const version = await versions.get(model.id, request.params.version);
-      const artifact = chooseArtifact(version, request.query.format);
-      const { name } = model;
-      return sendArtifact(request, reply, artifact, `${name}-${version.version}`, (range) =>
-        Readable.from(objects.read(artifact.object_key, range)),
-      );
+    base,
+    { schema: { summary: 'Lists versions, newest first', tags, params: ModelParams, querystring: ListQuery } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'models:read');
+      const model = await models.getReadable(organizationId, request.params.id);
+      const { limit = DEFAULT_LIMIT, offset = 0, status } = request.query;
+      const filter = status === undefined ? {} : { status };
+      const [page, total] = await Promise.all([
+        versions.list(model.id, { ...filter, limit, offset }),
+        versions.count(model.id, status),
+      ]);
+      return { versions: page.map(versionJson), total, limit, offset };
     },
   );
 
-  // A scope of its own: whatever content type a client writes, the bytes are a stream.
-  app.register(async (scope) => {
-    scope.removeAllContentTypeParsers();
-    scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
-    scope.put(
-      '/api/v1/uploads/:token',
-      { config: { access: 'public' }, schema: { params: Type.Object({ token: Type.String() }) } },
-      async (request) => {
-        // Leaving the loop must not cut the connection: who sends could not read why (a full disk, a file too large).
-        const source = request.raw.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
-        try {
-          return { size_bytes: await uploads.receive((request.params as { token: string }).token, source) };
-        } catch (error) {
-          discardRest(request.raw);
-          throw error;
-        }
-      },
-    );
-  });
-}
+  app.get(
+    `${base}/:version`,
+    { schema: { summary: 'A version by number, semantic version or latest', tags, params: VersionParams } },
+    async (request) => versionJson(await readable(request, request.params.id, request.params.version)),
+  );
 
-/** @throws OctomilError `not_found` naming the formats that there are */
-function chooseArtifact(version: VersionWithArtifacts, format: string | undefined): Artifact {
-  const artifact = format === undefined || format === 'original' ? mainArtifact(version) : artifactOf(version, format);
-  if (artifact !== undefined) return artifact;
-  const formats = version.artifacts.map((known) => known.format);
-  throw new OctomilError(
-    'not_found',
-    `version ${version.version} has no ${format ?? 'file'}; it has ${formats.join(', ') || 'no files'}`,
-    { details: { formats } },
+  app.get(
+    `${base}/:version/lineage`,
+    { schema: { summary: 'How a version came to be, back to the first', tags, params: VersionParams } },
+    async (request) => {
+      const version = await readable(request, request.params.id, request.params.version);
+      const chain = await lineageJson(database, version.id);
+      return { model_id: version.model_id, version_id: version.id, version: version.version, chain };
+    },
+  );
+
+  app.post(
+    `${base}/:version/publish`,
+    { schema: { summary: 'Publishes a version', tags, params: VersionParams } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'models:write');
+      const model = await models.get(organizationId, request.params.id);
+      const version = await versions.find(model.id, request.params.version);
+      if (version === undefined) {
+        await refuseUnfinished(uploads, model.id, request.params.version);
+        return again(await versions.get(model.id, request.params.version));
+      }
+      await versions.publish(version);
+      return again(version);
+    },
+  );
+
+  app.post(
+    `${base}/:version/deprecate`,
+    { schema: { summary: 'Deprecates a version: it stays, and is no latest any more', tags, params: VersionParams } },
+    async (request) => {
+      const version = await own(request, request.params.id, request.params.version);
+      await versions.deprecate(version);
+      return again(version);
+    },
+  );
+
+  app.patch(
+    `${base}/:version/metrics`,
+    { schema: { summary: 'Adds figures to a version', tags, params: VersionParams, body: MetricsBody } },
+    async (request) => {
+      const version = await own(request, request.params.id, request.params.version);
+      await versions.addMetrics(version, request.body.metrics);
+      return again(version);
+    },
+  );
+
+  app.delete(
+    `${base}/:version`,
+    { schema: { summary: 'Deletes a draft or deprecated version that nothing uses', tags, params: VersionParams } },
+    async (request) => {
+      const version = await own(request, request.params.id, request.params.version);
+      await removal.deleteVersion(version);
+      return { id: version.id, model_id: version.model_id, version: version.version, deleted: true };
+    },
   );
 }
 
-function sendArtifact(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  artifact: Artifact,
-  stem: string,
-  open: (range: { start: number; end: number } | undefined) => Readable,
-): FastifyReply {
-  const etag = `"${artifact.sha256}"`;
-  const fileName = `${stem}-${artifact.file_name}`.replaceAll(/[^A-Za-z0-9._-]/g, '_');
-  reply
-    .header('etag', etag)
-    .header('accept-ranges', 'bytes')
-    .header('x-model-hash', `sha256:${artifact.sha256}`)
-    .header('content-disposition', `attachment; filename="${fileName}"`);
-  if (request.headers['if-none-match'] === etag) return reply.code(304).send();
-  // A range of another content would not fit what the client holds.
-  const ifRange = request.headers['if-range'];
-  const wanted = ifRange === undefined || ifRange === etag ? request.headers.range : undefined;
-  let range: { start: number; end: number } | undefined;
-  try {
-    range = parseByteRange(wanted, artifact.size_bytes);
-  } catch (error) {
-    if (!(error instanceof OctomilError)) throw error;
-    reply.header('content-range', `bytes */${artifact.size_bytes}`);
-    return reply.code(416).send(errorBody(error, 416, request.id));
-  }
-  reply.type('application/octet-stream');
-  if (range === undefined) return reply.header('content-length', artifact.size_bytes).send(open(undefined));
-  return reply
-    .code(206)
-    .header('content-length', range.end - range.start)
-    .header('content-range', `bytes ${range.start}-${range.end - 1}/${artifact.size_bytes}`)
-    .send(open(range));
+/** @throws OctomilError `wrong_state` when there is an upload of this version that nobody confirmed */
+async function refuseUnfinished(uploads: VersionUploads, modelId: string, name: string): Promise<void> {
+  const wanted = parseVersionName(name);
+  if (wanted === 'latest' || 'sequence' in wanted || !/^\d/.test(wanted.version)) return;
+  if (!(await uploads.isUnfinished(modelId, wanted.version))) return;
+  throw new OctomilError(
+    'wrong_state',
+    `the upload of version ${wanted.version} is not finished; confirm it before publishing`,
+    { details: { status: 'uploading' } },
+  );
 }

@@ -2,7 +2,14 @@ import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { ArtifactsTable, JsonObject, Tables, VersionStatus, VersionsTable } from '../database/tables.js';
+import type {
+  ArtifactsTable,
+  ConversionsTable,
+  JsonObject,
+  Tables,
+  VersionStatus,
+  VersionsTable,
+} from '../database/tables.js';
 import { nextVersion, parseVersion, parseVersionName } from './version-number.js';
 
 export type Version = Selectable<VersionsTable>;
@@ -18,13 +25,36 @@ export interface NewVersion {
   readonly baseVersionId: string | null;
   readonly checkpointId: string | null;
   readonly sessionId: string | null;
+  /** `key:<id>` or `session:<id>`. */
+  readonly createdBy: string | null;
   readonly lineage: JsonObject;
   readonly metrics: JsonObject;
   readonly artifacts: readonly NewArtifact[];
 }
 
+export interface UploadedVersion {
+  readonly modelId: string;
+  /** null: the minor after the highest. */
+  readonly version: string | null;
+  readonly description: string;
+  readonly createdBy: string;
+  readonly metrics?: JsonObject;
+  readonly artifacts: readonly NewArtifact[];
+  /** Which upload this confirms: the same one twice is the same version. */
+  readonly storageKey?: string;
+}
+
+export type Conversion = Pick<
+  Selectable<ConversionsTable>,
+  'version_id' | 'format' | 'state' | 'reason_code' | 'reason'
+>;
+
 export interface VersionWithArtifacts extends Version {
+  /** In the order they came. */
   readonly artifacts: readonly Artifact[];
+  readonly conversions: readonly Conversion[];
+  /** The round that the checkpoint came from; null for uploads. */
+  readonly round_id: string | null;
 }
 
 export class VersionStore {
@@ -56,6 +86,7 @@ export class VersionStore {
         base_version_id: version.baseVersionId,
         checkpoint_id: version.checkpointId,
         session_id: version.sessionId,
+        created_by: version.createdBy,
         lineage: JSON.stringify(version.lineage),
         metrics: JSON.stringify(version.metrics),
         published_at: version.status === 'published' ? sql<Date>`now()` : null,
@@ -67,39 +98,71 @@ export class VersionStore {
   }
 
   /**
-   * Adds an uploaded file: to a new draft, or to a draft that has no file of this format yet. What is there never changes.
+   * Adds uploaded files: to a new draft, or to a draft that has no file of their formats yet. What is there never changes.
+   * `work` runs in the same transaction, and its failure undoes all.
    *
-   * @throws OctomilError `conflict` when the version is published or has the format already
+   * @throws OctomilError `conflict` when the version is published or has a format already
    */
-  addUpload(modelId: string, version: string, description: string, artifact: NewArtifact): Promise<Version> {
+  addUpload(
+    upload: UploadedVersion,
+    work: (version: Version, transaction: Kysely<Tables>) => Promise<void>,
+  ): Promise<Version> {
+    const { modelId, storageKey, artifacts } = upload;
     return this.#database.transact(async (transaction) => {
-      const existing = (await lockVersions(transaction, modelId)).find((row) => row.version === version);
-      if (existing === undefined) {
-        return this.create(
+      const existing = await lockVersions(transaction, modelId);
+      // A confirmation that is repeated, because its answer was lost.
+      const made = storageKey === undefined ? undefined : await versionOfUpload(transaction, modelId, storageKey);
+      if (made !== undefined) return made;
+      const uploads = storageKey === undefined ? [] : [storageKey];
+      const same = existing.find((row) => row.version === upload.version);
+      if (same === undefined) {
+        const row = await this.create(
           {
             modelId,
-            requestedVersion: version,
+            requestedVersion: upload.version,
             status: 'draft',
-            description,
+            description: upload.description,
             baseVersionId: null,
             checkpointId: null,
             sessionId: null,
-            lineage: { origin: 'upload' },
-            metrics: {},
-            artifacts: [artifact],
+            createdBy: upload.createdBy,
+            lineage: { origin: 'upload', uploads },
+            metrics: upload.metrics ?? {},
+            artifacts,
           },
           transaction,
         );
+        await work(row, transaction);
+        return row;
       }
       const formats = await transaction
         .selectFrom('artifacts')
         .select('format')
-        .where('version_id', '=', existing.id)
+        .where('version_id', '=', same.id)
         .execute();
-      if (existing.status !== 'draft' || formats.some(({ format }) => format === artifact.format)) throw taken(version);
-      await insertArtifact(transaction, existing.id, artifact);
-      return transaction.selectFrom('versions').selectAll().where('id', '=', existing.id).executeTakeFirstOrThrow();
+      const open = same.status === 'draft' || same.status === 'converting';
+      if (!open || formats.some(({ format }) => artifacts.some((artifact) => artifact.format === format))) {
+        throw taken(same.version);
+      }
+      for (const artifact of artifacts) await insertArtifact(transaction, same.id, artifact);
+      const row = await transaction
+        .updateTable('versions')
+        .set({
+          lineage: sql`jsonb_set(lineage, '{uploads}', coalesce(lineage->'uploads', '[]') || ${JSON.stringify(uploads)}::jsonb)`,
+          metrics: sql`metrics || ${JSON.stringify(upload.metrics ?? {})}::jsonb`,
+          ...(upload.description === '' ? {} : { description: upload.description }),
+        })
+        .where('id', '=', same.id)
+        .returningAll()
+        .executeTakeFirstOrThrow();
+      await work(row, transaction);
+      return row;
     });
+  }
+
+  /** The version that this upload became. */
+  ofUpload(modelId: string, storageKey: string): Promise<Version | undefined> {
+    return versionOfUpload(this.#database.kysely, modelId, storageKey);
   }
 
   /** Newest first. */
@@ -116,6 +179,26 @@ export class VersionStore {
     if (filter.status !== undefined) query = query.where('status', '=', filter.status);
     if (filter.limit !== undefined) query = query.limit(filter.limit);
     return this.#withArtifacts(await query.execute());
+  }
+
+  async count(modelId: string, status?: VersionStatus): Promise<number> {
+    let query = this.#database.kysely.selectFrom('versions').where('model_id', '=', modelId);
+    if (status !== undefined) query = query.where('status', '=', status);
+    return (await query.select((e) => e.fn.countAll<number>().as('total')).executeTakeFirstOrThrow()).total;
+  }
+
+  async byId(versionId: string): Promise<{ version: VersionWithArtifacts; model: { name: string } } | undefined> {
+    const row = await this.#database.kysely
+      .selectFrom('versions as v')
+      .innerJoin('models as m', 'm.id', 'v.model_id')
+      .selectAll('v')
+      .select('m.name as model_name')
+      .where('v.id', '=', versionId)
+      .executeTakeFirst();
+    if (row === undefined) return undefined;
+    const { model_name, ...plain } = row;
+    const [version] = await this.#withArtifacts([plain]);
+    return version === undefined ? undefined : { version, model: { name: model_name } };
   }
 
   /** The newest version of each of these models, drafts included. */
@@ -154,33 +237,85 @@ export class VersionStore {
     throw new OctomilError('version_not_found', message);
   }
 
-  /** Safe to repeat. @throws OctomilError `wrong_state` when a deprecated version is to be published again */
-  async setStatus(version: Version, status: 'published' | 'deprecated'): Promise<void> {
-    if (status === 'published' && version.status === 'deprecated') {
-      throw new OctomilError('wrong_state', `version ${version.version} is deprecated; publish a newer one`);
+  /**
+   * Safe to repeat.
+   *
+   * @throws OctomilError `wrong_state` for a deprecated version, and for one that is converting, naming its formats
+   */
+  async publish(version: Version): Promise<void> {
+    const published = await this.#database.kysely
+      .updateTable('versions')
+      .set({ status: 'published', published_at: sql<Date>`coalesce(published_at, now())` })
+      .where('id', '=', version.id)
+      .where('status', '=', 'draft')
+      .returning('id')
+      .executeTakeFirst();
+    if (published !== undefined) return;
+    const [now] = await this.#withArtifacts(
+      await this.#database.kysely.selectFrom('versions').selectAll().where('id', '=', version.id).execute(),
+    );
+    if (now?.status === 'published') return;
+    if (now?.status === 'converting') {
+      const missing = now.conversions.filter(({ state }) => state !== 'ready');
+      const formats = missing.map(
+        ({ format, state, reason }) => `${format} is ${state}${reason === null ? '' : `: ${reason}`}`,
+      );
+      throw new OctomilError(
+        'wrong_state',
+        `version ${version.version} is converting (${formats.join('; ')}); publish it when its formats exist, or drop those that fail`,
+        { details: { status: 'converting', formats: missing.map(({ format }) => format) } },
+      );
     }
+    throw new OctomilError('wrong_state', `version ${version.version} is deprecated; publish a newer one`, {
+      details: { status: now?.status ?? 'deleted' },
+    });
+  }
+
+  /** Safe to repeat. */
+  async deprecate(version: Version): Promise<void> {
     await this.#database.kysely
       .updateTable('versions')
-      .set({ status, ...(status === 'published' ? { published_at: sql<Date>`coalesce(published_at, now())` } : {}) })
+      .set({ status: 'deprecated' })
       .where('id', '=', version.id)
-      .where('status', '!=', status)
+      .where('status', '!=', 'deprecated')
+      .execute();
+  }
+
+  /** Adds to what is known, and replaces figures of the same name. */
+  async addMetrics(version: Version, metrics: JsonObject): Promise<void> {
+    await this.#database.kysely
+      .updateTable('versions')
+      .set({ metrics: sql`metrics || ${JSON.stringify(metrics)}::jsonb` })
+      .where('id', '=', version.id)
       .execute();
   }
 
   async #withArtifacts(rows: readonly Version[]): Promise<VersionWithArtifacts[]> {
     if (rows.length === 0) return [];
-    const artifacts = await this.#database.kysely
-      .selectFrom('artifacts')
-      .selectAll()
-      .where(
-        'version_id',
-        'in',
-        rows.map((row) => row.id),
-      )
-      .orderBy('format')
-      .execute();
-    const byVersion = Map.groupBy(artifacts, (artifact) => artifact.version_id);
-    return rows.map((row) => ({ ...row, artifacts: byVersion.get(row.id) ?? [] }));
+    const ids = rows.map((row) => row.id);
+    const checkpointIds = rows.flatMap(({ checkpoint_id }) => checkpoint_id ?? []);
+    const { kysely } = this.#database;
+    const [artifacts, conversions, checkpoints] = await Promise.all([
+      kysely.selectFrom('artifacts').selectAll().where('version_id', 'in', ids).orderBy('created_at').execute(),
+      kysely
+        .selectFrom('conversions')
+        .select(['version_id', 'format', 'state', 'reason_code', 'reason'])
+        .where('version_id', 'in', ids)
+        .orderBy('format')
+        .execute(),
+      checkpointIds.length === 0
+        ? []
+        : kysely.selectFrom('checkpoints').select(['id', 'round_id']).where('id', 'in', checkpointIds).execute(),
+    ]);
+    const artifactsOf = Map.groupBy(artifacts, (artifact) => artifact.version_id);
+    const conversionsOf = Map.groupBy(conversions, (conversion) => conversion.version_id);
+    const roundOf = new Map(checkpoints.map(({ id, round_id }) => [id, round_id]));
+    return rows.map((row) => ({
+      ...row,
+      artifacts: artifactsOf.get(row.id) ?? [],
+      conversions: conversionsOf.get(row.id) ?? [],
+      round_id: roundOf.get(row.checkpoint_id ?? '') ?? null,
+    }));
   }
 }
 
@@ -195,6 +330,15 @@ async function lockVersions(
     .select(['id', 'version', 'sequence', 'status'])
     .where('model_id', '=', modelId)
     .execute();
+}
+
+function versionOfUpload(kysely: Kysely<Tables>, modelId: string, storageKey: string): Promise<Version | undefined> {
+  return kysely
+    .selectFrom('versions')
+    .selectAll()
+    .where('model_id', '=', modelId)
+    .where(sql<boolean>`lineage->'uploads' @> ${JSON.stringify([storageKey])}::jsonb`)
+    .executeTakeFirst();
 }
 
 async function insertArtifact(transaction: Kysely<Tables>, versionId: string, artifact: NewArtifact): Promise<void> {

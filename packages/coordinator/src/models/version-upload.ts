@@ -1,11 +1,16 @@
-import { createHash, createHmac, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
-import { createReadStream } from 'node:fs';
+import { createHash, type Hash, randomBytes, randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import { parseModelDocument } from '@octomil/shared/models';
-import type { Clock } from '@octomil/shared/runtime';
+import { noteNetworkGarbage } from '@octomil/shared/runtime';
 import type { ByteSource, ObjectStore } from '@octomil/shared/storage';
 import { readLayout } from '@octomil/shared/tensors';
+import type { JsonObject } from '../database/tables.js';
+import { type ArtifactObjects, artifactKey, moveObject, UPLOADS } from './artifact-objects.js';
+import type { VersionConversions } from './conversion-port.js';
+import { formatOf, keyWord, plainFileName } from './file-formats.js';
 import { DOCUMENT_FORMAT, MAX_DOCUMENT_BYTES, type Registry, WEIGHTS_FORMAT } from './registry.js';
+import type { SignedAddresses } from './signed-address.js';
+import { layoutOf, parsePlan, UploadParts, type UploadPlan } from './upload-parts.js';
 import { parseVersion } from './version-number.js';
 import type { Version } from './version-store.js';
 
@@ -13,181 +18,328 @@ export interface UploadTarget {
   readonly storageKey: string;
   /** Goes into the upload address: whoever holds it may write this one object until it expires. */
   readonly token: string;
+  readonly expiresAt: Date;
+  readonly plan: UploadPlan;
 }
 
 export interface VersionUploadsOptions {
   readonly registry: Registry;
   readonly objects: ObjectStore;
-  readonly clock: Clock;
-  /** Secret of an API key, which signs that key's upload addresses; undefined once the key is revoked. */
-  readonly signingSecret: (keyId: string) => Promise<string | undefined>;
+  readonly artifacts: ArtifactObjects;
+  readonly addresses: SignedAddresses;
+  /** Without it, a version has the formats that are uploaded. */
+  readonly conversions?: VersionConversions;
 }
 
-const UPLOAD_VALID_MS = 3_600_000;
+/** A file in the store that is out of reach of everybody else, and not part of a version yet. */
+export interface ReceivedFile {
+  readonly key: string;
+  readonly fileName: string;
+  readonly format: string;
+  readonly sha256: string;
+  readonly sizeBytes: number;
+}
+
+export interface VersionFields {
+  /** null: the minor after the highest. */
+  readonly version: string | null;
+  readonly description: string;
+  /** Formats that shall exist before it can be published, beside those of the files. */
+  readonly formats: readonly string[];
+  readonly createdBy: string;
+  readonly metrics?: JsonObject;
+}
+
+export interface Confirmation extends VersionFields {
+  readonly storageKey: string;
+  readonly sizeBytes: number;
+  readonly format?: string;
+  /** Hexadecimal, when the sender knows it. */
+  readonly sha256?: string;
+}
+
+export const UPLOAD_VALID_MS = 24 * 3_600_000;
 /** 64 GiB: beyond any model that could be trained here, so that a mistake cannot fill the disk. */
-const MAX_UPLOAD_BYTES = 64 * 1024 ** 3;
+export const MAX_UPLOAD_BYTES = 64 * 1024 ** 3;
+const RECEIVED = `${UPLOADS}received`;
+/** Where a version's own word stands in a key, when it is numbered at the end. */
+const NEXT = 'next';
 
-const FORMATS: Readonly<Record<string, string>> = {
-  safetensors: WEIGHTS_FORMAT,
-  json: DOCUMENT_FORMAT,
-  pt: 'pytorch',
-  pth: 'pytorch',
-  h5: 'tensorflow',
-  onnx: 'onnx',
-  tflite: 'tflite',
-  mlmodel: 'coreml',
-  gguf: 'gguf',
-};
-
-/** Files that people bring: an address to PUT to without further credentials, then a confirmation that makes the version. */
+/** Files that people bring, and the versions they become. */
 export class VersionUploads {
-  readonly #options: VersionUploadsOptions;
+  readonly #on: VersionUploadsOptions;
+  readonly #parts: UploadParts;
 
   constructor(options: VersionUploadsOptions) {
-    this.#options = options;
-  }
-
-  /** @throws OctomilError `invalid_input` for a version that is none, `authentication_failed` for a key revoked just now */
-  async begin(keyId: string, modelId: string, version: string, fileName: string): Promise<UploadTarget> {
-    const name = safeFileName(fileName);
-    const storageKey = `uploads/${modelId}/${parseVersion(version)}/${randomBytes(24).toString('base64url')}/${name}`;
-    const claims = JSON.stringify({ k: keyId, s: storageKey, e: this.#options.clock.now() + UPLOAD_VALID_MS });
-    const payload = Buffer.from(claims).toString('base64url');
-    return { storageKey, token: `${payload}.${(await this.#sign(keyId, payload)).toString('base64url')}` };
+    this.#on = options;
+    this.#parts = new UploadParts(options.objects);
   }
 
   /**
-   * Takes the bytes. Repeating it replaces them, until they are confirmed.
+   * An address to PUT to without further credentials; a confirmation then makes the version.
    *
-   * @throws OctomilError `ticket_invalid`, `ticket_expired`, `too_large`, `insufficient_storage`
+   * @throws OctomilError `invalid_input` for a version that is none or a plan out of bounds, `conflict` for one that is
+   * published, `ticket_invalid` for a key revoked just now
+   */
+  async begin(
+    keyId: string,
+    modelId: string,
+    request: { version: string | null; fileName: string; sizeBytes?: number; partSizeBytes?: number },
+  ): Promise<UploadTarget> {
+    const plan = parsePlan(request, plainFileName(request.fileName), MAX_UPLOAD_BYTES);
+    const folder = `${folderOf(modelId, request.version)}/${randomBytes(24).toString('base64url')}`;
+    const storageKey = `${folder}/${keyWord(plan.fileName)}`;
+    const { token, expiresAt } = await this.#on.addresses.sign(keyId, storageKey, UPLOAD_VALID_MS);
+    await this.#parts.keepPlan(storageKey, plan);
+    return { storageKey, token, expiresAt, plan };
+  }
+
+  /**
+   * Takes the bytes, whole. Repeating it replaces them, until they are confirmed.
+   *
+   * @throws OctomilError `ticket_invalid`, `ticket_expired`, `too_large`, `insufficient_storage`, `transfer_incomplete`
    */
   async receive(token: string, source: ByteSource): Promise<number> {
-    const stored = await this.#options.objects.put(await this.#verify(token), limited(source));
+    const { subject } = await this.#on.addresses.verify(token);
+    const plan = await this.#parts.planOf(subject);
+    const stored = await this.#on.objects.put(subject, received(source, plan.sizeBytes ?? MAX_UPLOAD_BYTES));
     return stored.sizeBytes;
   }
 
+  /** Takes one part; numbers begin at 1. Repeating it replaces it. @throws OctomilError as `receive`, and `invalid_input` */
+  async receivePart(token: string, number: number, source: ByteSource): Promise<number> {
+    const { subject } = await this.#on.addresses.verify(token);
+    return this.#parts.put(subject, number, (limitBytes) => received(source, limitBytes));
+  }
+
+  /** What has arrived, so that an upload can go on where it was cut off. @throws OctomilError as `receive` */
+  async progress(
+    token: string,
+  ): Promise<{ plan: UploadPlan; receivedBytes: number; parts: number[]; expiresAt: Date }> {
+    const { subject, expiresAtMs } = await this.#on.addresses.verify(token);
+    const plan = await this.#parts.planOf(subject);
+    const whole = await this.#on.objects.stat(subject);
+    const parts = await this.#parts.arrived(subject);
+    const receivedBytes = whole?.sizeBytes ?? parts.reduce((sum, part) => sum + part.sizeBytes, 0);
+    return { plan, receivedBytes, parts: parts.map(({ number }) => number), expiresAt: new Date(expiresAtMs) };
+  }
+
+  /** Whether an upload was begun for this version and not confirmed. */
+  async isUnfinished(modelId: string, version: string): Promise<boolean> {
+    for await (const _ of this.#on.objects.list(`${folderOf(modelId, version)}/`)) return true;
+    return false;
+  }
+
   /**
-   * Checks what was uploaded and adds it to the version, which is made as a draft when it is the first file.
+   * Checks what was uploaded and adds it to the version, which is made as a draft when it is the first file. Repeating it
+   * after it succeeded answers the same version.
    *
-   * @throws OctomilError `transfer_incomplete` when the bytes are not there or not all of them, `corrupt_file` for
-   * weights or a document that cannot be read, `conflict` when the version has this file or is published
+   * @throws OctomilError `transfer_incomplete` when the bytes are not there or not all of them, `checksum_mismatch`,
+   * `corrupt_file` for weights or a document that cannot be read, `conflict` when the version has this file or is published
    */
-  async confirm(
-    modelId: string,
-    request: { version: string; storageKey: string; sizeBytes: number; description: string },
-  ): Promise<Version> {
-    const { objects, registry } = this.#options;
-    const version = parseVersion(request.version);
-    if (!request.storageKey.startsWith(`uploads/${modelId}/${version}/`)) {
+  async confirm(modelId: string, request: Confirmation): Promise<Version> {
+    const { objects, registry } = this.#on;
+    const { storageKey } = request;
+    if (!storageKey.startsWith(`${folderOf(modelId, request.version)}/`)) {
       throw new OctomilError(
         'invalid_input',
         'storage_key belongs to another model or version; ask for an upload-url again',
       );
     }
-    const uploaded = await objects.stat(request.storageKey);
-    if (uploaded?.sizeBytes !== request.sizeBytes) {
-      throw new OctomilError(
-        'transfer_incomplete',
-        `${uploaded?.sizeBytes ?? 0} of ${request.sizeBytes} bytes have arrived; upload the file again`,
-      );
-    }
-    const fileName = request.storageKey.split('/').at(-1) ?? 'file';
-    const format = formatOf(fileName);
-    // Out of reach of the upload address before it is looked at, so that what was checked is what is kept.
-    const checkedKey = `uploads/confirmed/${randomUUID()}`;
-    await move(objects, request.storageKey, checkedKey);
+    const made = await registry.versions.ofUpload(modelId, storageKey);
+    if (made !== undefined) return made;
+    const plan = await this.#parts.planOf(storageKey);
+    const format = request.format ?? formatOf(plan.fileName);
+    const key = `${RECEIVED}/${randomUUID()}`;
+    let file: ReceivedFile;
     try {
-      const sha256 = await this.#inspect(checkedKey, format);
-      const objectKey = `artifacts/${sha256}`;
-      await move(objects, checkedKey, objectKey);
-      return await registry.versions.addUpload(modelId, version, request.description, {
-        format,
-        file_name: fileName,
-        object_key: objectKey,
-        sha256,
-        size_bytes: request.sizeBytes,
-      });
+      const uploaded = await objects.stat(storageKey);
+      if (uploaded === undefined && layoutOf(plan).partCount > 0) {
+        file = await this.#joinParts(storageKey, plan, key, format);
+      } else {
+        if (uploaded?.sizeBytes !== request.sizeBytes) throw incomplete(uploaded?.sizeBytes ?? 0, request.sizeBytes);
+        // Out of reach of the upload address before it is looked at, so that what was checked is what is kept.
+        await moveObject(objects, storageKey, key);
+        await this.#inspect(key, format, uploaded.sizeBytes);
+        const sha256 = await digestOf(objects, key);
+        file = { key, fileName: plan.fileName, format, sha256, sizeBytes: uploaded.sizeBytes };
+      }
+      if (file.sizeBytes !== request.sizeBytes) throw incomplete(file.sizeBytes, request.sizeBytes);
+      if (request.sha256 !== undefined && request.sha256 !== file.sha256) {
+        await this.#parts.discard(storageKey);
+        throw wrongDigest(file.sha256, request.sha256);
+      }
+      const version = await this.#addVersion(modelId, request, [file], storageKey);
+      await this.#parts.discard(storageKey);
+      return version;
     } finally {
-      await objects.delete(checkedKey);
+      await objects.delete(key);
     }
   }
 
-  async #inspect(key: string, format: string): Promise<string> {
-    const { objects } = this.#options;
+  /**
+   * Streams a file into the store, taking its digest on the way. What it answers must go to `createVersion` or `discard`.
+   *
+   * @throws OctomilError `too_large`, `insufficient_storage`, `corrupt_file`, `transfer_incomplete`
+   */
+  async receiveFile(source: ByteSource, fileName: string, format?: string): Promise<ReceivedFile> {
+    const name = plainFileName(fileName);
+    const key = `${RECEIVED}/${randomUUID()}`;
+    const hash = createHash('sha256');
+    const { sizeBytes } = await this.#on.objects.put(key, received(source, MAX_UPLOAD_BYTES, hash));
+    return { key, fileName: name, format: format ?? formatOf(name), sha256: hash.digest('hex'), sizeBytes };
+  }
+
+  /** A version of files that were received. They are gone afterwards, whether it succeeds or not. */
+  async createVersion(modelId: string, fields: VersionFields, files: readonly ReceivedFile[]): Promise<Version> {
+    try {
+      for (const file of files) await this.#inspect(file.key, file.format, file.sizeBytes);
+      return await this.#addVersion(modelId, fields, files);
+    } finally {
+      await this.discard(files);
+    }
+  }
+
+  /** Safe to repeat. */
+  async discard(files: readonly ReceivedFile[]): Promise<void> {
+    for (const { key } of files) await this.#on.objects.delete(key);
+  }
+
+  /** A version of a file that is in the store already. @throws OctomilError `conflict`, `corrupt_file` */
+  async register(
+    modelId: string,
+    fields: VersionFields,
+    file: { objectKey: string; fileName: string; format: string; sha256: string; sizeBytes: number },
+  ): Promise<Version> {
+    await this.#inspect(file.objectKey, file.format, file.sizeBytes);
+    return this.#on.registry.versions.addUpload(
+      { modelId, ...fields, artifacts: [artifactRow(file, file.objectKey)] },
+      (version, transaction) => this.#request(version, fields.formats, [file.format], transaction),
+    );
+  }
+
+  async #addVersion(
+    modelId: string,
+    fields: VersionFields,
+    files: readonly ReceivedFile[],
+    storageKey?: string,
+  ): Promise<Version> {
+    const { registry, artifacts } = this.#on;
+    const rows = files.map((file) => artifactRow(file, artifactKey(file.sha256)));
+    try {
+      return await registry.versions.addUpload(
+        { modelId, ...fields, artifacts: rows, ...(storageKey === undefined ? {} : { storageKey }) },
+        async (version, transaction) => {
+          const formats = files.map(({ format }) => format);
+          await this.#request(version, fields.formats, formats, transaction);
+          // Last, because it cannot be undone with the transaction.
+          for (const file of files) await artifacts.keep(file.key, file.sha256, file.sizeBytes, transaction);
+        },
+      );
+    } catch (error) {
+      await artifacts.deleteUnreferenced(rows.map(({ object_key }) => object_key));
+      throw error;
+    }
+  }
+
+  async #request(
+    version: Version,
+    asked: readonly string[],
+    uploaded: readonly string[],
+    transaction: Parameters<VersionConversions['request']>[2],
+  ): Promise<void> {
+    const formats = asked.filter((format) => !uploaded.includes(format));
+    if (formats.length === 0) return;
+    const { conversions } = this.#on;
+    if (conversions === undefined) {
+      throw new OctomilError(
+        'invalid_input',
+        `formats asks for ${formats.join(', ')}, and this coordinator converts nothing; upload the files themselves`,
+      );
+    }
+    await conversions.request(version.id, formats, transaction);
+  }
+
+  async #joinParts(storageKey: string, plan: UploadPlan, key: string, format: string): Promise<ReceivedFile> {
+    const hash = createHash('sha256');
+    const { sizeBytes } = await this.#on.objects.put(key, hashed(await this.#parts.joined(storageKey), hash));
+    await this.#inspect(key, format, sizeBytes);
+    return { key, fileName: plan.fileName, format, sha256: hash.digest('hex'), sizeBytes };
+  }
+
+  /** What is ours must be readable; what is foreign is kept as it is, and never opened. */
+  async #inspect(key: string, format: string, sizeBytes: number): Promise<void> {
+    const { objects } = this.#on;
+    if (sizeBytes === 0) throw new OctomilError('invalid_input', 'file is empty; upload one that holds a model');
+    if (format === DOCUMENT_FORMAT) parseModelDocument(await objects.readAll(key, MAX_DOCUMENT_BYTES));
+    if (format !== WEIGHTS_FORMAT) return;
     const local = await objects.localFile(key);
     try {
-      if (format === WEIGHTS_FORMAT) await readLayout(local.path);
-      if (format === DOCUMENT_FORMAT) parseModelDocument(await objects.readAll(key, MAX_DOCUMENT_BYTES));
-      const hash = createHash('sha256');
-      for await (const chunk of createReadStream(local.path)) hash.update(chunk as Uint8Array);
-      return hash.digest('hex');
+      await readLayout(local.path);
     } finally {
       await local.release();
     }
   }
-
-  async #sign(keyId: string, payload: string): Promise<Buffer> {
-    const secret = await this.#options.signingSecret(keyId);
-    if (secret === undefined) throw new OctomilError('ticket_invalid', 'the API key behind this upload was revoked');
-    return createHmac('sha256', secret).update(`upload\0${payload}`).digest();
-  }
-
-  async #verify(token: string): Promise<string> {
-    const [payload = '', signature = ''] = token.split('.');
-    const claims = readClaims(payload);
-    const given = Buffer.from(signature, 'base64url');
-    const expected = claims === undefined ? undefined : await this.#sign(claims.k, payload);
-    if (claims === undefined || expected?.length !== given.length || !timingSafeEqual(expected, given)) {
-      throw new OctomilError('ticket_invalid', 'this upload address was not made here; ask for an upload-url again');
-    }
-    if (claims.e < this.#options.clock.now()) {
-      throw new OctomilError('ticket_expired', 'this upload address has expired; ask for an upload-url again');
-    }
-    return claims.s;
-  }
 }
 
-function readClaims(payload: string): { k: string; s: string; e: number } | undefined {
-  try {
-    const value = JSON.parse(Buffer.from(payload, 'base64url').toString()) as Record<string, unknown>;
-    const { k, s, e } = value;
-    return typeof k === 'string' && typeof s === 'string' && typeof e === 'number' ? { k, s, e } : undefined;
-  } catch {
-    return undefined;
+/** @throws OctomilError `invalid_input` for a version that is none */
+function folderOf(modelId: string, version: string | null): string {
+  return `${UPLOADS}${modelId}/${version === null ? NEXT : parseVersion(version)}`;
+}
+
+function artifactRow(file: Omit<ReceivedFile, 'key'>, objectKey: string) {
+  const { format, fileName, sha256, sizeBytes } = file;
+  return { format, file_name: fileName, object_key: objectKey, sha256, size_bytes: sizeBytes };
+}
+
+async function digestOf(objects: ObjectStore, key: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of objects.read(key)) {
+    hash.update(chunk);
+    noteNetworkGarbage(chunk.length);
+  }
+  return hash.digest('hex');
+}
+
+async function* hashed(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
+  for await (const chunk of source) {
+    hash.update(chunk);
+    yield chunk;
+    noteNetworkGarbage(chunk.length);
   }
 }
 
-function safeFileName(fileName: string): string {
-  const name = fileName
-    .replace(/^.*[\\/]/, '')
-    .replaceAll(/[^A-Za-z0-9._-]/g, '_')
-    .slice(-100);
-  return /^\.*$/.test(name) ? 'file' : name;
-}
-
-/** By the file's ending; an unknown one is its own format. */
-function formatOf(fileName: string): string {
-  const ending = /\.([A-Za-z0-9]+)$/.exec(fileName)?.[1]?.toLowerCase() ?? 'original';
-  return FORMATS[ending] ?? ending;
-}
-
-async function move(objects: ObjectStore, from: string, to: string): Promise<void> {
-  const local = await objects.localFile(from);
-  try {
-    await objects.putFile(to, local.path);
-  } finally {
-    await local.release();
-  }
-  await objects.delete(from);
-}
-
-async function* limited(source: ByteSource): AsyncGenerator<Uint8Array> {
+async function* received(source: ByteSource, limitBytes: number, hash?: Hash): AsyncGenerator<Uint8Array> {
   let total = 0;
   for await (const chunk of source instanceof Uint8Array ? [source] : source) {
     total += chunk.length;
-    if (total > MAX_UPLOAD_BYTES) {
-      throw new OctomilError('too_large', `the file is larger than ${MAX_UPLOAD_BYTES} bytes`);
+    if (total > limitBytes) {
+      throw new OctomilError(
+        'too_large',
+        `more than the ${limitBytes} bytes that were announced or are allowed arrived`,
+        {
+          details: { limit_bytes: limitBytes },
+        },
+      );
     }
+    hash?.update(chunk);
     yield chunk;
+    noteNetworkGarbage(chunk.length);
   }
+}
+
+function incomplete(arrivedBytes: number, expectedBytes: number): OctomilError {
+  return new OctomilError(
+    'transfer_incomplete',
+    `${arrivedBytes} of ${expectedBytes} bytes have arrived; upload the file again`,
+    { details: { received_bytes: arrivedBytes, file_size: expectedBytes } },
+  );
+}
+
+export function wrongDigest(actual: string, expected: string): OctomilError {
+  return new OctomilError(
+    'checksum_mismatch',
+    `the file has SHA-256 ${actual}, not the ${expected} that was given; upload it again`,
+    { details: { sha256: actual, expected } },
+  );
 }

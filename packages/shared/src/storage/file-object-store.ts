@@ -1,6 +1,18 @@
 import { randomUUID } from 'node:crypto';
 import { createReadStream, type Stats } from 'node:fs';
-import { copyFile, type FileHandle, mkdir, open, opendir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import {
+  copyFile,
+  type FileHandle,
+  mkdir,
+  open,
+  opendir,
+  readdir,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  utimes,
+} from 'node:fs/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { OctomilError } from '../errors/index.js';
 import { type Clock, type FolderLock, lockFolder } from '../runtime/index.js';
@@ -45,12 +57,14 @@ export class FileObjectStore implements ObjectStore {
   readonly folder: string;
   readonly #durable: boolean;
   readonly #lock: FolderLock;
+  readonly #clock: Clock;
   readonly #syncing = new Map<string, FolderSync>();
   /** Folders that exist, or are being made. */
   readonly #made = new Map<string, Promise<void>>();
 
-  private constructor(lock: FolderLock, durable: boolean) {
+  private constructor(lock: FolderLock, durable: boolean, clock: Clock) {
     this.#lock = lock;
+    this.#clock = clock;
     this.folder = lock.folder;
     this.#durable = durable;
   }
@@ -68,7 +82,7 @@ export class FileObjectStore implements ObjectStore {
       await lock.release();
       throw error;
     }
-    return new FileObjectStore(lock, durable);
+    return new FileObjectStore(lock, durable, clock);
   }
 
   async stat(key: string): Promise<ObjectStat | undefined> {
@@ -149,6 +163,9 @@ export class FileObjectStore implements ObjectStore {
         await copyFile(source, temporary);
         await rm(source);
       }
+      // An object is as old as its put, however old the file was: sweeps go by it.
+      const now = new Date(this.#clock.now());
+      await utimes(temporary, now, now);
       if (this.#durable) await syncPath(temporary);
       await this.#publish(temporary, path);
     } catch (error) {

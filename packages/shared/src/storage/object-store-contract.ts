@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -79,7 +79,10 @@ export function objectStoreContract(
       const path = join(folder, 'update');
       const bytes = randomBytes(10_000);
       await writeFile(path, bytes);
-      await store.putFile('updates/u1', path);
+      const lastYear = new Date(Date.now() - 365 * 24 * 3_600_000);
+      await utimes(path, lastYear, lastYear);
+      const { modifiedAtMs } = await store.putFile('updates/u1', path);
+      expect(modifiedAtMs).toBeGreaterThan(Date.now() - 3_600_000);
       expect(bytes.equals(await store.readAll('updates/u1', 10_000))).toBe(true);
       await expect(readFile(path)).rejects.toMatchObject({ code: 'ENOENT' });
       await expect(store.putFile('updates/u2', path)).rejects.toThrow();

@@ -2,6 +2,7 @@
 export interface ObjectStat {
   readonly key: string;
   readonly sizeBytes: number;
+  /** When it was put, also for a file that was taken over. */
   readonly modifiedAtMs: number;
 }
 

@@ -10,6 +10,11 @@ const STATEMENTS = [
   `alter table versions add constraint versions_status_check
      check (status in ('converting', 'draft', 'published', 'deprecated'))`,
   `alter table versions add column created_by text`,
+  `create index artifacts_by_object on artifacts (object_key)`,
+  `alter table models add column deleted_at timestamptz`,
+  `drop index models_by_name`,
+  `create unique index models_by_name on models (organization_id, lower(name)) where deleted_at is null`,
+  `create index models_newest on models (organization_id, created_at desc, id) where deleted_at is null`,
   `create table conversions (
     version_id text not null references versions(id) on delete cascade,
     format text not null,
@@ -112,6 +117,7 @@ const STATEMENTS = [
   `create table device_tokens (
     id text primary key,
     device_id text not null references devices(id),
+    chain_id text not null,
     access_hash text not null unique,
     refresh_hash text not null unique,
     scopes jsonb not null,
@@ -124,6 +130,11 @@ const STATEMENTS = [
     revoked_at timestamptz
   )`,
   `create index device_tokens_of_device on device_tokens (device_id)`,
+  `create index devices_by_identifier on devices (organization_id, device_identifier text_pattern_ops)`,
+  `create index devices_by_label on devices using gin (labels jsonb_path_ops)`,
+  `create index devices_in_session on devices (organization_id, created_at desc, id)
+     where session_process_id is not null`,
+  `create index devices_revoked on devices (organization_id, created_at desc, id) where status = 'revoked'`,
 
   `alter table federation_members add column invited_by text`,
   `alter table federation_members add column joined_at timestamptz`,
@@ -149,7 +160,22 @@ const STATEMENTS = [
     created_at timestamptz not null default now()
   )`,
   `create index audit_entries_newest on audit_entries (organization_id, id desc)`,
-  `create index audit_entries_of_resource on audit_entries (organization_id, resource, id desc)`,
+  `create index audit_entries_of_resource on audit_entries (organization_id, resource text_pattern_ops, id desc)`,
+
+  `alter table federations add column shared_identities boolean not null default true`,
+  `alter table rounds add column open_for text`,
+  `create unique index rounds_open_for on rounds (open_for) where state = 'collecting'`,
+  `create table personalized_models (
+    device_id text not null references devices(id),
+    model_id text not null,
+    object_key text not null,
+    sha256 text not null,
+    size_bytes bigint not null,
+    version text not null,
+    metrics jsonb not null default '{}',
+    updated_at timestamptz not null default now(),
+    primary key (device_id, model_id)
+  )`,
 
   `create table idempotency_keys (
     organization_id text not null references organizations(id),

@@ -1,0 +1,161 @@
+import { OctomilError } from '@octomil/shared/errors';
+import type { ObjectStore } from '@octomil/shared/storage';
+import type { FastifyRequest } from 'fastify';
+import { Type } from 'typebox';
+import type { App } from '../http/app.js';
+import { requireScope } from '../http/principal.js';
+import { parseFormat } from './file-formats.js';
+import type { Model } from './model-store.js';
+import { artifactOf, type Registry } from './registry.js';
+import { Format, OrgId, VERSION_TAG, VersionParams } from './route-schemas.js';
+import { requireBytes, sendArtifact } from './send-artifact.js';
+import type { SignedAddresses } from './signed-address.js';
+import type { Artifact, VersionWithArtifacts } from './version-store.js';
+import { mainArtifact } from './wire.js';
+
+const DOWNLOAD_VALID_SECONDS = 3600;
+
+const DownloadQuery = Type.Object({ format: Format });
+const AddressQuery = Type.Object({
+  format: Format,
+  /** Default 3,600. */
+  expires_in_seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400 })),
+});
+const PullBody = Type.Object({
+  name: Type.String({ minLength: 1, maxLength: 1000 }),
+  /** Default `latest`. */
+  tag: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
+  /** Default `onnx`. */
+  format: Format,
+  org_id: OrgId,
+});
+const TokenParams = Type.Object({ token: Type.String() });
+
+export interface DownloadRoutesOptions {
+  readonly registry: Registry;
+  readonly objects: ObjectStore;
+  readonly addresses: SignedAddresses;
+  /** Where the caller can reach this coordinator; the request's own address when undefined. */
+  readonly publicUrl: string | undefined;
+}
+
+/** The bytes of versions: with a key, or by an address that is valid for a while. */
+export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions): void {
+  const { registry, objects, addresses, publicUrl } = options;
+  const { models, versions } = registry;
+  const base = '/api/v1/models/:id/versions/:version';
+  const tags = [VERSION_TAG];
+
+  const fileOf = async (request: FastifyRequest, id: string, name: string, format: string | undefined) => {
+    const key = requireScope(request, 'models:read');
+    const model = await models.getReadable(key.organizationId, id);
+    const version = await versions.get(model.id, name);
+    return { key, model, version, artifact: chooseArtifact(version, format) };
+  };
+  const addressOf = async (request: FastifyRequest, keyId: string, artifact: Artifact, validSeconds: number) => {
+    await requireBytes(objects, artifact);
+    const subject = JSON.stringify([artifact.version_id, artifact.format]);
+    const { token, expiresAt } = await addresses.sign(keyId, subject, validSeconds * 1000);
+    const origin = publicUrl ?? `${request.protocol}://${request.host}`;
+    return { url: `${origin}/api/v1/downloads/${token}`, expiresAt: expiresAt.toISOString() };
+  };
+
+  app.get(
+    `${base}/download`,
+    { schema: { summary: 'The bytes of a version', tags, params: VersionParams, querystring: DownloadQuery } },
+    async (request, reply) => {
+      const { id, version: name } = request.params;
+      const { model, version, artifact } = await fileOf(request, id, name, request.query.format);
+      return sendArtifact(request, reply, objects, artifact, fileNameOf(model, version, artifact));
+    },
+  );
+
+  app.get(
+    `${base}/download-url`,
+    {
+      schema: {
+        summary: 'An address to get the bytes of a version from without a key, for a while',
+        tags,
+        params: VersionParams,
+        querystring: AddressQuery,
+      },
+    },
+    async (request) => {
+      const { id, version: name } = request.params;
+      const { format = 'onnx', expires_in_seconds = DOWNLOAD_VALID_SECONDS } = request.query;
+      const { key, model, version, artifact } = await fileOf(request, id, name, format);
+      const { url, expiresAt } = await addressOf(request, key.keyId, artifact, expires_in_seconds);
+      return {
+        url,
+        expires_at: expiresAt,
+        model_id: model.id,
+        version: version.version,
+        format: artifact.format,
+        file_name: fileNameOf(model, version, artifact),
+        size_bytes: artifact.size_bytes,
+        checksum: artifact.sha256,
+      };
+    },
+  );
+
+  app.post(
+    '/api/v1/registry/pull',
+    {
+      // Changes nothing.
+      config: { audit: false, idempotent: false },
+      schema: { summary: 'Where to get a model by name and tag', tags, body: PullBody },
+    },
+    async (request) => {
+      const { name, tag = 'latest', format = 'onnx' } = request.body;
+      const { key, model, version, artifact } = await fileOf(request, name, tag, format);
+      const { url, expiresAt } = await addressOf(request, key.keyId, artifact, DOWNLOAD_VALID_SECONDS);
+      return {
+        name: model.name,
+        tag: version.version,
+        model_id: model.id,
+        format: artifact.format,
+        download_url: url,
+        expires_at: expiresAt,
+        size_bytes: artifact.size_bytes,
+        checksum: artifact.sha256,
+      };
+    },
+  );
+
+  app.get(
+    '/api/v1/downloads/:token',
+    { config: { access: 'public' }, schema: { summary: 'The bytes behind a download-url', tags, params: TokenParams } },
+    async (request, reply) => {
+      const { subject } = await addresses.verify(request.params.token);
+      const [versionId = '', format = ''] = JSON.parse(subject) as string[];
+      const found = await versions.byId(versionId);
+      const artifact = found === undefined ? undefined : artifactOf(found.version, format);
+      if (found === undefined || artifact === undefined) {
+        throw new OctomilError('version_not_found', 'the version behind this address was deleted');
+      }
+      return sendArtifact(request, reply, objects, artifact, fileNameOf(found.model, found.version, artifact));
+    },
+  );
+}
+
+function fileNameOf({ name }: Pick<Model, 'name'>, { version }: VersionWithArtifacts, { file_name }: Artifact): string {
+  return `${name}-${version}-${file_name}`;
+}
+
+/** @throws OctomilError `format_not_ready` with the reason, and the formats that there are */
+function chooseArtifact(version: VersionWithArtifacts, wanted: string | undefined): Artifact {
+  const format = wanted === undefined || wanted === '' ? 'original' : parseFormat(wanted);
+  const artifact = artifactOf(version, format) ?? (format === 'original' ? mainArtifact(version) : undefined);
+  if (artifact !== undefined) return artifact;
+  const formats = version.artifacts.map((known) => known.format);
+  const conversion = version.conversions.find((known) => known.format === format);
+  const reason =
+    conversion === undefined
+      ? 'nobody asked for it'
+      : `its conversion is ${conversion.state}${conversion.reason === null ? '' : `: ${conversion.reason}`}`;
+  throw new OctomilError(
+    'format_not_ready',
+    `version ${version.version} has no ${format} (${reason}); it has ${formats.join(', ') || 'no files'}`,
+    { details: { formats, state: conversion?.state ?? null, reason_code: conversion?.reason_code ?? null } },
+  );
+}

@@ -1,0 +1,118 @@
+import type { ServerResponse } from 'node:http';
+import { OctomilError } from '@octomil/shared/errors';
+import type { ObjectStore } from '@octomil/shared/storage';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { parseByteRange } from '../http/byte-range.js';
+import { errorBody } from '../http/error-answer.js';
+import { BufferPool, pumpFile } from '../transfers/file-pump.js';
+import { contentDisposition } from './content-disposition.js';
+import type { Artifact } from './version-store.js';
+
+/** Twice this is in memory for each download under way. */
+const CHUNK_BYTES = 256 * 1024;
+const pool = new BufferPool(CHUNK_BYTES, 32);
+
+/**
+ * Answers a file, a range of it (206, 416), or that the caller has it already (304).
+ *
+ * @throws OctomilError `download_failed` when the store lost it
+ */
+export async function sendArtifact(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  objects: ObjectStore,
+  artifact: Artifact,
+  fileName: string,
+): Promise<FastifyReply> {
+  const etag = `"${artifact.sha256}"`;
+  reply
+    .header('etag', etag)
+    .header('accept-ranges', 'bytes')
+    .header('x-model-hash', `sha256:${artifact.sha256}`)
+    .header('content-disposition', contentDisposition(fileName));
+  if (matches(request.headers['if-none-match'], etag)) return reply.code(304).send();
+  // A range of another content would not fit what the client holds.
+  const ifRange = request.headers['if-range'];
+  const wanted = ifRange === undefined || ifRange === etag ? request.headers.range : undefined;
+  let range: { start: number; end: number } | undefined;
+  try {
+    range = parseByteRange(wanted, artifact.size_bytes);
+  } catch (error) {
+    if (!(error instanceof OctomilError)) throw error;
+    reply.header('content-range', `bytes */${artifact.size_bytes}`);
+    return reply.code(416).send(errorBody(error, 416, request.id));
+  }
+  await requireBytes(objects, artifact);
+  const file = await objects.localFile(artifact.object_key);
+  try {
+    const { start, end } = range ?? { start: 0, end: artifact.size_bytes };
+    reply.type('application/octet-stream').header('content-length', end - start);
+    if (range !== undefined) {
+      reply.code(206).header('content-range', `bytes ${start}-${end - 1}/${artifact.size_bytes}`);
+    }
+    await stream(request, reply, file.path, { start, end });
+    return reply;
+  } finally {
+    await file.release();
+  }
+}
+
+/** `*`, or one of a list; a weak mark stands for the same bytes here. */
+function matches(header: string | undefined, etag: string): boolean {
+  const known = header?.split(',').map((one) => one.trim()) ?? [];
+  return known.some((one) => one === '*' || one === etag || one === `W/${etag}`);
+}
+
+/** @throws OctomilError `download_failed` when the store lost the file, or holds another in its place */
+export async function requireBytes(objects: ObjectStore, artifact: Artifact): Promise<void> {
+  const found = await objects.stat(artifact.object_key);
+  if (found?.sizeBytes === artifact.size_bytes) return;
+  throw new OctomilError(
+    'download_failed',
+    found === undefined
+      ? `the file ${artifact.object_key} (${artifact.format}) is missing in the object store; restore it from a backup, or make a new version`
+      : `the file ${artifact.object_key} (${artifact.format}) has ${found.sizeBytes} of ${artifact.size_bytes} bytes; restore it from a backup`,
+    { details: { object_key: artifact.object_key, format: artifact.format } },
+  );
+}
+
+/** Past Fastify: its streams would take a new buffer for every chunk. */
+async function stream(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  path: string,
+  range: { start: number; end: number },
+): Promise<void> {
+  const response = reply.raw;
+  reply.hijack();
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value !== undefined) response.setHeader(name, value);
+  }
+  response.writeHead(reply.statusCode);
+  try {
+    if (request.method !== 'HEAD' && range.end > range.start) {
+      await pumpFile(path, range, pool, (chunk) => send(response, chunk));
+    }
+    response.end();
+  } catch {
+    // The length was promised: a cut connection is what tells the receiver that bytes are missing.
+    response.destroy();
+  }
+}
+
+/** Resolves when the connection has taken the chunk; rejects when it is gone. */
+function send(response: ServerResponse, chunk: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onClose = (): void => reject(new OctomilError('cancelled', 'the connection ended'));
+    if (response.destroyed) {
+      onClose();
+      return;
+    }
+    response.once('close', onClose);
+    response.write(chunk, (error) => {
+      response.off('close', onClose);
+      if (error === null || error === undefined) resolve();
+      else reject(error);
+    });
+  });
+}
