@@ -126,7 +126,7 @@ test('a large upload goes in parts, and goes on where it was cut off', async () 
   };
   await expect(registry.uploadVersion({ ...upload, onTicket })).rejects.toMatchObject({ code: 'ticket_expired' });
   coordinator
-    .json(200, { parts: [1] })
+    .json(200, { received_parts: [1] })
     .json(200, {})
     .json(200, {})
     .json(201, { version: '1.0.0', status: 'draft' });

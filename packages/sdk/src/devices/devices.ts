@@ -1,16 +1,14 @@
 import type { ClientOptions } from '../client-options.js';
 import { HttpClient } from '../http-client.js';
 import type { Paging } from '../models/model.js';
-import { listOf } from '../training-session.js';
 import { camelNames } from '../wire-names.js';
 import { wirePath } from '../wire-path.js';
 import { type Device, type OfDevice, readDevice } from './device.js';
+import { eachDevice } from './each-device.js';
 
 export interface DeviceListOptions extends Paging {
   readonly status?: 'online' | 'offline' | 'revoked';
 }
-
-const PAGE_SIZE = 1000;
 
 /** The devices of an organization: agents that were enrolled, and clients that registered themselves. */
 export class Devices {
@@ -29,16 +27,9 @@ export class Devices {
   }
 
   /** Newest first, a page at a time. */
-  async *each(options: DeviceListOptions = {}): AsyncGenerator<Device, void, undefined> {
-    const { limit = Number.POSITIVE_INFINITY, offset = 0, signal, ...filter } = options;
-    for (let asked = 0; asked < limit; ) {
-      const size = Math.min(PAGE_SIZE, limit - asked);
-      const query = { ...filter, limit: size, offset: offset + asked };
-      const page = listOf(await this.#http.json('GET', '/devices', { query, signal }), 'devices');
-      yield* page.map(readDevice);
-      asked += page.length;
-      if (page.length < size) return;
-    }
+  each(options: DeviceListOptions = {}): AsyncGenerator<Device, void, undefined> {
+    const { limit, offset, signal, ...filter } = options;
+    return eachDevice(this.#http, '/devices', filter, { limit, offset, signal });
   }
 
   /** @throws OctomilClientError `device_not_registered` */

@@ -1,8 +1,11 @@
 import type { ClientOptions } from '../client-options.js';
 import { HttpClient } from '../http-client.js';
+import type { Paging } from '../models/model.js';
 import { listOf } from '../training-session.js';
 import { camelNames } from '../wire-names.js';
 import { wirePath } from '../wire-path.js';
+import type { Device } from './device.js';
+import { eachDevice } from './each-device.js';
 
 /** Devices under one name, for selectors of rollouts and trainings. */
 export interface DeviceGroup {
@@ -37,8 +40,18 @@ export class Groups {
     return readGroup(await this.#http.json('POST', GROUPS, { json, signal }));
   }
 
-  async list(signal?: AbortSignal): Promise<DeviceGroup[]> {
-    return listOf(await this.#http.json('GET', GROUPS, { signal }), 'groups').map(readGroup);
+  /** By name; all of them, unless `limit` says otherwise. */
+  async list(options: Paging = {}): Promise<DeviceGroup[]> {
+    const { limit = Number.POSITIVE_INFINITY, offset = 0, signal } = options;
+    const groups: DeviceGroup[] = [];
+    while (groups.length < limit) {
+      const size = Math.min(PAGE_SIZE, limit - groups.length);
+      const query = { limit: size, offset: offset + groups.length };
+      const page = listOf(await this.#http.json('GET', GROUPS, { query, signal }), 'groups');
+      groups.push(...page.map(readGroup));
+      if (page.length < size) break;
+    }
+    return groups;
   }
 
   /** @throws OctomilClientError `not_found` */
@@ -51,20 +64,40 @@ export class Groups {
     await this.#http.json('DELETE', groupPath(options), { signal: options.signal });
   }
 
-  /** Repeating it changes nothing. @param options `devices`: ids or identifiers @throws OctomilClientError `not_found`, `device_not_registered` */
-  async addDevices(options: OfGroup & { readonly devices: readonly string[] }): Promise<void> {
-    const { devices, signal } = options;
-    await this.#http.json('POST', `${groupPath(options)}/devices`, { json: { devices }, signal });
+  /** @throws OctomilClientError `not_found`, `conflict` when the new name is taken */
+  async update(options: OfGroup & { readonly name?: string; readonly description?: string }): Promise<DeviceGroup> {
+    const { name, description, signal } = options;
+    return readGroup(await this.#http.json('PATCH', groupPath(options), { json: { name, description }, signal }));
   }
 
-  /** Repeating it changes nothing. @throws OctomilClientError `not_found` */
-  async removeDevice(options: OfGroup & { readonly deviceId: string }): Promise<void> {
-    const path = `${groupPath(options)}/devices${wirePath(options.deviceId)}`;
-    await this.#http.json('DELETE', path, { signal: options.signal });
+  /** Newest first, a page at a time. @throws OctomilClientError `not_found` */
+  devices(options: OfGroup): AsyncGenerator<Device, void, undefined> {
+    return eachDevice(this.#http, `${groupPath(options)}/members`, {}, options);
+  }
+
+  /**
+   * All of them or none. Repeating it changes nothing.
+   *
+   * @param options `devices`: ids or identifiers, at most 10,000
+   * @throws OctomilClientError `not_found`, `device_not_registered`
+   */
+  addDevices(options: OfGroup & { readonly devices: readonly string[] }): Promise<DeviceGroup> {
+    return this.#change('members', options);
+  }
+
+  /** Repeating it changes nothing. @throws OctomilClientError `not_found`, `device_not_registered` */
+  removeDevices(options: OfGroup & { readonly devices: readonly string[] }): Promise<DeviceGroup> {
+    return this.#change('members/remove', options);
+  }
+
+  async #change(what: string, options: OfGroup & { readonly devices: readonly string[] }): Promise<DeviceGroup> {
+    const json = { device_ids: options.devices };
+    return readGroup(await this.#http.json('POST', `${groupPath(options)}/${what}`, { json, signal: options.signal }));
   }
 }
 
 const GROUPS = '/device-groups';
+const PAGE_SIZE = 1000;
 
 function groupPath({ group }: OfGroup): string {
   return `${GROUPS}${wirePath(group)}`;

@@ -53,11 +53,7 @@ export function isKnownFilter(type: string): boolean {
   return Object.hasOwn(STEPS, type);
 }
 
-/**
- * What changed since the base: tensors of the base that the update has too; others do not travel.
- *
- * @throws RangeError never; shapes are compared where the update is received
- */
+/** What changed since the base: tensors of the base that the update has too; others do not travel. */
 export function deltaOf(base: readonly NamedTensor[], updated: readonly NamedTensor[]): NamedTensor[] {
   const byName = new Map(updated.map((tensor) => [tensor.name, tensor]));
   return base.flatMap(({ name, data }) => {

@@ -1,14 +1,15 @@
 import { OctomilClientError } from '../client-error.js';
 import type { HttpClient } from '../http-client.js';
 import { nodeModule } from '../node-builtins.js';
+import { listOf } from '../training-session.js';
 import { wirePath } from '../wire-path.js';
 import { type ModelVersion, readVersion } from './model.js';
 
 export interface NewVersion {
   /** Name or id of the model. */
   readonly modelId: string;
-  /** Semantic version. A file of another format joins the draft of this version that exists. */
-  readonly version: string;
+  /** Semantic version. A file of another format joins the draft that exists. Default: the minor after the highest. */
+  readonly version?: string;
   /** Of the file. Default: by its ending. */
   readonly format?: string;
   /** To make of it, such as `['onnx', 'safetensors']` or `'onnx,safetensors'`; the version is `converting` until all exist. */
@@ -77,7 +78,7 @@ export async function pushVersion(http: HttpClient, options: BlobUploadOptions):
   else await sendParts(http, ticket, ticket.partSizeBytes, options);
   const confirmed = await http.json('POST', `${base}/confirm-upload`, {
     body: new URLSearchParams({
-      version,
+      ...(version === undefined ? {} : { version }),
       storage_key: ticket.storageKey,
       file_size: String(content.size),
       description: options.description ?? '',
@@ -105,7 +106,7 @@ async function askForTicket(http: HttpClient, path: string, options: BlobUploadO
     path,
     {
       body: new URLSearchParams({
-        version,
+        ...(version === undefined ? {} : { version }),
         filename: fileName,
         content_type: 'application/octet-stream',
         ...(whole ? {} : { size_bytes: String(content.size), part_size_bytes: String(WHOLE_BYTES) }),
@@ -141,8 +142,8 @@ async function sendParts(
 }
 
 async function partsThatArrived(http: HttpClient, uploadUrl: string, signal?: AbortSignal): Promise<number[]> {
-  const { parts } = await http.json<{ parts?: unknown }>('GET', uploadUrl, { signal });
-  return Array.isArray(parts) ? parts.filter((part) => typeof part === 'number') : [];
+  const answer = await http.json('GET', uploadUrl, { signal });
+  return listOf(answer, 'received_parts').map(Number);
 }
 
 async function put(http: HttpClient, url: string, body: Blob, signal: AbortSignal | undefined): Promise<void> {

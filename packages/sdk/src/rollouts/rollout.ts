@@ -38,6 +38,8 @@ export interface Rollout {
   readonly reason: string | null;
   /** Present where one rollout is asked for. */
   readonly devices?: RolloutDevices;
+  /** What the gates make of it now; present where one rollout is asked for. */
+  readonly gate?: { readonly verdict: string; readonly gate: string | null; readonly reason: string | null };
   readonly [field: string]: unknown;
 }
 
@@ -94,12 +96,22 @@ export interface RolloutSettings {
   readonly startImmediately?: boolean;
   readonly selector?: DeviceSelector;
   readonly health?: HealthGates;
+  /** For the history. */
+  readonly reason?: string;
   readonly signal?: AbortSignal | undefined;
 }
 
 /** A device that a rollout has reached, or should. */
 export interface AffectedDevice {
   readonly deviceId: string;
+  readonly deviceIdentifier: string;
+  /** `online` or `offline`. */
+  readonly status: string;
+  /** How the rollout's version stands there, such as `downloading`, `active` or `failed`; null before it was heard of. */
+  readonly state: string | null;
+  readonly activeVersion: string | null;
+  readonly reasonCode: string | null;
+  readonly reason: string | null;
   readonly [field: string]: unknown;
 }
 
@@ -107,6 +119,9 @@ export interface AffectedDevice {
 export interface RolloutChange {
   readonly fromStatus: RolloutStatus | null;
   readonly toStatus: RolloutStatus;
+  readonly fromPercentage: number | null;
+  readonly toPercentage: number;
+  readonly reasonCode: string | null;
   readonly reason: string | null;
   /** An API key, or `coordinator`. */
   readonly actor: string;

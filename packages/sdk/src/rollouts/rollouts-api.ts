@@ -65,14 +65,17 @@ export class RolloutsApi {
     return readRollout(await this.#http.json('POST', rolloutsPath(settings), { json, signal: settings.signal }));
   }
 
-  /** Newest first. @throws OctomilClientError `model_not_found` */
-  async list(options: OfModel & { readonly statusFilter?: RolloutStatus }): Promise<Rollout[]> {
-    const query = { status_filter: options.statusFilter };
+  /** Newest first, at most 100 unless `limit` says otherwise. @throws OctomilClientError `model_not_found` */
+  async list(
+    options: OfModel & { readonly statusFilter?: RolloutStatus; readonly limit?: number; readonly offset?: number },
+  ): Promise<Rollout[]> {
+    const { statusFilter, limit, offset } = options;
+    const query = { status_filter: statusFilter, limit, offset };
     const answer = await this.#http.json('GET', rolloutsPath(options), { query, signal: options.signal });
     return listOf(answer, 'rollouts').map(readRollout);
   }
 
-  /** Those under way: at most one today. @throws OctomilClientError `model_not_found` */
+  /** Those that advance now: at most one today. @throws OctomilClientError `model_not_found` */
   async active(options: OfModel): Promise<Rollout[]> {
     const answer = await this.#http.json('GET', `${rolloutsPath(options)}/active`, { signal: options.signal });
     return listOf(answer, 'rollouts').map(readRollout);
@@ -92,7 +95,7 @@ export class RolloutsApi {
    * To the next stage, before its time.
    *
    * @param options `customIncrement`: percentage to add in place of the rollout's own step
-   * @throws OctomilClientError `not_found`, `wrong_state` unless it is active
+   * @throws OctomilClientError `not_found`, `wrong_state` unless it is active, `gate_breached` where its gates say stop
    */
   advance(options: OfRollout & { readonly customIncrement?: number }): Promise<Rollout> {
     const { customIncrement } = options;
@@ -105,8 +108,8 @@ export class RolloutsApi {
   }
 
   /** @throws OctomilClientError `not_found`, `wrong_state` unless it is paused */
-  resume(options: OfRollout): Promise<Rollout> {
-    return this.#act('resume', options);
+  resume(options: OfRollout & { readonly reason?: string }): Promise<Rollout> {
+    return this.#act('resume', options, reasonOf(options));
   }
 
   /**
@@ -126,16 +129,16 @@ export class RolloutsApi {
   /**
    * One page of the devices in the present stage.
    *
-   * @param options `limit`: devices per page, default the coordinator's; `cursor`: `nextCursor` of the page before
+   * @param options `limit`: devices per page, default 100, at most 1,000; `cursor`: `nextCursor` of the page before
    * @throws OctomilClientError `not_found`
    */
   async getAffectedDevices(
-    options: OfRollout & { readonly limit?: number; readonly cursor?: string; readonly state?: string },
+    options: OfRollout & { readonly limit?: number; readonly cursor?: string },
   ): Promise<AffectedDevicesPage> {
-    const { limit, cursor, state, signal } = options;
+    const { limit, cursor, signal } = options;
     const path = `${rolloutPath(options)}/affected-devices`;
     const answer = await this.#http.json<Record<string, unknown>>('GET', path, {
-      query: { limit, cursor, state },
+      query: { limit, cursor },
       signal,
     });
     const fields = camelNames(answer);
@@ -143,7 +146,7 @@ export class RolloutsApi {
       ...fields,
       devices: listOf(answer, 'devices').map((device) => {
         const row = camelNames(device as Record<string, unknown>);
-        return { ...row, deviceId: String(row['deviceId'] ?? row['id']) };
+        return { ...row, deviceId: String(row['deviceId'] ?? row['id']) } as AffectedDevice;
       }),
       nextCursor: typeof fields['nextCursor'] === 'string' ? fields['nextCursor'] : null,
     };
@@ -151,7 +154,7 @@ export class RolloutsApi {
 
   /** All devices in the present stage, a page at a time. @throws OctomilClientError `not_found` */
   async *affectedDevices(
-    options: OfRollout & { readonly pageSize?: number; readonly state?: string },
+    options: OfRollout & { readonly pageSize?: number },
   ): AsyncGenerator<AffectedDevice, void, undefined> {
     const { pageSize, ...rest } = options;
     let cursor: string | null = null;
@@ -175,7 +178,7 @@ export class RolloutsApi {
     );
   }
 
-  /** @param options `force`: also one that is under way @throws OctomilClientError `not_found`, `wrong_state` */
+  /** @param options `force`: also one that is in force, which is rolled back first @throws OctomilClientError `not_found`, `wrong_state` */
   async delete(options: OfRollout & { readonly force?: boolean }): Promise<void> {
     const query = { force: options.force };
     await this.#http.json('DELETE', rolloutPath(options), { query, signal: options.signal });
