@@ -60,10 +60,11 @@ export function formatOfFile(name: string, head: Uint8Array): ModelFormat | unde
   if (text.slice(4, 8) === 'TFL3') return 'tflite';
   if (text.startsWith('PK\x03\x04')) return formatOfZip(text, ending);
   if (isSafetensors(head, text)) return 'safetensors';
-  if (/^\x80[\x02-\x05]/.test(text)) return TORCH_ENDINGS.has(ending) ? 'pytorch' : 'sklearn';
+  // PROTO, then the protocol's version.
+  if (head[0] === 0x80 && isBetween(head[1], 2, 5)) return TORCH_ENDINGS.has(ending) ? 'pytorch' : 'sklearn';
   if (/^\s*\{/.test(text)) return formatOfJson(text);
   if (text.startsWith('binf') || (text.startsWith('{L') && XGBOOST_ENDINGS.has(ending))) return 'xgboost';
-  return formatOfProtobuf(text, ending);
+  return formatOfProtobuf(head, ending);
 }
 
 /** By the name of the zip's first entry, which lies in its local header (APPNOTE.TXT 4.3.7). */
@@ -90,7 +91,15 @@ function formatOfJson(text: string): ModelFormat | undefined {
 }
 
 /** Field 1 is a small version number in both; Core ML's field 2 is a description, ONNX's the producer's name. */
-function formatOfProtobuf(text: string, ending: string): ModelFormat | undefined {
-  if (!/^\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]/.test(text)) return undefined;
+function formatOfProtobuf(head: Uint8Array, ending: string): ModelFormat | undefined {
+  // Fields 2 to 8 with a length, as every second field of the two is.
+  const second = head[2] ?? 0;
+  if (head[0] !== 0x08 || !isBetween(head[1], 1, 31) || !isBetween(second, 0x12, 0x42) || second % 8 !== 2) {
+    return undefined;
+  }
   return ending === 'mlmodel' ? 'coreml' : 'onnx';
+}
+
+function isBetween(byte: number | undefined, low: number, high: number): boolean {
+  return byte !== undefined && byte >= low && byte <= high;
 }

@@ -137,79 +137,110 @@ class PickleMachine {
         this.#pop();
         return;
       case OP.NONE:
-        return this.#push(null);
+        this.#push(null);
+        return;
       case OP.NEWTRUE:
-        return this.#push(true);
+        this.#push(true);
+        return;
       case OP.NEWFALSE:
-        return this.#push(false);
+        this.#push(false);
+        return;
       case OP.BININT:
-        return this.#push(this.#view.getInt32(this.#take(4), true));
+        this.#push(this.#view.getInt32(this.#take(4), true));
+        return;
       case OP.BININT1:
-        return this.#push(this.#byte());
+        this.#push(this.#byte());
+        return;
       case OP.BININT2:
-        return this.#push(this.#view.getUint16(this.#take(2), true));
+        this.#push(this.#view.getUint16(this.#take(2), true));
+        return;
       case OP.LONG1:
-        return this.#push(this.#long(this.#byte()));
+        this.#push(this.#long(this.#byte()));
+        return;
       case OP.BINFLOAT:
-        return this.#push(this.#view.getFloat64(this.#take(8), false));
+        this.#push(this.#view.getFloat64(this.#take(8), false));
+        return;
       case OP.BINUNICODE:
-        return this.#push(this.#text(this.#length()));
+        this.#push(this.#text(this.#length()));
+        return;
       case OP.SHORT_BINUNICODE:
-        return this.#push(this.#text(this.#byte()));
+        this.#push(this.#text(this.#byte()));
+        return;
       case OP.BINBYTES:
         this.#take(this.#length());
-        return this.#push({ kind: 'bytes' });
+        this.#push({ kind: 'bytes' });
+        return;
       case OP.SHORT_BINBYTES:
         this.#take(this.#byte());
-        return this.#push({ kind: 'bytes' });
+        this.#push({ kind: 'bytes' });
+        return;
       case OP.EMPTY_TUPLE:
-        return this.#push({ kind: 'tuple', items: [] });
+        this.#push({ kind: 'tuple', items: [] });
+        return;
       case OP.TUPLE1:
       case OP.TUPLE2:
       case OP.TUPLE3:
-        return this.#tuple(opcode - OP.TUPLE1 + 1);
+        this.#tuple(opcode - OP.TUPLE1 + 1);
+        return;
       case OP.TUPLE:
-        return this.#push({ kind: 'tuple', items: this.#popMark() });
+        this.#push({ kind: 'tuple', items: this.#popMark() });
+        return;
       case OP.EMPTY_LIST:
-        return this.#push({ kind: 'list', items: [] });
+        this.#push({ kind: 'list', items: [] });
+        return;
       case OP.APPEND:
-        return this.#append([this.#pop()]);
+        this.#append([this.#pop()]);
+        return;
       case OP.APPENDS:
-        return this.#append(this.#popMark());
+        this.#append(this.#popMark());
+        return;
       case OP.EMPTY_DICT:
-        return this.#push({ kind: 'dict', entries: [] });
+        this.#push({ kind: 'dict', entries: [] });
+        return;
       case OP.SETITEM: {
         const value = this.#pop();
-        return this.#setItems([this.#pop(), value]);
+        this.#setItems([this.#pop(), value]);
+        return;
       }
       case OP.SETITEMS:
-        return this.#setItems(this.#popMark());
+        this.#setItems(this.#popMark());
+        return;
       case OP.BINPUT:
-        return this.#remember(this.#byte());
+        this.#remember(this.#byte());
+        return;
       case OP.LONG_BINPUT:
-        return this.#remember(this.#length());
+        this.#remember(this.#length());
+        return;
       case OP.MEMOIZE:
-        return this.#remember(this.#memo.size);
+        this.#remember(this.#memo.size);
+        return;
       case OP.BINGET:
-        return this.#recall(this.#byte());
+        this.#recall(this.#byte());
+        return;
       case OP.LONG_BINGET:
-        return this.#recall(this.#length());
+        this.#recall(this.#length());
+        return;
       case OP.GLOBAL: {
         const module = this.#line();
-        return this.#global(module, this.#line());
+        this.#global(module, this.#line());
+        return;
       }
       case OP.STACK_GLOBAL: {
         const name = this.#pop();
-        return this.#global(this.#pop(), name);
+        this.#global(this.#pop(), name);
+        return;
       }
       case OP.BINPERSID:
-        return this.#push(storage(this.#pop()));
+        this.#push(storage(this.#pop()));
+        return;
       case OP.REDUCE: {
         const args = this.#pop();
-        return this.#push(this.#reduce(this.#pop(), args));
+        this.#push(this.#reduce(this.#pop(), args));
+        return;
       }
       case OP.BUILD:
-        return this.#build();
+        this.#build();
+        return;
       default:
         throw corrupt(`byte ${at} of its pickle is instruction 0x${opcode.toString(16)}, which no state dict needs`);
     }
