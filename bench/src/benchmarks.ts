@@ -45,6 +45,12 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
       return uploadsBench({ agents: option(options, 'agents'), sizeMb: option(options, 'size-mb') });
     },
   },
+  artifact: {
+    summary: 'coordinator memory and speed while one large artifact goes up and down',
+    options: { 'size-mib': 1024 },
+    needsPostgres: () => true,
+    run: async (options) => (await import('./artifact.js')).artifactBench({ sizeMib: option(options, 'size-mib') }),
+  },
   'idle-agent': {
     summary: 'memory of a connected agent without a trainer process',
     options: {},
@@ -75,5 +81,11 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
         coordinators: option(options, 'coordinators'),
       });
     },
+  },
+  routing: {
+    summary: 'which tier the router picks for labelled queries, and how fast',
+    options: { runs: 5_000 },
+    needsPostgres: () => false,
+    run: async (options) => (await import('./routing.js')).routingBench(option(options, 'runs')),
   },
 };
