@@ -10,6 +10,8 @@ export class FakeTrainer implements Trainer {
   /** Tasks wait for it. */
   gate: Promise<void> = Promise.resolve();
   failure: OctomilError | undefined;
+  /** Tasks of this kind never end. */
+  hangsOn: TrainerTask['kind'] | undefined;
 
   async run<T extends TrainerTask>(task: T, { signal }: RunOptions = {}): Promise<TrainerResult<T>> {
     this.tasks.push(task);
@@ -18,7 +20,8 @@ export class FakeTrainer implements Trainer {
     const onAbort = (): void => cancelled.reject(new OctomilError('cancelled', 'cancelled'));
     if (signal?.aborted) onAbort();
     signal?.addEventListener('abort', onAbort, { once: true });
-    await Promise.race([this.gate, cancelled.promise]);
+    const gate = task.kind === this.hangsOn ? new Promise<void>(() => undefined) : this.gate;
+    await Promise.race([gate, cancelled.promise]);
     if (this.failure !== undefined) throw this.failure;
     return (await this.#result(task)) as TrainerResult<T>;
   }
