@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
@@ -80,7 +80,7 @@ test('killed while it downloads, before the pointer is renamed, and after: what 
     await untilKilled(
       bench,
       token,
-      () => coordinator.until(() => gets().length === 1 && coordinator.observed('m1')?.state === 'downloading'),
+      () => coordinator.until(() => existsSync(join(bench.stateDir, 'deployed/m1/v-2'))),
       'predict',
     );
     expect(activeOnDisk(bench)).toBe('v-1');
