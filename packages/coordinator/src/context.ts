@@ -6,7 +6,7 @@ import { type Clock, createMetrics, type Lifecycle, type Logger, type Metrics } 
 import { Aggregator } from './aggregation/index.js';
 import { type AuditLog, createAuditLog, registerAudit, registerAuditRoutes } from './audit/index.js';
 import type { CoordinatorConfig } from './config.js';
-import { createDeviceService, type DeviceService, registerDeviceRoutes } from './devices/index.js';
+import { createDeviceService, type DeviceService, registerDeviceApi } from './devices/index.js';
 import { Federations, registerFederationRoutes } from './federations/index.js';
 import { createGrpcServer, type GrpcServer } from './grpc/index.js';
 import {
@@ -29,6 +29,7 @@ import {
   registerOrganizationRoutes,
   registerOrganizations,
 } from './organizations/index.js';
+import { createRolloutService, type RolloutService, registerRolloutRoutes } from './rollouts/index.js';
 import { openStores, type Stores } from './stores.js';
 import {
   createTrainingEngine,
@@ -65,6 +66,7 @@ export interface Context extends Stores {
   readonly registry: Registry;
   readonly devices: DeviceService;
   readonly engine: TrainingEngine;
+  readonly rollouts: RolloutService;
   readonly transfers: TransferService;
   readonly app: App;
   readonly grpc: GrpcServer;
@@ -130,10 +132,12 @@ export async function startContext(
     },
   });
   const { assignments } = engine;
+  const rollouts = createRolloutService({ database, jobs, registry, audit, clock, logger, random });
   const transfers = createTransferService({
     database,
     objects,
     assignments,
+    rollouts,
     hub: devices.hub,
     clock,
     logger,
@@ -145,6 +149,7 @@ export async function startContext(
     audit,
     devices,
     assignments,
+    desired: rollouts,
     transfers,
     clock,
     logger,
@@ -181,14 +186,26 @@ export async function startContext(
   registerHealthRoutes(app, {
     checks,
     metrics,
-    measure: () => metrics.set('deviceSessions', devices.hub.size),
+    measure: () => {
+      metrics.set('deviceSessions', devices.hub.size);
+      metrics.set('unsettledRollouts', rollouts.unsettled);
+    },
   });
   registerAuditRoutes(app, { audit });
   registerOrganizations(app, { organizations: new Organizations(database) });
   registerOrganizationRoutes(app, { database, keys, grpcUrl: () => grpcUrl(config, grpc) });
   registerFederationRoutes(app, { federations });
   models.register(app);
-  registerDeviceRoutes(app, { devices });
+  registerDeviceApi(app, {
+    devices,
+    desired: rollouts,
+    verifyKey: (key) => keys.verify(key),
+    database,
+    objects,
+    clock,
+    publicUrl: config.publicUrl,
+  });
+  registerRolloutRoutes(app, { rollouts, registry });
   registerTransferRoutes(app, { transfers });
   registerTrainingRoutes(app, { engine });
   registerOpenRoutes(app, { engine, maxInlineBytes: config.maxInlineUpdateMib * 1024 * 1024 });
@@ -200,6 +217,8 @@ export async function startContext(
   lifecycle.onStop('transfers', () => transfers.stop());
   await devices.start();
   lifecycle.onStop('devices', () => devices.stop());
+  await rollouts.start();
+  lifecycle.onStop('rollouts', () => rollouts.stop());
   await engine.start();
   lifecycle.onStop('engine', () => engine.stop());
   const sweeper = new IdempotencySweeper({ store: repeats, clock, logger });
@@ -222,6 +241,7 @@ export async function startContext(
     registry,
     devices,
     engine,
+    rollouts,
     transfers,
     app,
     grpc,

@@ -3,17 +3,29 @@ import type { AssignmentRef, SessionRequest, SessionResponse } from '@octomil/pr
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { DeviceIdentity, DeviceService, HeldSession } from '../devices/index.js';
+import type { DesiredListener, DesiredModels, DesiredPort } from '../rollouts/index.js';
 import type { AssignmentKey, AssignmentPort, Verdict } from '../training/assignment-port.js';
 import type { TransferService } from '../transfers/index.js';
 import { AssignmentTracker } from './assignment-tracker.js';
+import { DesiredSaid } from './desired-said.js';
 import type { Semaphore } from './semaphore.js';
 import { isCallersFault, toStatusError } from './status.js';
-import { readAnyJson, readCount, readHeader, readKey, readProblem, say, writeKey } from './wire-fields.js';
+import {
+  readAnyJson,
+  readCount,
+  readHeader,
+  readKey,
+  readObserved,
+  readProblem,
+  say,
+  writeKey,
+} from './wire-fields.js';
 
 export interface SessionContext {
   readonly devices: DeviceService;
   readonly assignments: AssignmentPort;
   readonly transfers: TransferService;
+  readonly desired: DesiredPort;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Bounds how many updates of the stream are in memory at once, over all sessions. */
@@ -26,6 +38,12 @@ export type SessionStream = ServerDuplexStream<SessionRequest, SessionResponse>;
 /** Messages of one device that wait their turn; beyond this, its stream is not read. */
 const MAX_QUEUED = 8;
 const PROGRESS_EVERY_MS = 1000;
+const SAID_AGAIN: ReadonlySet<string | undefined> = new Set([
+  'report',
+  'assignmentFailure',
+  'siteSummary',
+  'observedState',
+]);
 const UPDATE_FAULTS: ReadonlySet<string> = new Set(['update_rejected', 'too_large', 'invalid_input']);
 
 /**
@@ -33,8 +51,9 @@ const UPDATE_FAULTS: ReadonlySet<string> = new Set(['update_rejected', 'too_larg
  * everything else. An update waits for what was said before it, but nothing waits for an update. A lease is renewed at
  * once and the renewal answered in turn: agents take that answer as the receipt for what they said before it.
  */
-export class DeviceSession implements HeldSession {
+export class DeviceSession implements HeldSession, DesiredListener {
   readonly deviceId: string;
+  readonly organizationId: string;
   readonly epoch: number;
   readonly #context: SessionContext;
   readonly #stream: SessionStream;
@@ -44,6 +63,7 @@ export class DeviceSession implements HeldSession {
   #updates: Promise<void> = Promise.resolve();
   #queued = 0;
   readonly #lastProgress = new Map<string, { atMs: number; phase: string }>();
+  readonly #desired = new DesiredSaid((message) => this.#say(message));
   #looking = false;
   #lookAgain = false;
   #over = false;
@@ -52,6 +72,7 @@ export class DeviceSession implements HeldSession {
     this.#context = context;
     this.#stream = stream;
     this.deviceId = device.deviceId;
+    this.organizationId = device.organizationId;
     this.epoch = epoch;
     this.#logger = context.logger.child({ deviceId: device.deviceId, epoch });
   }
@@ -69,6 +90,10 @@ export class DeviceSession implements HeldSession {
     if (this.#over) return;
     this.#lookAgain = true;
     if (!this.#looking) void this.#look();
+  }
+
+  desire(desired: DesiredModels): void {
+    if (!this.#over) this.#desired.tell(desired);
   }
 
   end(reason: OctomilError): void {
@@ -195,8 +220,8 @@ export class DeviceSession implements HeldSession {
     } catch (thrown) {
       const error = toOctomilError(thrown);
       if (!isCallersFault(error)) this.#logger.error({ error: thrown, event: request.event.case }, 'a message failed');
-      // Without a receipt of its own, what failed for a passing reason is said again in the next session.
-      if (hasNoReceipt(request) && error.entry.retry !== 'never') this.end(error);
+      // What failed for a passing reason is said again in the next session.
+      if (isSaidAgain(request) && error.entry.retry !== 'never') this.end(error);
       else {
         await this.#failOnFault(request, key, error);
         await this.#say(this.#answerTo(request, key, error));
@@ -309,11 +334,15 @@ export class DeviceSession implements HeldSession {
       }
       case 'siteSummary':
         await devices.describeSite(this.deviceId, event.value);
+        this.#context.desired.devicesChanged([this.deviceId]);
+        return;
+      case 'observedState':
+        await this.#context.desired.observeRaw(this.deviceId, event.value.models.map(readObserved));
+        await this.#say(say.observedReceipt());
         return;
       case 'hello':
         throw new OctomilError('invalid_input', 'Hello is said once, at the start of a session');
       case 'leaseRenewal':
-      case 'observedState':
       case undefined:
         // A newer agent may say what this coordinator does not know.
         return;
@@ -369,10 +398,10 @@ export class DeviceSession implements HeldSession {
   }
 }
 
-/** What an agent knows to have arrived only by the answer to a later renewal. */
-function hasNoReceipt({ event }: SessionRequest): boolean {
+/** What an agent knows to have arrived by a receipt: its own, or the answer to a later renewal. */
+function isSaidAgain({ event }: SessionRequest): boolean {
   if (event.case === 'assignmentAnswer') return event.value.answer.case === 'refused';
-  return event.case === 'report' || event.case === 'assignmentFailure' || event.case === 'siteSummary';
+  return SAID_AGAIN.has(event.case);
 }
 
 function requireKey(key: AssignmentKey | undefined): AssignmentKey {

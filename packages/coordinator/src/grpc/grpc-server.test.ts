@@ -24,6 +24,7 @@ import { createDeviceService, type DeviceService } from '../devices/index.js';
 import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { FakeAssignmentPort } from '../testing/fake-assignment-port.js';
 import { openTestDatabase } from '../testing/index.js';
+import { NO_ROLLOUTS } from '../testing/no-rollouts.js';
 import { type AgentClient, bearer, errorOf, SessionPeer } from '../testing/session-peer.js';
 import { createTransferService, type TransferService } from '../transfers/index.js';
 import { createGrpcServer, type GrpcServer } from './index.js';
@@ -53,6 +54,7 @@ beforeEach(async () => {
   transfers = createTransferService({
     database,
     assignments,
+    rollouts: NO_ROLLOUTS,
     hub: devices.hub,
     clock: systemClock,
     logger: silentLogger,
@@ -63,6 +65,7 @@ beforeEach(async () => {
   server = createGrpcServer({
     devices,
     assignments,
+    desired: NO_ROLLOUTS,
     transfers,
     audit: createAuditLog({ database }),
     clock: systemClock,
@@ -611,7 +614,7 @@ test('clients are granted wide receive windows, which grpc-js leaves at 64 KiB',
 
 test('plaintext is refused off loopback, and a port in use is named', async () => {
   const settings = { host: '0.0.0.0', port: 0, transferUrl: () => '', coordinatorVersion: '' };
-  const base = { devices, assignments, transfers, clock: systemClock, logger: silentLogger };
+  const base = { devices, assignments, desired: NO_ROLLOUTS, transfers, clock: systemClock, logger: silentLogger };
   expect(await codeOf(createGrpcServer({ ...base, settings }).start())).toBe('config_invalid');
   const port = Number(server.address.split(':')[1]);
   expect(await codeOf(createGrpcServer({ ...base, settings: { ...settings, host: '127.0.0.1', port } }).start())).toBe(

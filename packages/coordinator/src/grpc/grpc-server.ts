@@ -13,6 +13,7 @@ import type { Clock, Logger } from '@octomil/shared/runtime';
 import { HealthImplementation } from 'grpc-health-check';
 import type { AuditLog } from '../audit/audit-log.js';
 import type { DeviceService } from '../devices/index.js';
+import type { DesiredPort } from '../rollouts/index.js';
 import type { AssignmentPort } from '../training/assignment-port.js';
 import { BufferPool, type TransferService } from '../transfers/index.js';
 import { download, upload } from './bulk-streams.js';
@@ -51,6 +52,8 @@ export interface GrpcSettings extends SessionWelcome {
 export interface GrpcServerOptions {
   readonly devices: DeviceService;
   readonly assignments: AssignmentPort;
+  /** Tells devices what they should run, and takes what they do run. */
+  readonly desired: DesiredPort;
   readonly transfers: TransferService;
   /** Where enrolments are written down. */
   readonly audit?: AuditLog;
@@ -94,6 +97,7 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     devices,
     transfers,
     assignments: options.assignments,
+    desired: options.desired,
     clock,
     logger,
     inlineUpdates: new Semaphore(INLINE_UPDATES_AT_ONCE),

@@ -2,6 +2,7 @@ import type { Metadata } from '@grpc/grpc-js';
 import type { Hello, SessionRequest } from '@octomil/proto';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { DeviceIdentity, DeviceService } from '../devices/index.js';
+import { requireTokenScope } from '../http/index.js';
 import { DeviceSession, type SessionContext, type SessionStream } from './device-session.js';
 import { isCallersFault, toStatusError } from './status.js';
 import { say } from './wire-fields.js';
@@ -16,7 +17,7 @@ export interface SessionWelcome {
 /** How long a stream may stay silent before its hello. */
 const HELLO_WITHIN_MS = 10_000;
 
-/** The device behind a call's credential. @throws `authentication_failed`, `device_revoked` */
+/** The device behind a call's credential. @throws `authentication_failed`, `token_expired`, `device_revoked`, `forbidden` */
 export async function authenticate(devices: DeviceService, metadata: Metadata): Promise<DeviceIdentity> {
   const [value] = metadata.get('authorization');
   const credential = typeof value === 'string' ? /^Bearer (\S+)$/i.exec(value)?.[1] : undefined;
@@ -26,7 +27,9 @@ export async function authenticate(devices: DeviceService, metadata: Metadata): 
       'this call needs the device credential as metadata `authorization: Bearer odc_…`; enrol the device to get one',
     );
   }
-  return devices.authenticate(credential);
+  const identity = await devices.authenticate(credential);
+  requireTokenScope(identity, 'devices:write');
+  return identity;
 }
 
 /**
@@ -54,6 +57,7 @@ export function serveSession(
   const giveBack = async (held: DeviceSession): Promise<void> => {
     held.closed();
     devices.hub.remove(held);
+    context.desired.closed(held);
     await devices
       .closeSession(held)
       .catch((error: unknown) => logger.warn({ error, deviceId: held.deviceId }, 'a device was not given back'));
@@ -90,6 +94,7 @@ export function serveSession(
       }),
     );
     opened.claim(hello.inProgress);
+    context.desired.opened(opened);
     opened.wake();
   };
 

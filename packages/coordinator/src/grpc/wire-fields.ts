@@ -3,6 +3,7 @@ import {
   type Assignment,
   type AssignmentRef,
   AssignmentRefSchema,
+  type ObservedModel,
   type Problem,
   ProblemSchema,
   type SessionResponse,
@@ -10,6 +11,7 @@ import {
   type UpdateHeader,
 } from '@octomil/proto';
 import { type ErrorBody, OctomilError } from '@octomil/shared/errors';
+import type { DesiredModels, RawObservedModel } from '../rollouts/index.js';
 import type { AssignmentKey, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
 import { withoutNul } from './without-nul.js';
 
@@ -89,6 +91,37 @@ export function readProblem(problem: Problem | undefined): ErrorBody {
   return OctomilError.fromBody({ code: problem?.code, message, details }).toBody();
 }
 
+/** Checked by who takes it; here only JSON becomes values. @throws `invalid_input` when the health is not JSON */
+export function readObserved(model: ObservedModel): RawObservedModel {
+  return {
+    modelId: model.modelId,
+    versionId: model.versionId,
+    rolloutId: model.rolloutId,
+    state: model.state,
+    activeVersionId: model.activeVersionId,
+    previousVersionId: model.previousVersionId,
+    problem: model.problem === undefined ? null : readProblem(model.problem),
+    health: model.healthJson === '' ? null : readAnyJson(model.healthJson, 'health_json'),
+  };
+}
+
+/** One message for every device that should run the same. */
+function writeDesired({ digest, models }: DesiredModels): SessionResponse {
+  return response({
+    case: 'desiredState',
+    value: {
+      digest,
+      models: models.map(({ rolloutId, artifacts, ...model }) => ({
+        ...model,
+        rolloutId: BigInt(rolloutId),
+        artifacts: artifacts.map(({ sizeBytes, ...file }) => ({ ...file, sizeBytes: BigInt(sizeBytes) })),
+      })),
+    },
+  });
+}
+
+const desiredMessages = new WeakMap<DesiredModels, SessionResponse>();
+
 export function writeProblem(body: ErrorBody): Problem {
   return create(ProblemSchema, {
     code: body.code,
@@ -121,6 +154,12 @@ export const say = {
       },
     }),
   ticket: (value: Extract<Event, { case: 'uploadTicket' }>['value']) => response({ case: 'uploadTicket', value }),
+  desired: (desired: DesiredModels): SessionResponse => {
+    const known = desiredMessages.get(desired) ?? writeDesired(desired);
+    desiredMessages.set(desired, known);
+    return known;
+  },
+  observedReceipt: () => response({ case: 'observedReceipt', value: {} }),
   superseded: (reason: ErrorBody) => response({ case: 'superseded', value: { reason: writeProblem(reason) } }),
   problem: (key: AssignmentKey | undefined, problem: ErrorBody) =>
     response({

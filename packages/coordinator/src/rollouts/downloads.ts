@@ -33,15 +33,22 @@ export class Downloads {
     this.#clock = options.clock;
   }
 
-  async find(deviceId: string, sha256: string): Promise<StoredObject | undefined> {
+  /** Of what the device should run; for one with a session, from memory. */
+  async desired(deviceId: string, sha256: string): Promise<StoredObject | undefined> {
     const device = await this.#factsOf(deviceId);
     if (device === undefined) return undefined;
     const inForce = await this.#inForce.of(device.organizationId);
-    const desired = inForce.desiredBy(device).models;
-    if (desired.some(({ artifacts }) => artifacts.some((file) => file.sha256 === sha256))) {
-      return inForce.objects.get(sha256);
-    }
-    return this.#remember(`${deviceId} ${sha256}`, () => this.#told(device, sha256));
+    const { models } = inForce.desiredBy(device);
+    const holds = models.some(({ artifacts }) => artifacts.some((file) => file.sha256 === sha256));
+    return holds ? inForce.objects.get(sha256) : undefined;
+  }
+
+  /** Of what a rollout told the device to run, now or earlier. */
+  async told(deviceId: string, sha256: string): Promise<StoredObject | undefined> {
+    return this.#remember(`${deviceId} ${sha256}`, async () => {
+      const device = await this.#factsOf(deviceId);
+      return device === undefined ? undefined : this.#told(device, sha256);
+    });
   }
 
   async #remember(key: string, find: () => Promise<StoredObject | undefined>): Promise<StoredObject | undefined> {

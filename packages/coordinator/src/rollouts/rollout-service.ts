@@ -51,8 +51,10 @@ export interface DesiredPort {
 
 /** What transfers need of rollouts. */
 export interface DownloadPort {
-  /** The file with this digest, if a rollout tells or told this device to run a version that holds it. */
-  mayDownload(deviceId: string, sha256: string): Promise<StoredObject | undefined>;
+  /** The file with this digest, if the device should run a version that holds it. For one with a session, from memory. */
+  desiredObject(deviceId: string, sha256: string): Promise<StoredObject | undefined>;
+  /** The same for what a rollout ever told the device to run, so that it can go back. */
+  toldObject(deviceId: string, sha256: string): Promise<StoredObject | undefined>;
 }
 
 /** Staged deployments that look after themselves. */
@@ -75,8 +77,8 @@ export interface RolloutService extends DesiredPort, DownloadPort {
   wake(rolloutId: number): Promise<void>;
   /** Looks at everything. */
   sweep(): Promise<void>;
-  /** Rollouts that are active, paused or rolling back. */
-  unsettledCount(): Promise<number>;
+  /** Rollouts that were active, paused or rolling back at the last sweep. */
+  readonly unsettled: number;
   start(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -107,6 +109,7 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
   let cancelSweep = (): void => undefined;
   let sweeping: Promise<void> | undefined;
   let sweeps = 0;
+  let unsettled = 0;
   let stopListening: (() => Promise<void>) | undefined;
   let queue: JobQueue<RolloutJob> | undefined;
   let worker: JobWorker | undefined;
@@ -180,6 +183,7 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
     for (const id of organizationIds) organizationChanged(id);
     if (sweeps % REFRESH_EVERY === 0) held.refresh();
     await driver.sweep();
+    unsettled = await store.countUnsettled();
   };
   const scheduleSweep = (): void => {
     cancelSweep = clock.after(settings.sweepEveryMs ?? 5_000, () => {
@@ -209,7 +213,8 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
     },
     observe,
     observeRaw: async (deviceId, models) => observe(deviceId, parseObserved(models)),
-    mayDownload: (deviceId, sha256) => downloads.find(deviceId, sha256),
+    desiredObject: (deviceId, sha256) => downloads.desired(deviceId, sha256),
+    toldObject: (deviceId, sha256) => downloads.told(deviceId, sha256),
     affectedDevices: (rollout, page) => affected.page(rollout, page),
     countAffected: (rollout) => affected.count(rollout),
     explainAffected: (rollout, limit) => affected.explain(rollout, limit),
@@ -217,7 +222,9 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
     breach: (rollout, judgement) => driver.breach(rollout, judgement),
     wake: (rolloutId) => driver.wake(rolloutId),
     sweep,
-    unsettledCount: () => store.countUnsettled(),
+    get unsettled() {
+      return unsettled;
+    },
     start: async () => {
       if (running) return;
       running = true;

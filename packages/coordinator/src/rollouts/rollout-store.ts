@@ -61,7 +61,10 @@ export class RolloutStore {
 
   /** @throws OctomilError `not_found` */
   async get(modelId: string, id: number): Promise<Rollout> {
-    const found = await this.#select().where('rollouts.id', '=', id).where('model_id', '=', modelId).executeTakeFirst();
+    const found = await this.#select()
+      .where('rollouts.id', '=', id)
+      .where('rollouts.model_id', '=', modelId)
+      .executeTakeFirst();
     if (found === undefined) throw new OctomilError('not_found', `the model has no rollout ${id}`);
     return found;
   }

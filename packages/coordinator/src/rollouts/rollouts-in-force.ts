@@ -66,8 +66,10 @@ export class RolloutsInForce {
   /** At most five seconds old, and never older than the last `invalidate`. The same object while nothing changes. */
   async of(organizationId: string): Promise<InForce> {
     const entry = this.#entry(organizationId);
-    const { inForce } = entry;
-    if (inForce !== undefined && !entry.stale && this.#clock.now() - entry.readAtMs < REREAD_MS) return inForce;
+    const { inForce, readAtMs, reading, stale } = entry;
+    // While it is read again, perhaps because it was invalidated, everybody waits for that.
+    const fresh = reading === undefined && !stale && this.#clock.now() - readAtMs < REREAD_MS;
+    if (inForce !== undefined && fresh) return inForce;
     entry.reading ??= this.#readUntilFresh(organizationId, entry);
     return entry.reading;
   }

@@ -4,6 +4,7 @@ import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
 import type { SessionHub } from '../devices/index.js';
+import type { DownloadPort } from '../rollouts/index.js';
 import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
 import { ChunkReceiver } from './chunk-receiver.js';
 import { type BufferPool, pumpFile } from './file-pump.js';
@@ -32,6 +33,8 @@ export interface TransferServiceOptions {
   readonly database: Database;
   readonly objects: ObjectStore;
   readonly assignments: AssignmentPort;
+  /** Which files of versions a device may have. */
+  readonly rollouts: DownloadPort;
   /** The sessions held here: they are told while an update of theirs is being taken. */
   readonly hub: SessionHub;
   readonly clock: Clock;
@@ -102,7 +105,7 @@ const PROGRESS_EVERY_MS = 1000;
 const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
 
 export function createTransferService(options: TransferServiceOptions): TransferService {
-  const { database, objects, assignments, hub, clock, logger, settings } = options;
+  const { database, objects, assignments, rollouts, hub, clock, logger, settings } = options;
   const partSizeBytes = settings.partSizeBytes ?? PART_SIZE_BYTES.usual;
   if (partSizeBytes < PART_SIZE_BYTES.smallest || partSizeBytes > PART_SIZE_BYTES.largest) {
     throw new OctomilError(
@@ -186,6 +189,22 @@ export function createTransferService(options: TransferServiceOptions): Transfer
           if (staging !== undefined) scheduleSweep();
         });
     });
+  };
+
+  /** A base of training, or a file of a version that a rollout tells or told the device to run. */
+  const allowedObject = async (
+    deviceId: string,
+    sha256: string,
+  ): Promise<{ readonly objectKey: string; readonly sizeBytes: number }> => {
+    const desired = await rollouts.desiredObject(deviceId, sha256);
+    if (desired !== undefined) return desired;
+    try {
+      return await assignments.baseObject(deviceId, sha256);
+    } catch (error) {
+      const told = toOctomilError(error).code === 'not_found' ? await rollouts.toldObject(deviceId, sha256) : undefined;
+      if (told === undefined) throw error;
+      return told;
+    }
   };
 
   const submit = async (ticket: Ticket): Promise<Verdict> => {
@@ -304,7 +323,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       return running;
     },
     openDownload: async (deviceId, sha256) => {
-      const { objectKey, sizeBytes } = await assignments.baseObject(deviceId, sha256);
+      const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);
       const local = await objects.localFile(objectKey);
       const small = sizeBytes <= SMALL_FILE_BYTES;
       return {

@@ -13,6 +13,7 @@ import { type App, createApp } from '../http/index.js';
 import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { FakeAssignmentPort } from '../testing/fake-assignment-port.js';
 import { openTestDatabase } from '../testing/index.js';
+import { NO_ROLLOUTS } from '../testing/no-rollouts.js';
 import type { UpdateHeaderFields } from '../training/assignment-port.js';
 import { createTransferService, type IssuedTicket, registerTransferRoutes, type TransferService } from './index.js';
 
@@ -41,6 +42,7 @@ function newTransfers(ticketLifetimeMs = 60_000): TransferService {
   return createTransferService({
     database,
     assignments,
+    rollouts: NO_ROLLOUTS,
     hub: devices.hub,
     clock: systemClock,
     logger: silentLogger,
@@ -61,7 +63,7 @@ async function newApp(): Promise<void> {
     metrics: createMetrics({ processMetrics: false }),
   });
   registerTransferRoutes(app, { transfers });
-  registerDeviceRoutes(app, { devices });
+  registerDeviceRoutes(app, { devices, desired: { devicesChanged: () => undefined } });
   url = await app.listen({ host: '127.0.0.1', port: 0 });
 }
 

@@ -18,6 +18,12 @@ export const METRIC_NAMES = {
     help: 'Devices connected to this process.',
     labels: [],
   },
+  unsettledRollouts: {
+    kind: 'gauge',
+    name: 'octomil_unsettled_rollouts',
+    help: 'Rollouts that are active, paused or rolling back.',
+    labels: [],
+  },
   aggregationSeconds: {
     kind: 'histogram',
     name: 'octomil_aggregation_seconds',
@@ -33,7 +39,7 @@ export interface Metrics {
     labels: Readonly<Record<string, string>>,
     seconds: number,
   ): void;
-  set(metric: 'deviceSessions', value: number): void;
+  set(metric: 'deviceSessions' | 'unsettledRollouts', value: number): void;
   /** Prometheus text format 0.0.4. */
   render(): Promise<string>;
   readonly contentType: string;
@@ -52,11 +58,14 @@ export function createMetrics(options: { processMetrics: boolean }): Metrics {
     httpRequestSeconds: histogram('httpRequestSeconds'),
     aggregationSeconds: histogram('aggregationSeconds'),
   };
-  const { name, help } = METRIC_NAMES.deviceSessions;
-  const deviceSessions = new Gauge({ name, help, registers });
+  const gauge = (key: 'deviceSessions' | 'unsettledRollouts') => {
+    const { name, help } = METRIC_NAMES[key];
+    return new Gauge({ name, help, registers });
+  };
+  const gauges = { deviceSessions: gauge('deviceSessions'), unsettledRollouts: gauge('unsettledRollouts') };
   return {
     observe: (metric, labels, seconds) => histograms[metric]?.observe(labels, seconds),
-    set: (_metric, value) => deviceSessions.set(value),
+    set: (metric, value) => gauges[metric].set(value),
     render: () => registry.metrics(),
     contentType: registry.contentType,
   };
