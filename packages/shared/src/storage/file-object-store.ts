@@ -15,7 +15,7 @@ import {
 } from 'node:fs/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { OctomilError } from '../errors/index.js';
-import { type Clock, type FolderLock, lockFolder } from '../runtime/index.js';
+import { type Clock, type FolderLock, lockFolder, systemClock } from '../runtime/index.js';
 import { ABANDONED_AFTER_MS, removeOldEntries } from './abandoned-files.js';
 import { checkObjectKey } from './object-key.js';
 import type { ByteRange, ByteSource, ObjectStat, ObjectStore } from './object-store.js';
@@ -83,6 +83,14 @@ export class FileObjectStore implements ObjectStore {
       throw error;
     }
     return new FileObjectStore(lock, durable, clock);
+  }
+
+  /**
+   * Only to read, also while another process holds the folder: an object is there whole or not at all.
+   */
+  static forReading(folder: string): Pick<ObjectStore, 'stat' | 'read' | 'list'> {
+    const lock: FolderLock = { folder: resolve(folder), release: async () => undefined };
+    return new FileObjectStore(lock, false, systemClock);
   }
 
   async stat(key: string): Promise<ObjectStat | undefined> {
