@@ -248,7 +248,7 @@ function localApiOnDemand(path: string, logger: Logger, deployments: () => Deplo
           startLocalApi({
             path,
             counters: { record: (report) => deployments().record(report) },
-            activate: (modelId) => deployments().activate(modelId),
+            activate: (model) => deployments().activate(model),
           }),
         )
         .catch((error: unknown) => {

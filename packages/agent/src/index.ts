@@ -4,8 +4,11 @@ export { type AgentConfig, redactedConfig, type TlsSettings } from './config/age
 export { type LoadOptions, loadAgentConfig, parseAgentConfig } from './config/load-config.js';
 export type { ProxySettings } from './config/proxy.js';
 export type { DataSetSummary, Summarize } from './data-sets/summary.js';
+export type { ActivePointer, DeployedVersion } from './deployments/active-pointer.js';
+export type { InferenceCounters, InferenceReport } from './deployments/model-health.js';
 export type { DoctorCheck } from './doctor/check.js';
 export { type DoctorOptions, runDoctor } from './doctor/doctor.js';
+export { type LocalAgent, openLocalAgent } from './http/local-agent.js';
 export { type RunAgentOptions, runAgent } from './main.js';
 export type { Policy, PolicyRule } from './policy/policy.js';
 export { AGENT_VERSION } from './version.js';

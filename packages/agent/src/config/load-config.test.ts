@@ -132,3 +132,44 @@ test('plaintext is refused off loopback unless asked for', () => {
   });
   expect(problems({ ...MINIMAL, coordinator: 'ftp://coordinator.example' })[0]).toMatch(/is not a coordinator address/);
 });
+
+test('conditions and deployments are read, a single time window included; what is not one is named', () => {
+  const { conditions, metered, deployableModels } = parse({
+    ...MINIMAL,
+    conditions: {
+      training: { idle: true, time_window: '22:00-06:00', min_battery_percent: 40 },
+      downloads: { unmetered: true, time_window: ['01:00-02:00', '12:30-13:00'], min_free_disk_mb: 500 },
+      metered: true,
+    },
+    deployments: { models: ['heart-*'] },
+  });
+  expect(conditions).toEqual({
+    training: { idle: true, timeWindows: [{ fromMinute: 1_320, toMinute: 360 }], minBatteryPercent: 40 },
+    downloads: {
+      unmetered: true,
+      timeWindows: [
+        { fromMinute: 60, toMinute: 120 },
+        { fromMinute: 750, toMinute: 780 },
+      ],
+      minFreeDiskMb: 500,
+    },
+    activation: {},
+  });
+  expect([metered, deployableModels]).toEqual([true, ['heart-*']]);
+  expect(parse(MINIMAL)).toMatchObject({
+    conditions: { training: {}, downloads: {}, activation: {} },
+    deployableModels: undefined,
+  });
+  expect(
+    problems({
+      ...MINIMAL,
+      conditions: { training: { time_window: '25:00-06:00', min_battery_percent: 101 }, upload: {} },
+    }),
+  ).toEqual(
+    expect.arrayContaining([
+      'conditions.training.time_window.0: must be a window of local time, such as 22:00-06:00',
+      expect.stringContaining('conditions.training.min_battery_percent: '),
+      'conditions.upload: is not a setting',
+    ]),
+  );
+});

@@ -119,12 +119,14 @@ export class Deployments implements InferenceCounters {
   /**
    * Lets a version go that waits to be activated by hand.
    *
+   * @param model its id or name
    * @throws OctomilError `not_found` for a model that is not wanted here
    */
-  activate(modelId: string): void {
-    const model = this.#models.get(modelId);
-    if (model === undefined) throw new OctomilError('not_found', `no model ${modelId.slice(0, 128)} is wanted here`);
-    model.release();
+  activate(model: string): void {
+    const found =
+      this.#models.get(model) ?? [...this.#models.values()].find(({ observed }) => observed.modelName === model);
+    if (found === undefined) throw new OctomilError('not_found', `no model "${model.slice(0, 128)}" is wanted here`);
+    found.release();
   }
 
   /** Whether a file belongs to a version that is active, kept for the way back, or wanted. */

@@ -1,6 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
+import { openLocalAgent } from '../http/local-agent.js';
 import { onBench } from '../testing/agent-under-test.js';
 import { FakeConditions } from '../testing/deployment-bench.js';
 import { pointerOf, versionOn } from '../testing/desired-versions.js';
@@ -103,9 +104,11 @@ test('training is refused while its conditions are not met, naming rule and valu
 test('a program on the machine reports its inferences under the token of the state folder, and nobody else', () =>
   onBench(async (bench) => {
     const { coordinator } = bench;
-    await (await bench.start()).ready;
+    const agent = await bench.start();
+    await agent.ready;
     const path = join(bench.stateDir, 'local-api.json');
     await expect(stat(path)).rejects.toThrow('ENOENT');
+    await expect(openLocalAgent(bench.stateDir)).rejects.toMatchObject({ code: 'runtime_unavailable' });
     coordinator.desire({ ...versionOn(bench, '1', Buffer.alloc(1_000, 1)), activation: 'manual' });
     await coordinator.until(() => coordinator.observed('m1')?.state === 'waiting');
     expect((await stat(path)).mode & 0o777).toBe(0o600);
@@ -118,7 +121,10 @@ test('a program on the machine reports its inferences under the token of the sta
       });
       return [response.status, await response.json()];
     };
-    expect(await post('/v1/activate', { model_id: 'm1' })).toEqual([200, { status: 'ok' }]);
+    expect(await post('/v1/activate', {})).toMatchObject([400, { code: 'invalid_input' }]);
+    const local = await openLocalAgent(bench.stateDir);
+    await expect(local.activate('lungs')).rejects.toMatchObject({ code: 'not_found' });
+    await local.activate('risk');
     await coordinator.until(() => coordinator.observed('m1')?.state === 'active');
     const report = (version: string, latency: unknown) => ({
       model_id: 'm1',
@@ -126,20 +132,25 @@ test('a program on the machine reports its inferences under the token of the sta
       latency_ms: latency,
       failed: false,
     });
-    expect(await post('/v1/inference-report', { reports: [report('v-1', 12), report('v-0', 12)] })).toEqual([
-      200,
-      { counted: 1, ignored: 1 },
-    ]);
+    const answer = { modelId: 'm1', latencyMs: 12, failed: false };
+    expect(
+      await local.report([
+        { ...answer, versionId: 'v-1' },
+        { ...answer, versionId: 'v-0' },
+      ]),
+    ).toBe(1);
     const failures: [string, unknown, string?][] = [
       ['/v1/inference-report', { reports: [report('v-1', -1)] }],
       ['/v1/inference-report', '{'],
       ['/v1/inference-report', { reports: Array(1_001).fill(report('v-1', 1)) }],
       ['/v1/inference-report', ' '.repeat(300_000)],
       ['/v1/inference-report', { reports: [report('v-1', 12)] }, 'guessed'],
-      ['/v1/activate', { model_id: 'm2' }],
+      ['/v1/activate', { model: 'm2' }],
     ];
     const statuses: number[] = [];
     for (const [route, body, bearer] of failures) statuses.push((await post(route, body, bearer))[0]);
     expect(statuses).toEqual([400, 400, 400, 413, 401, 404]);
     await coordinator.until(() => coordinator.observed('m1')?.healthJson.includes('"inferences":1,') === true);
+    await agent.stop();
+    await expect(local.activate('risk')).rejects.toMatchObject({ code: 'runtime_unavailable' });
   }));

@@ -128,10 +128,10 @@ export class Waits {
   }
 }
 
-function manual({ modelId, versionId }: DesiredVersion): OctomilError {
+function manual({ modelId, modelName, versionId }: DesiredVersion): OctomilError {
   return new OctomilError(
     'conditions_not_met',
-    "activation is by hand: POST /v1/activate of the agent's local interface with this model_id activates it",
+    `activation is by hand: somebody at the site runs "octomil agent activate" for model "${modelName}"`,
     { details: { activity: 'activation', rule: 'manual', value: versionId, limit: null, modelId } },
   );
 }

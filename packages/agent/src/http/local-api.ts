@@ -12,7 +12,7 @@ export interface LocalApiOptions {
   readonly path: string;
   readonly counters: InferenceCounters;
   /** @throws OctomilError `not_found` */
-  readonly activate: (modelId: string) => void;
+  readonly activate: (model: string) => void;
 }
 
 export interface LocalApi {
@@ -37,7 +37,7 @@ const ReportsSchema = Type.Object({
     { maxItems: MAX_REPORTS },
   ),
 });
-const ActivateSchema = Type.Object({ model_id: Id });
+const ActivateSchema = Type.Object({ model: Type.String({ minLength: 1, maxLength: 1_000 }) });
 
 /**
  * For programs on this machine that serve a deployed model: `POST /v1/inference-report` counts their answers,
@@ -79,7 +79,7 @@ export async function startLocalApi({ path, counters, activate }: LocalApiOption
       return { counted, ignored: reports.length - counted };
     }
     if (route === 'POST /v1/activate') {
-      activate(check(ActivateSchema, await readJson(request)).model_id);
+      activate(check(ActivateSchema, await readJson(request)).model);
       return { status: 'ok' };
     }
     throw new OctomilError('not_found', 'there are POST /v1/inference-report and POST /v1/activate');

@@ -1,4 +1,4 @@
-import { loadAgentConfig, runAgent as run, runDoctor } from '@octomil/agent';
+import { loadAgentConfig, openLocalAgent, runAgent as run, runDoctor } from '@octomil/agent';
 import type { Options } from '../program.js';
 import { print } from '../terminal/output.js';
 import { parentGone } from '../terminal/parent.js';
@@ -6,6 +6,17 @@ import { parentGone } from '../terminal/parent.js';
 /** Runs the agent until it is stopped. */
 export async function runAgent(options: Options): Promise<void> {
   await run({ path: String(options['config']), signal: parentGone() });
+}
+
+/** Lets a version go that waits at this site to be activated by hand. */
+export async function activate(options: Options, model: string): Promise<void> {
+  const { stateDir } = loadAgentConfig({ path: String(options['config']) });
+  await (await openLocalAgent(stateDir)).activate(model);
+  await print(
+    options['json'],
+    { model, activated: true },
+    () => `${model}: activated as soon as its other conditions hold`,
+  );
 }
 
 /** Prints what is well and what is not. @returns 1 when something is not */

@@ -49,6 +49,13 @@ export function register(program: Command, define: DefineCommand): void {
     async (options) => (await import('./agent.js')).doctor(options),
   );
   define(
+    agent,
+    'activate <model>',
+    'activate the version of a model (name or id) that waits for it here',
+    (command) => command.requiredOption('--config <file>', 'agent.yaml'),
+    async (options, model = '') => (await import('./agent.js')).activate(options, model),
+  );
+  define(
     program,
     'config',
     'print what a coordinator, or with --agent an agent, would run with, without secrets',
