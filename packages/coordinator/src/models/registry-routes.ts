@@ -10,6 +10,7 @@ import { RegisteredFiles } from './registered-files.js';
 import type { Registry } from './registry.js';
 import { Removal } from './removal.js';
 import { SignedAddresses } from './signed-address.js';
+import { signingSecrets } from './signing-secrets.js';
 import { registerUploadRoutes } from './upload-routes.js';
 import { registerVersionRoutes } from './version-routes.js';
 import { VersionUploads } from './version-upload.js';
@@ -32,13 +33,15 @@ export function createRegistryRoutes(options: RegistryRoutesOptions): {
   register(app: App): void;
   readonly artifacts: ArtifactObjects;
 } {
-  const { registry, database, objects, clock, logger, signingSecret, publicUrl, conversions } = options;
+  const { registry, database, objects, clock, logger, publicUrl, conversions } = options;
+  const signingSecret = signingSecrets(database, options.signingSecret);
   const artifacts = new ArtifactObjects({ database, objects, clock, logger });
   const removal = new Removal(database, artifacts);
   const uploads = new VersionUploads({
     registry,
     objects,
     artifacts,
+    clock,
     addresses: new SignedAddresses({ purpose: 'upload', clock, signingSecret }),
     ...(conversions === undefined ? {} : { conversions }),
   });

@@ -165,6 +165,18 @@ export class VersionStore {
     return versionOfUpload(this.#database.kysely, modelId, storageKey);
   }
 
+  /** @throws OctomilError `conflict` when there is this version and it takes no more files */
+  async refuseClosed(modelId: string, version: string): Promise<void> {
+    const closed = await this.#database.kysely
+      .selectFrom('versions')
+      .select('id')
+      .where('model_id', '=', modelId)
+      .where('version', '=', version)
+      .where('status', 'in', ['published', 'deprecated'])
+      .executeTakeFirst();
+    if (closed !== undefined) throw taken(version);
+  }
+
   /** Newest first. */
   async list(
     modelId: string,

@@ -10,6 +10,7 @@ import { ArtifactObjects } from './artifact-objects.js';
 import { formatOf, keyWord, parseFormats, plainFileName } from './file-formats.js';
 import type { Registry } from './registry.js';
 import { SignedAddresses } from './signed-address.js';
+import { unstalled } from './unstalled.js';
 import { layoutOf, parsePlan } from './upload-parts.js';
 import { VersionUploads } from './version-upload.js';
 
@@ -18,8 +19,11 @@ test('a document that is far too large is refused by its size, and not read', as
   const objects = await FileObjectStore.open({ folder, durable: false, clock: systemClock });
   try {
     const uploads = new VersionUploads({
-      registry: { versions: { ofUpload: async () => undefined } } as unknown as Registry,
+      registry: {
+        versions: { ofUpload: async () => undefined, refuseClosed: async () => undefined },
+      } as unknown as Registry,
       objects,
+      clock: systemClock,
       artifacts: new ArtifactObjects({
         database: {} as Database,
         objects,
@@ -99,4 +103,27 @@ test('parts cover a file exactly', () => {
   expect(() => parsePlan({ sizeBytes: 10, partSizeBytes: 1 }, 'file', 1e9)).toThrow('part_size_bytes');
   expect(() => parsePlan({ partSizeBytes: 65_536 }, 'file', 1e9)).toThrow('size_bytes');
   expect(() => parsePlan({ sizeBytes: 1e9 + 1 }, 'file', 1e9)).toThrow('1000000001');
+});
+
+test('an upload that stalls is given up', async () => {
+  const timers = new Set<() => void>();
+  const clock = {
+    ...systemClock,
+    after: (_delayMs: number, callback: () => void) => {
+      timers.add(callback);
+      return () => timers.delete(callback);
+    },
+  };
+  async function* source() {
+    yield Buffer.from('abc');
+    yield Buffer.from('def');
+    await new Promise(() => undefined);
+  }
+  const chunks = unstalled(source(), clock, 1000);
+  expect((await chunks.next()).value).toEqual(Buffer.from('abc'));
+  expect((await chunks.next()).value).toEqual(Buffer.from('def'));
+  expect(timers.size).toBe(0);
+  const third = chunks.next();
+  for (const expire of timers) expire();
+  await expect(third).rejects.toMatchObject({ code: 'request_timeout' });
 });

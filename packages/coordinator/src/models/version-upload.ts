@@ -1,8 +1,8 @@
 import { createHash, type Hash, randomBytes, randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import { parseModelDocument } from '@octomil/shared/models';
-import { noteNetworkGarbage } from '@octomil/shared/runtime';
-import type { ByteSource, ObjectStore } from '@octomil/shared/storage';
+import { type Clock, noteNetworkGarbage } from '@octomil/shared/runtime';
+import type { ObjectStore } from '@octomil/shared/storage';
 import { readLayout } from '@octomil/shared/tensors';
 import type { JsonObject } from '../database/tables.js';
 import { type ArtifactObjects, artifactKey, moveObject, UPLOADS } from './artifact-objects.js';
@@ -10,6 +10,7 @@ import type { VersionConversions } from './conversion-port.js';
 import { formatOf, keyWord, plainFileName } from './file-formats.js';
 import { DOCUMENT_FORMAT, MAX_DOCUMENT_BYTES, type Registry, WEIGHTS_FORMAT } from './registry.js';
 import type { SignedAddresses } from './signed-address.js';
+import { unstalled } from './unstalled.js';
 import { layoutOf, parsePlan, UploadParts, type UploadPlan } from './upload-parts.js';
 import { parseVersion } from './version-number.js';
 import type { Version } from './version-store.js';
@@ -27,6 +28,7 @@ export interface VersionUploadsOptions {
   readonly objects: ObjectStore;
   readonly artifacts: ArtifactObjects;
   readonly addresses: SignedAddresses;
+  readonly clock: Clock;
   /** Without it, a version has the formats that are uploaded. */
   readonly conversions?: VersionConversions;
 }
@@ -61,6 +63,8 @@ export interface Confirmation extends VersionFields {
 export const UPLOAD_VALID_MS = 24 * 3_600_000;
 /** 64 GiB: beyond any model that could be trained here, so that a mistake cannot fill the disk. */
 export const MAX_UPLOAD_BYTES = 64 * 1024 ** 3;
+/** An upload that sends nothing for so long is given up. */
+const IDLE_MS = 60_000;
 const RECEIVED = `${UPLOADS}received`;
 /** Where a version's own word stands in a key, when it is numbered at the end. */
 const NEXT = 'next';
@@ -87,6 +91,8 @@ export class VersionUploads {
     request: { version: string | null; fileName: string; sizeBytes?: number; partSizeBytes?: number },
   ): Promise<UploadTarget> {
     const plan = parsePlan(request, plainFileName(request.fileName), MAX_UPLOAD_BYTES);
+    // Said before a large file is on its way for nothing.
+    if (request.version !== null) await this.#on.registry.versions.refuseClosed(modelId, parseVersion(request.version));
     const folder = `${folderOf(modelId, request.version)}/${randomBytes(24).toString('base64url')}`;
     const storageKey = `${folder}/${keyWord(plan.fileName)}`;
     const { token, expiresAt } = await this.#on.addresses.sign(keyId, storageKey, UPLOAD_VALID_MS);
@@ -97,19 +103,20 @@ export class VersionUploads {
   /**
    * Takes the bytes, whole. Repeating it replaces them, until they are confirmed.
    *
-   * @throws OctomilError `ticket_invalid`, `ticket_expired`, `too_large`, `insufficient_storage`, `transfer_incomplete`
+   * @throws OctomilError `ticket_invalid`, `ticket_expired`, `too_large`, `insufficient_storage`, `transfer_incomplete`,
+   * `request_timeout` when nothing comes for a minute
    */
-  async receive(token: string, source: ByteSource): Promise<number> {
+  async receive(token: string, source: AsyncIterable<Uint8Array>): Promise<number> {
     const { subject } = await this.#on.addresses.verify(token);
     const plan = await this.#parts.planOf(subject);
-    const stored = await this.#on.objects.put(subject, received(source, plan.sizeBytes ?? MAX_UPLOAD_BYTES));
+    const stored = await this.#on.objects.put(subject, this.#received(source, plan.sizeBytes ?? MAX_UPLOAD_BYTES));
     return stored.sizeBytes;
   }
 
   /** Takes one part; numbers begin at 1. Repeating it replaces it. @throws OctomilError as `receive`, and `invalid_input` */
-  async receivePart(token: string, number: number, source: ByteSource): Promise<number> {
+  async receivePart(token: string, number: number, source: AsyncIterable<Uint8Array>): Promise<number> {
     const { subject } = await this.#on.addresses.verify(token);
-    return this.#parts.put(subject, number, (limitBytes) => received(source, limitBytes));
+    return this.#parts.put(subject, number, (limitBytes) => this.#received(source, limitBytes));
   }
 
   /** What has arrived, so that an upload can go on where it was cut off. @throws OctomilError as `receive` */
@@ -182,11 +189,11 @@ export class VersionUploads {
    *
    * @throws OctomilError `too_large`, `insufficient_storage`, `corrupt_file`, `transfer_incomplete`
    */
-  async receiveFile(source: ByteSource, fileName: string, format?: string): Promise<ReceivedFile> {
+  async receiveFile(source: AsyncIterable<Uint8Array>, fileName: string, format?: string): Promise<ReceivedFile> {
     const name = plainFileName(fileName);
     const key = `${RECEIVED}/${randomUUID()}`;
     const hash = createHash('sha256');
-    const { sizeBytes } = await this.#on.objects.put(key, received(source, MAX_UPLOAD_BYTES, hash));
+    const { sizeBytes } = await this.#on.objects.put(key, this.#received(source, MAX_UPLOAD_BYTES, hash));
     return { key, fileName: name, format: format ?? formatOf(name), sha256: hash.digest('hex'), sizeBytes };
   }
 
@@ -216,6 +223,23 @@ export class VersionUploads {
       { modelId, ...fields, artifacts: [artifactRow(file, file.objectKey)] },
       (version, transaction) => this.#request(version, fields.formats, [file.format], transaction),
     );
+  }
+
+  async *#received(source: AsyncIterable<Uint8Array>, limitBytes: number, hash?: Hash): AsyncGenerator<Uint8Array> {
+    let total = 0;
+    for await (const chunk of unstalled(source, this.#on.clock, IDLE_MS)) {
+      total += chunk.length;
+      if (total > limitBytes) {
+        throw new OctomilError(
+          'too_large',
+          `more than the ${limitBytes} bytes that were announced or are allowed arrived`,
+          { details: { limit_bytes: limitBytes } },
+        );
+      }
+      hash?.update(chunk);
+      yield chunk;
+      noteNetworkGarbage(chunk.length);
+    }
   }
 
   async #addVersion(
@@ -304,25 +328,6 @@ async function digestOf(objects: ObjectStore, key: string): Promise<string> {
 async function* hashed(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
   for await (const chunk of source) {
     hash.update(chunk);
-    yield chunk;
-    noteNetworkGarbage(chunk.length);
-  }
-}
-
-async function* received(source: ByteSource, limitBytes: number, hash?: Hash): AsyncGenerator<Uint8Array> {
-  let total = 0;
-  for await (const chunk of source instanceof Uint8Array ? [source] : source) {
-    total += chunk.length;
-    if (total > limitBytes) {
-      throw new OctomilError(
-        'too_large',
-        `more than the ${limitBytes} bytes that were announced or are allowed arrived`,
-        {
-          details: { limit_bytes: limitBytes },
-        },
-      );
-    }
-    hash?.update(chunk);
     yield chunk;
     noteNetworkGarbage(chunk.length);
   }

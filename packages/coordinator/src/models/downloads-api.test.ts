@@ -1,0 +1,94 @@
+import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { encodeWeights } from '@octomil/shared/tensors';
+import { RegistryClient, sha256 } from './testing/registry-client.js';
+
+const weights = () =>
+  encodeWeights([{ name: 'w', shape: [100], data: new Float32Array(100).map(() => Math.random()) }]);
+
+let client: RegistryClient;
+
+beforeAll(async () => {
+  client = await RegistryClient.start();
+}, 60_000);
+afterAll(() => client.coordinator.stop());
+beforeEach(() => client.newModel());
+
+describe('a download', () => {
+  test('whole, by range, only when it changed, as a head, by format', async () => {
+    const bytes = weights();
+    await client.upload({ version: '1.0.0' }, bytes, 'model.safetensors');
+    const etag = `"${sha256(bytes)}"`;
+    const path = `${client.base}/1/download`;
+    const whole = await client.download(path);
+    expect(Object.fromEntries(whole.headers)).toMatchObject({
+      'content-length': String(bytes.length),
+      'x-model-hash': `sha256:${sha256(bytes)}`,
+      'accept-ranges': 'bytes',
+      'content-type': 'application/octet-stream',
+      etag,
+    });
+    expect(Buffer.from(await whole.arrayBuffer()).equals(bytes)).toBe(true);
+    for (const [range, start, end] of [
+      ['bytes=5-9', 5, 10],
+      ['bytes=-7', bytes.length - 7, bytes.length],
+      ['bytes=20-', 20, bytes.length],
+      [`bytes=0-${bytes.length * 2}`, 0, bytes.length],
+    ] as const) {
+      const part = await client.download(path, { range, 'if-range': etag });
+      expect([part.status, part.headers.get('content-range')]).toEqual([
+        206,
+        `bytes ${start}-${end - 1}/${bytes.length}`,
+      ]);
+      expect(Buffer.from(await part.arrayBuffer()).equals(bytes.subarray(start, end))).toBe(true);
+    }
+    const changed = await client.download(path, { range: 'bytes=5-9', 'if-range': '"other"' });
+    expect([changed.status, (await changed.arrayBuffer()).byteLength]).toEqual([200, bytes.length]);
+    expect((await client.download(path, { range: `bytes=${bytes.length}-` })).status).toBe(416);
+    for (const known of [etag, `"a", ${etag}`, '*', `W/${etag}`]) {
+      expect((await client.download(path, { 'if-none-match': known })).status).toBe(304);
+    }
+    const head = await client.download(path, {}, 'HEAD');
+    expect([head.status, head.headers.get('content-length')]).toEqual([200, String(bytes.length)]);
+    expect((await client.download(`${path}?format=safetensors`)).status).toBe(200);
+    expect((await client.download(`${path}?format=a%20b`)).status).toBe(400);
+    expect((await fetch(client.url(path))).status).toBe(401);
+  });
+
+  test('by an address of its own, without a key, until it expires; and by name and tag', async () => {
+    const bytes = randomBytes(500);
+    await client.upload({ version: '1.0.0' }, bytes, 'net.onnx');
+    await client.json('POST', `${client.base}/1.0.0/publish`, {});
+    const { body } = await client.json('GET', `${client.base}/latest/download-url`);
+    expect(body).toMatchObject({ format: 'onnx', size_bytes: 500, checksum: sha256(bytes) });
+    const plain = await fetch(String(body['url']), { redirect: 'error', headers: { range: 'bytes=0-1' } });
+    expect(plain.status).toBe(206);
+    expect((await fetch(`${body['url']}x`)).status).toBe(403);
+    expect((await client.json('GET', `${client.base}/1/download-url?format=coreml`)).body).toMatchObject({
+      code: 'format_not_ready',
+    });
+    expect((await client.json('GET', `${client.base}/1/download-url?expires_in_seconds=0`)).status).toBe(400);
+    const { body: model } = await client.json('GET', `/models/${client.modelId}`);
+    const pulled = await client.json('POST', '/registry/pull', { name: model['name'], tag: 'latest', org_id: 'x' });
+    expect(pulled).toMatchObject({
+      status: 200,
+      body: { name: model['name'], tag: '1.0.0', format: 'onnx', size_bytes: 500, checksum: sha256(bytes) },
+    });
+    const got = await fetch(String(pulled.body['download_url']));
+    expect(Buffer.from(await got.arrayBuffer()).equals(bytes)).toBe(true);
+    expect(await client.json('POST', '/registry/pull', {})).toMatchObject({ status: 400 });
+    expect(await client.json('POST', '/registry/pull', { name: 'nobody' })).toMatchObject({ status: 404 });
+  });
+
+  test('of a file that was deleted behind our back says which, at once', async () => {
+    const { body } = await client.upload({ version: '1.0.0' });
+    await rm(join(client.coordinator.context.config.objectFolder, 'objects', String(body['model_path'])));
+    for (const path of [`${client.base}/1/download`, `${client.base}/1/download-url?format=pytorch`]) {
+      const failed = await client.json('GET', path);
+      expect(failed).toMatchObject({ status: 502, body: { code: 'download_failed' } });
+      expect(String(failed.body['message'])).toContain(String(body['model_path']));
+    }
+  });
+});
