@@ -8,7 +8,7 @@ import { build } from 'esbuild';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const esm = join(root, 'packages/sdk/dist');
 const target = join(esm, 'cjs');
-/** The one foreign room whose types the root shows. It is copied, so that a CommonJS program needs no ES module's types. */
+/** Copied, so that CommonJS programs of an older TypeScript need no ES module's types to read an error's code. */
 const SHARED = { '@octomil/shared/errors': join(root, 'packages/shared/dist/errors/index.d.ts') };
 const IMPORT = /((?:from|import)\s*\(?\s*)(['"])([^'"]+)\2/g;
 
@@ -55,6 +55,8 @@ export async function buildCommonJs() {
     platform: 'node',
     format: 'cjs',
     target: 'node20',
+    // Training is loaded with its first use, as the ES module that it is.
+    external: ['#local-training'],
     sourcemap: true,
     logLevel: 'warning',
   });

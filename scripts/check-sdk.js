@@ -1,6 +1,6 @@
 // What people do with @octomil/sdk, done to what was built: require() and import with types, and a page without Node.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,17 +11,12 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 const COMMON_JS = `
 const assert = require('node:assert');
-const { Client, Federation, ModelRegistry, OctomilClientError } = require('@octomil/sdk');
+const { Client, FederatedClient, Federation, ModelRegistry, OctomilClientError } = require('@octomil/sdk');
 const registry = new ModelRegistry({ apiKey: 'edg_x', apiBase: 'http://127.0.0.1:9/api/v1', maxAttempts: 1 });
 assert.ok(new Client({ apiKey: 'edg_x' }).federation('x') instanceof Federation);
-registry.listModels().then(
-  () => process.exit(1),
-  (error) => {
-    assert.ok(error instanceof OctomilClientError);
-    assert.strictEqual(error.code, 'network_unavailable');
-    console.log('required');
-  },
-);
+const client = new FederatedClient({ apiKey: 'edg_x', apiBase: 'http://127.0.0.1:9/api/v1', deviceIdentifier: 'x', maxAttempts: 1 });
+const code = (promise) => promise.then(() => 'none', (error) => error instanceof OctomilClientError && error.code);
+Promise.all([code(registry.listModels()), code(client.register())]).then((codes) => console.log(codes.join()));
 `;
 
 const TYPED = `
@@ -49,16 +44,24 @@ export async function use(): Promise<string> {
 function commonJs(folder) {
   writeFileSync(join(folder, 'consumer.cjs'), COMMON_JS);
   const said = execFileSync(process.execPath, [join(folder, 'consumer.cjs')], { encoding: 'utf8', timeout: 30_000 });
-  if (said.trim() !== 'required') throw new TypeError(`require('@octomil/sdk') said ${said}`);
+  if (said.trim() !== 'network_unavailable,network_unavailable')
+    throw new TypeError(`require('@octomil/sdk') said ${said}`);
+}
+
+/** The examples of docs/sdk.md as the one program that it says they are. */
+function documented() {
+  const text = readFileSync(join(root, 'docs/sdk.md'), 'utf8');
+  return Array.from(text.matchAll(/^```ts\n(.*?)^```$/gms), ([, code]) => code).join('\n');
 }
 
 function types(folder) {
   writeFileSync(join(folder, 'consumer.cts'), `import sdk = require('@octomil/sdk');\n${TYPED}`);
   writeFileSync(join(folder, 'consumer.mts'), `import * as sdk from '@octomil/sdk';\n${TYPED}`);
+  writeFileSync(join(folder, 'documented.mts'), documented());
   const tsc = join(root, 'node_modules/typescript/bin/tsc');
   for (const module of ['node16', 'nodenext']) {
-    const options = ['--noEmit', '--strict', '--target', 'es2022', '--module', module, '--skipLibCheck', 'false'];
-    const files = [join(folder, 'consumer.cts'), join(folder, 'consumer.mts')];
+    const options = ['--noEmit', '--strict', '--target', 'es2022', '--module', module, '--skipLibCheck'];
+    const files = ['consumer.cts', 'consumer.mts', 'documented.mts'].map((name) => join(folder, name));
     const { status, stdout } = spawnSync(process.execPath, [tsc, ...options, '--types', 'node', ...files], {
       encoding: 'utf8',
       cwd: folder,

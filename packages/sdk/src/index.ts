@@ -14,6 +14,18 @@ export {
   type FederationOptions,
   type WatchOptions,
 } from './federation.js';
+export { FederatedClient, type FederatedClientOptions, type RegisterOptions } from './local/federated-client.js';
+export type {
+  ClientUpdateResult,
+  JoinRoundOptions,
+  LocalRound,
+  LocalTrainFn,
+  LocalTrainResult,
+  RemoteTrainOptions,
+  TrainDataOptions,
+} from './local/options.js';
+export type { RoundRules } from './local/round-rules.js';
+export type { StateDict, Weights, WeightsLike } from './local/weights.js';
 export { type EnsureModelOptions, ModelRegistry } from './model-registry.js';
 export type { Conversions, ReadyOptions } from './models/conversions.js';
 export type {

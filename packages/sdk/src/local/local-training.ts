@@ -2,11 +2,11 @@ import { openAsBlob } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { arch, platform, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
-import type { DataSource } from '@octomil/shared/data';
+import { type DataSource, foldName } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { type FeatureSpec, formatTargetRule, parseTargetRule, type SiteStatistics } from '@octomil/shared/features';
 import { parseModelDocument } from '@octomil/shared/models';
-import { decodeWeights, encodeWeights, type NamedTensor } from '@octomil/shared/tensors';
+import { encodeWeights, type NamedTensor, weightsFromSafetensors } from '@octomil/shared/tensors';
 import { parseLocalOptions, runTask, type TrainingProgress, type TrainResult } from '@octomil/shared/training';
 import { OctomilClientError } from '../client-error.js';
 import type { LocalTrainingOptions } from '../training-options.js';
@@ -118,12 +118,12 @@ export function encode(tensors: readonly NamedTensor[]): Uint8Array {
 
 /** @throws OctomilError `corrupt_file` */
 export function decode(bytes: Uint8Array): NamedTensor[] {
-  return decodeWeights(bytes);
+  return weightsFromSafetensors(bytes);
 }
 
 /** The tensors of an update that was trained here. */
 export async function readUpdate(path: string): Promise<NamedTensor[]> {
-  return decodeWeights(await readFile(path));
+  return weightsFromSafetensors(await readFile(path));
 }
 
 /** What a registration says of this machine. */
@@ -142,20 +142,13 @@ function requireTarget({ target }: FeatureSpec, asked: string | undefined, model
   if (asked === undefined) return;
   const rule = formatTargetRule(target.rule);
   const wanted = parseTargetRule(asked);
-  const sameColumn = wanted.comparison === undefined && fold(wanted.column) === fold(target.rule.column);
+  const sameColumn = wanted.comparison === undefined && foldName(wanted.column) === foldName(target.rule.column);
   if (sameColumn || formatTargetRule(wanted) === rule) return;
   throw new OctomilClientError(
     'invalid_input',
     `targetCol is "${asked}", but the version of "${model}" learned "${rule}"; leave targetCol out, or train another model`,
     { details: { field: 'targetCol', value: asked } },
   );
-}
-
-function fold(name: string): string {
-  return name
-    .trim()
-    .toLowerCase()
-    .replaceAll(/[\s-]+/g, '_');
 }
 
 function withoutUndefined(options: LocalTrainingOptions): Record<string, unknown> {

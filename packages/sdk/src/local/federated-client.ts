@@ -1,0 +1,475 @@
+import type { NamedTensor } from '@octomil/shared/tensors';
+import { OctomilClientError } from '../client-error.js';
+import type { ClientOptions } from '../client-options.js';
+import { HttpClient } from '../http-client.js';
+import { pullBytes } from '../models/pull.js';
+import { RolloutsApi } from '../rollouts/rollouts-api.js';
+import { camelNames, snakeNames } from '../wire-names.js';
+import { wirePath } from '../wire-path.js';
+import { clientError } from './client-failure.js';
+import type { TrainingData } from './data.js';
+import { applyFilters, deltaOf, type Filter, type FilterRecord, proximal } from './filters.js';
+import type {
+  ClientUpdateResult,
+  JoinRoundOptions,
+  LocalRound,
+  LocalTrainFn,
+  LocalTrainResult,
+  RemoteTrainOptions,
+  TrainDataOptions,
+} from './options.js';
+import { type RoundRules, readRoundRules } from './round-rules.js';
+import { isWeights, namedTensors, stateDict, type WeightsLike } from './weights.js';
+
+export interface FederatedClientOptions extends ClientOptions {
+  /** Names this device within its organization; the same name is the same device. */
+  readonly deviceIdentifier: string;
+  /** Largest download of training data, in bytes; more is refused. Default 4 GiB. */
+  readonly maxDownloadBytes?: number;
+}
+
+export interface RegisterOptions {
+  /** Columns of the data, for whoever looks at the device. */
+  readonly featureSchema?: readonly string[];
+  /** Sent besides what is known of this machine. */
+  readonly metadata?: Readonly<Record<string, unknown>>;
+  readonly signal?: AbortSignal;
+}
+
+const DEFAULT_MAX_DOWNLOAD_BYTES = 4 * 2 ** 30;
+/** Header lines of a request are limited to 16 KiB in all. */
+const MAX_METRICS_CHARACTERS = 8_000;
+
+type LocalRoom = typeof import('./local-training.js');
+
+interface Upload {
+  readonly model: string;
+  readonly version: string;
+  readonly bytes: Blob | Uint8Array;
+  readonly sampleCount: number;
+  readonly metrics: Readonly<Record<string, unknown>>;
+  readonly updateFormat: 'weights' | 'delta';
+  readonly roundId?: string | undefined;
+  readonly filters?: readonly FilterRecord[];
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * A device or worker that trains by itself and uploads what it learned. Data stay here; weights travel.
+ *
+ * ```ts
+ * const client = new FederatedClient({ apiKey: 'edg_…', deviceIdentifier: 'hospital-001' });
+ * await client.register();
+ * await client.train({ model: 'cancer-detection', data: '/data/patients.csv', targetCol: 'diagnosis' });
+ * ```
+ *
+ * Tables are trained on in Node only. Every method throws OctomilClientError and nothing else.
+ */
+export class FederatedClient {
+  readonly deviceIdentifier: string;
+  /** Rollouts of the organization's models. */
+  readonly rollouts: RolloutsApi;
+  readonly #http: HttpClient;
+  readonly #options: FederatedClientOptions;
+  #deviceId: Promise<string> | undefined;
+
+  /** @throws OctomilClientError `invalid_api_key` without a key, `invalid_input` for an unusable `apiBase` or device name */
+  constructor(options: FederatedClientOptions) {
+    if (typeof options.deviceIdentifier !== 'string' || options.deviceIdentifier.trim() === '') {
+      throw new OctomilClientError(
+        'invalid_input',
+        'deviceIdentifier is missing: name this device, such as "hospital-001"',
+      );
+    }
+    this.deviceIdentifier = options.deviceIdentifier;
+    this.#options = options;
+    this.#http = new HttpClient(options);
+    this.rollouts = new RolloutsApi(this.#http);
+  }
+
+  /**
+   * Registers this device, or brings up to date what is known of it. Everything else does so by itself when needed.
+   *
+   * @throws OctomilClientError `forbidden` for a key that may not, `device_revoked`
+   */
+  async register(options: RegisterOptions = {}): Promise<Readonly<Record<string, unknown>> & { deviceId: string }> {
+    const room = await localRoom().catch(() => undefined);
+    const json = {
+      device_identifier: this.deviceIdentifier,
+      ...(this.#http.orgId === undefined ? {} : { org_id: this.#http.orgId }),
+      ...room?.machineFacts(),
+      ...snakeNames({ featureSchema: options.featureSchema, metadata: options.metadata }),
+    };
+    const answer = await this.#http.json<Record<string, unknown>>('POST', '/devices/register', {
+      json,
+      signal: options.signal,
+    });
+    const deviceId = String(answer['device_id'] ?? answer['id']);
+    this.#deviceId = Promise.resolve(deviceId);
+    return { ...camelNames(answer), deviceId };
+  }
+
+  /**
+   * Trains here on a table, or takes weights that were trained already, and uploads the result.
+   *
+   * A table is encoded as the version's feature spec says, the same as at every other site. A model without any version
+   * gets its first one: from what this table says of its columns (sums and counts, nothing about fewer than ten rows),
+   * with `architecture`. Whoever comes after it follows its columns.
+   *
+   * @throws OctomilClientError `model_not_found`, `version_not_found`; `data_unreadable`, `data_mismatch`, `too_few_rows`
+   * for the table; `update_rejected` for weights that do not fit the model; `too_large`, `cancelled`
+   */
+  async train(options: TrainDataOptions): Promise<ClientUpdateResult> {
+    const { data, signal } = options;
+    return guarded(signal, async () => {
+      if (isWeights(data)) {
+        const version = await this.#version(options.model, options.version, signal);
+        const sampleCount = options.sampleCount ?? 0;
+        const { model, metrics = {}, updateFormat = 'weights' } = options;
+        return this.#upload({ model, version, bytes: await encoded(data), sampleCount, metrics, updateFormat, signal });
+      }
+      return this.#trainOnTable(data, options);
+    });
+  }
+
+  /**
+   * Pulls the model, lets `localTrainFn` train it, uploads, as often as `rounds` says. While no new version is published,
+   * a round goes on from the weights of the one before it, and its update takes that one's place.
+   *
+   * @returns one result for each round
+   * @throws OctomilClientError `model_not_found`, `version_not_found`, `update_rejected`, `cancelled`; `training_failed`
+   * with the cause for whatever `localTrainFn` throws
+   */
+  async trainFromRemote(options: RemoteTrainOptions): Promise<ClientUpdateResult[]> {
+    const { model, localTrainFn, rounds = 1, updateFormat = 'weights', signal } = options;
+    return guarded(signal, async () => {
+      requireRounds(rounds);
+      const results: ClientUpdateResult[] = [];
+      let before: { version: string; base: readonly NamedTensor[]; trained: readonly NamedTensor[] } | undefined;
+      for (let round = 1; round <= rounds; round++) {
+        const version = await this.#version(model, options.version, signal);
+        const goesOn = before?.version === version ? before : undefined;
+        const base = goesOn?.base ?? (await this.#base(model, version, signal));
+        const told = { round, version, roundId: undefined, proximalMu: 0, signal };
+        const { weights, sampleCount, metrics = {} } = await run(localTrainFn, goesOn?.trained ?? base, told);
+        const trained = await tensorsOf(weights);
+        before = { version, base, trained };
+        const bytes = await encoded(updateFormat === 'delta' ? stateDict(deltaOf(base, trained)) : weights);
+        results.push(await this.#upload({ model, version, bytes, sampleCount, metrics, updateFormat, signal }));
+      }
+      return results;
+    });
+  }
+
+  /**
+   * The bytes of a version's file, checked against their digest.
+   *
+   * @throws OctomilClientError `model_not_found`, `version_not_found`, `format_not_ready`, `checksum_mismatch`
+   */
+  async pullModel(options: {
+    readonly model: string;
+    /** Default: the latest published one. */
+    readonly version?: string;
+    /** Such as `pytorch` or `onnx`. Default: the weights, or whatever file was uploaded. */
+    readonly format?: string;
+    readonly signal?: AbortSignal;
+  }): Promise<Uint8Array<ArrayBuffer>> {
+    return (await pullBytes(this.#http, options)).bytes;
+  }
+
+  /** Open rounds that this device has not answered, oldest first. */
+  async activeRounds(signal?: AbortSignal): Promise<RoundRules[]> {
+    const query = { device_id: await this.#device(signal), status: 'active' };
+    const answer = await this.#http.json<{ rounds: unknown[] }>('GET', '/training/rounds', { query, signal });
+    return answer.rounds.map(readRoundRules);
+  }
+
+  /**
+   * Takes part in a round of an open session. What was learned is sent as the change since the round's base; before it
+   * leaves, in this order: ÷ (1 + μ) where the round has a `proximal_mu` and `localTrainFn` trained (on a table the
+   * proximal term is in the loss), gradients clipped to `clip_norm`, the round's filters, the caller's own.
+   *
+   * @throws OctomilClientError `assignment_not_found` when no round is open, `wrong_state` for one that is over;
+   * `training_not_supported` for a round with secure aggregation; as `train`
+   */
+  async joinRound(options: JoinRoundOptions): Promise<ClientUpdateResult> {
+    const { signal } = options;
+    return guarded(signal, async () => {
+      if ((options.localTrainFn === undefined) === (options.data === undefined)) {
+        throw new OctomilClientError('invalid_input', 'joinRound needs either localTrainFn or data, and not both');
+      }
+      await this.#device(signal);
+      const round = await this.#round(options.roundId, signal);
+      requireJoinable(round);
+      const { model, version, proximalMu } = round;
+      if (options.localTrainFn === undefined) return this.#joinWithTable(round, options);
+      const base = await this.#base(model, version, signal);
+      const told = { round: round.number, version, roundId: round.roundId, proximalMu, signal };
+      const { weights, sampleCount, metrics = {} } = await run(options.localTrainFn, base, told);
+      const delta = proximal(deltaOf(base, await tensorsOf(weights)), proximalMu);
+      return this.#uploadFiltered(round, delta, options, { sampleCount, metrics });
+    });
+  }
+
+  async #joinWithTable(round: RoundRules, options: JoinRoundOptions): Promise<ClientUpdateResult> {
+    const { data, targetCol, onProgress, signal } = options;
+    const { model, version } = round;
+    const room = await localRoom();
+    return room.withFolder(async (folder) => {
+      const trained = await room.trainOnTable({
+        source: await room.openData(data ?? [], this.#reading(folder, signal)),
+        base: await this.#baseFiles(model, version, signal),
+        modelName: round.modelName,
+        local: { ...round.local, proximalMu: round.proximalMu },
+        rounds: 1,
+        updateFormat: 'delta',
+        ...{ targetCol, folder, onProgress, signal },
+      });
+      return this.#uploadFiltered(round, await room.readUpdate(trained.path), options, trained);
+    });
+  }
+
+  #uploadFiltered(
+    round: RoundRules,
+    delta: readonly NamedTensor[],
+    { filters: own = [], signal }: Pick<JoinRoundOptions, 'filters' | 'signal'>,
+    learned: { readonly sampleCount: number; readonly metrics: Readonly<Record<string, unknown>> },
+  ): Promise<ClientUpdateResult> {
+    const { model, version, roundId, clipNorm } = round;
+    const clip: Filter[] = clipNorm === null ? [] : [{ type: 'gradient_clip', max_norm: clipNorm }];
+    const { tensors, records } = applyFilters(delta, [...clip, ...round.filters, ...own], this.#http.timing.random);
+    return encoded(stateDict(tensors)).then((bytes) =>
+      this.#upload({
+        ...{ model, version, roundId, bytes, signal, filters: records, updateFormat: 'delta' },
+        sampleCount: learned.sampleCount,
+        metrics: learned.metrics,
+      }),
+    );
+  }
+
+  async #trainOnTable(data: TrainingData, options: TrainDataOptions): Promise<ClientUpdateResult> {
+    const { model, targetCol, updateFormat = 'weights', local = {}, rounds = 1, onProgress, signal } = options;
+    requireRounds(rounds);
+    const room = await localRoom();
+    return room.withFolder(async (folder) => {
+      // The model first: its name costs nothing to check.
+      const found = await this.#model(model, signal);
+      const source = await room.openData(data, this.#reading(folder, signal));
+      const version = await this.#versionOrFirst(found, options, source, room);
+      const trained = await room.trainOnTable({
+        base: await this.#baseFiles(found.id, version, signal),
+        modelName: found.name,
+        ...{ source, targetCol, updateFormat, local, rounds, folder, onProgress, signal },
+      });
+      const sampleCount = options.sampleCount ?? trained.sampleCount;
+      const { update: bytes, metrics } = trained;
+      return this.#upload({ model: found.id, version, bytes, sampleCount, metrics, updateFormat, signal });
+    });
+  }
+
+  /** The version asked for, the latest, or for a model without any the one that this table begins. */
+  async #versionOrFirst(
+    { id, name }: { id: string; name: string },
+    options: TrainDataOptions,
+    source: Parameters<LocalRoom['describeTable']>[0],
+    room: LocalRoom,
+  ): Promise<string> {
+    const { signal, targetCol = 'target' } = options;
+    try {
+      return await this.#version(id, options.version, signal);
+    } catch (error) {
+      const none = error instanceof OctomilClientError && error.code === 'version_not_found';
+      if (!none || options.version !== undefined) throw error;
+    }
+    const statistics = await room.describeTable(source, targetCol, signal);
+    if (statistics.target === null) {
+      const columns = statistics.columns.map((column) => column.name).sort();
+      throw new OctomilClientError(
+        'data_mismatch',
+        `model "${name}" has no version yet, and the data have no target column "${targetCol}" to begin one with; name it with targetCol: the columns are ${columns.join(', ') || 'none that could be used'}`,
+        { details: { columns } },
+      );
+    }
+    const json = { model_id: id, target: targetCol, statistics, ...snakeNames({ architecture: options.architecture }) };
+    const first = await this.#http.json<{ version: string }>('POST', '/training/bases', { json, signal });
+    return first.version;
+  }
+
+  async #model(model: string, signal: AbortSignal | undefined): Promise<{ id: string; name: string }> {
+    return this.#http.json('GET', wirePath('models', model), { signal });
+  }
+
+  /** As a semantic version, so that it stays the same while training goes on. */
+  async #version(model: string, version: string | undefined, signal: AbortSignal | undefined): Promise<string> {
+    const path = wirePath('models', model, 'versions', version ?? 'latest');
+    return (await this.#http.json<{ version: string }>('GET', path, { signal })).version;
+  }
+
+  async #baseFiles(
+    model: string,
+    version: string,
+    signal: AbortSignal | undefined,
+  ): Promise<{ document: Uint8Array; weights: Uint8Array }> {
+    const [document, weights] = await Promise.all(
+      ['model.json', 'safetensors'].map((format) => pullBytes(this.#http, { model, version, format, signal })),
+    );
+    return { document: document?.bytes ?? new Uint8Array(), weights: weights?.bytes ?? new Uint8Array() };
+  }
+
+  async #base(model: string, version: string, signal: AbortSignal | undefined): Promise<readonly NamedTensor[]> {
+    const { bytes } = await pullBytes(this.#http, { model, version, format: 'safetensors', signal });
+    return (await localRoom()).decode(bytes);
+  }
+
+  async #round(roundId: string | undefined, signal: AbortSignal | undefined): Promise<RoundRules> {
+    if (roundId !== undefined) {
+      const path = wirePath('training', 'rounds', roundId, 'status');
+      return readRoundRules(await this.#http.json('GET', path, { signal }));
+    }
+    const [oldest] = await this.activeRounds(signal);
+    if (oldest !== undefined) return oldest;
+    throw new OctomilClientError(
+      'assignment_not_found',
+      `no round is open that "${this.deviceIdentifier}" has not answered; somebody starts one with admission "open"`,
+    );
+  }
+
+  /** A failed registration is tried again by the next call. */
+  #device(signal: AbortSignal | undefined): Promise<string> {
+    this.#deviceId ??= this.register(signal === undefined ? {} : { signal }).then(
+      ({ deviceId }) => deviceId,
+      (error: unknown) => {
+        this.#deviceId = undefined;
+        throw error;
+      },
+    );
+    return this.#deviceId;
+  }
+
+  #reading(folder: string, signal: AbortSignal | undefined): Parameters<LocalRoom['openData']>[1] {
+    return {
+      folder,
+      signal,
+      maxDownloadBytes: this.#options.maxDownloadBytes ?? DEFAULT_MAX_DOWNLOAD_BYTES,
+      fetch: this.#options.fetch ?? ((input, init) => fetch(input, init)),
+    };
+  }
+
+  async #upload(upload: Upload): Promise<ClientUpdateResult> {
+    const { model, version, bytes, sampleCount, metrics, updateFormat, roundId, signal } = upload;
+    if (!Number.isSafeInteger(sampleCount) || sampleCount < 0) {
+      throw new OctomilClientError(
+        'invalid_input',
+        `sampleCount is ${sampleCount}; it must be a whole number of 0 or more`,
+      );
+    }
+    const query = {
+      model_id: model,
+      version,
+      device_id: await this.#device(signal),
+      sample_count: sampleCount,
+      update_format: updateFormat,
+      round_id: roundId,
+    };
+    const body = bytes instanceof Blob ? bytes : new Blob([bytes as Uint8Array<ArrayBuffer>]);
+    const answer = await this.#http.json<Record<string, unknown>>('POST', '/training/updates', {
+      ...{ query, body, signal },
+      headers: { 'content-type': 'application/octet-stream', 'x-octomil-metrics': headerText(metrics) },
+      // A megabyte per second at least.
+      timeoutMs: Math.max(120_000, body.size / 1_000),
+    });
+    return {
+      updateId: String(answer['update_id']),
+      status: answer['status'] === 'accepted' ? 'accepted' : 'rejected',
+      reason: typeof answer['reason'] === 'string' ? answer['reason'] : null,
+      sampleCount,
+      metrics,
+      version,
+      roundId: String(answer['round_id']),
+      filters: upload.filters ?? [],
+    };
+  }
+}
+
+/** What needs Node and the shared rooms is loaded with the first use: the root door stays small. */
+async function localRoom(): Promise<LocalRoom> {
+  if (typeof process === 'undefined' || process.getBuiltinModule === undefined) {
+    throw new OctomilClientError('runtime_unavailable', 'training runs in Node; there is no file system here');
+  }
+  // By a name that bundles for browsers resolve to something small, and the one for require() leaves to Node.
+  return import('#local-training');
+}
+
+async function guarded<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw clientError(error, signal);
+  }
+}
+
+async function run(
+  localTrainFn: LocalTrainFn,
+  base: readonly NamedTensor[],
+  told: LocalRound,
+): Promise<LocalTrainResult> {
+  if (typeof localTrainFn !== 'function') {
+    throw new OctomilClientError('invalid_input', 'localTrainFn is missing: give a function that trains');
+  }
+  let result: LocalTrainResult;
+  try {
+    result = await localTrainFn(copied(base), told);
+  } catch (cause) {
+    if (told.signal?.aborted === true) throw cause;
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new OctomilClientError('training_failed', `localTrainFn failed in round ${told.round}: ${why}`, { cause });
+  }
+  if (typeof result === 'object' && result !== null && isWeights(result.weights)) return result;
+  throw new OctomilClientError(
+    'invalid_input',
+    'localTrainFn must give { weights, sampleCount, metrics }, with weights as { name: { shape, data } }',
+  );
+}
+
+/** A function may train in place; the base is needed again for the difference. */
+function copied(base: readonly NamedTensor[]): ReturnType<typeof stateDict> {
+  return stateDict(base.map((tensor) => ({ ...tensor, data: tensor.data.slice() })));
+}
+
+async function tensorsOf(weights: WeightsLike): Promise<NamedTensor[]> {
+  return weights instanceof Uint8Array ? (await localRoom()).decode(weights) : namedTensors(weights);
+}
+
+async function encoded(weights: WeightsLike): Promise<Uint8Array> {
+  return weights instanceof Uint8Array ? weights : (await localRoom()).encode(namedTensors(weights));
+}
+
+function requireRounds(rounds: number): void {
+  if (Number.isSafeInteger(rounds) && rounds >= 1) return;
+  throw new OctomilClientError('invalid_input', `rounds is ${rounds}; it must be a whole number of at least 1`);
+}
+
+function requireJoinable({ roundId, status, secureAggregation }: RoundRules): void {
+  if (secureAggregation) {
+    throw new OctomilClientError(
+      'training_not_supported',
+      `round ${roundId} asks for secure aggregation, which this version does not do; its updates would lie open`,
+    );
+  }
+  if (status !== 'active') {
+    throw new OctomilClientError('wrong_state', `round ${roundId} is ${status}; it takes no updates any more`);
+  }
+}
+
+/** Header lines hold ASCII. @throws OctomilClientError `invalid_input` for more than fits */
+function headerText(metrics: Readonly<Record<string, unknown>>): string {
+  const text = JSON.stringify(metrics).replaceAll(
+    /[^\x20-\x7e]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+  if (text.length <= MAX_METRICS_CHARACTERS) return text;
+  throw new OctomilClientError(
+    'invalid_input',
+    `metrics have ${text.length} characters as JSON; at most ${MAX_METRICS_CHARACTERS} are sent with an update`,
+  );
+}
