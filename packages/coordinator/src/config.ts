@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -49,6 +50,12 @@ const SETTINGS = {
     undefined,
     'addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas',
   ),
+  maxInlineUpdateMib: integerSetting(
+    'OCTOMIL_MAX_INLINE_UPDATE_MIB',
+    64,
+    'largest JSON body with base64 weights, in MiB; raw bytes are not bound by it',
+    { min: 1, max: 512 },
+  ),
   logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
 };
 
@@ -71,6 +78,8 @@ export interface CoordinatorConfig {
   /** Requests per second of one key; 0: no limit. */
   readonly rateLimit: number;
   readonly trustedProxies: string | undefined;
+  /** Largest JSON body with base64 weights. */
+  readonly maxInlineUpdateMib: number;
   readonly logLevel: LogLevel;
   /** What must never be logged: they may hold passwords. */
   readonly secrets: { readonly databaseUrl: string | undefined; readonly redisUrl: string | undefined };
@@ -105,6 +114,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
   checkUrl('DATABASE_URL', values.databaseUrl, ['postgres:', 'postgresql:'], problems);
   checkUrl('REDIS_URL', values.redisUrl, ['redis:', 'rediss:'], problems);
   checkUrl('OCTOMIL_PUBLIC_URL', values.publicUrl, ['http:', 'https:'], problems);
+  checkProxies(values.trustedProxies, problems);
   reportProblems(problems);
   return Object.freeze({
     host: values.host,
@@ -120,6 +130,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
     insecure: values.insecure,
     publicUrl: values.publicUrl?.replace(/\/+$/, ''),
     keepUpdatesHours: values.keepUpdatesHours,
+    maxInlineUpdateMib: values.maxInlineUpdateMib,
     rateLimit: values.rateLimit,
     trustedProxies: values.trustedProxies,
     logLevel: values.logLevel,
@@ -175,6 +186,17 @@ function objectFolderOf(url: string | undefined, dataDir: string, problems: stri
   } catch (error) {
     problems.push(`OBJECT_STORE_URL=${url} is not a folder: ${error instanceof Error ? error.message : error}`);
     return fallback;
+  }
+}
+
+function checkProxies(text: string | undefined, problems: string[]): void {
+  for (const proxy of text?.split(',') ?? []) {
+    const [address = '', prefix = '0'] = proxy.trim().split('/');
+    if (/^(loopback|linklocal|uniquelocal)$/.test(proxy.trim())) continue;
+    if (isIP(address) !== 0 && /^\d{1,3}$/.test(prefix) && Number(prefix) <= (isIP(address) === 4 ? 32 : 128)) continue;
+    problems.push(
+      `OCTOMIL_TRUSTED_PROXIES has "${proxy.trim()}"; name addresses or networks such as 10.0.0.0/8, or loopback, linklocal, uniquelocal`,
+    );
   }
 }
 

@@ -6,6 +6,7 @@ import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
+import type { JsonObject } from '../database/tables.js';
 import type { JobQueue, Jobs, JobWorker } from '../jobs/jobs.js';
 import { ASSIGNMENTS_CHANNEL, type AssignmentPort, EVENTS_CHANNEL, PRESENCE_CHANNEL } from './assignment-port.js';
 import { AssignmentStore } from './assignment-store.js';
@@ -13,6 +14,12 @@ import { Assignments } from './assignments.js';
 import { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
 import { Announcer, EventFeed } from './event-feed.js';
+import { OpenAggregate } from './open-aggregate.js';
+import { type BaseBody, firstBase } from './open-bases.js';
+import { OpenRounds } from './open-rounds.js';
+import { OpenStore } from './open-store.js';
+import { OpenUpdates } from './open-updates.js';
+import { PersonalizedModels } from './personalized.js';
 import type { TrainingAggregator, TrainingRegistry } from './ports.js';
 import { Retention, type RetentionSettings } from './retention.js';
 import { RoundCloser } from './round-closer.js';
@@ -20,7 +27,7 @@ import { RoundDriver } from './round-driver.js';
 import { type RoundFacts, RoundFactsReader } from './round-facts.js';
 import { RoundStore } from './round-store.js';
 import { DeviceSelector } from './selection.js';
-import { SessionService } from './session-service.js';
+import { type Caller, SessionService } from './session-service.js';
 import { SessionStore } from './session-store.js';
 
 export interface TrainingEngineOptions {
@@ -63,6 +70,9 @@ export interface TrainingEngine {
   readonly events: EventFeed;
   readonly retention: Retention;
   readonly clock: Clock;
+  readonly open: OpenAdmission;
+  /** For uploads in the making. */
+  temporaryFolder(): Promise<string>;
   /** Looks at a round and does what is due. Safe at any time. */
   wake(roundId: string): Promise<void>;
   /** Looks at every round that is due. */
@@ -70,6 +80,16 @@ export interface TrainingEngine {
   start(): Promise<void>;
   /** Leaves what is under way to another coordinator or to the next start. */
   stop(): Promise<void>;
+}
+
+/** Training of whoever uploads unasked. */
+export interface OpenAdmission {
+  readonly store: OpenStore;
+  readonly updates: OpenUpdates;
+  readonly aggregate: OpenAggregate;
+  readonly rounds: OpenRounds;
+  readonly personalized: PersonalizedModels;
+  firstBase(body: BaseBody, caller: Caller): Promise<JsonObject>;
 }
 
 interface RoundJob {
@@ -131,6 +151,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
   const onDeadline = (round: RoundFacts): void =>
     follow(round.sessionId, round.id, round.config.roundDeadlineSeconds * 1_000);
 
+  const owner = { id: settings.coordinatorId ?? randomUUID(), leaseMs: settings.ownerLeaseMs ?? 10_000 };
   const driver: RoundDriver = new RoundDriver({
     database,
     rounds,
@@ -140,8 +161,8 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     closer: new RoundCloser({ database, rounds, objects, aggregator, registry, temporaryFolder }),
     clock,
     logger,
-    coordinatorId: settings.coordinatorId ?? randomUUID(),
-    ownerLeaseMs: settings.ownerLeaseMs ?? 10_000,
+    coordinatorId: owner.id,
+    ownerLeaseMs: owner.leaseMs,
     tellDevices,
     tellSession,
     onCollecting: (round) => {
@@ -174,6 +195,20 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     tellDevices,
     tellSession,
   });
+
+  const openStore = new OpenStore(database);
+  const open: OpenAdmission = {
+    store: openStore,
+    updates: new OpenUpdates({
+      ...{ store: openStore, sessions, facts, registry, layouts, objects, aggregator, driver, tellSession },
+    }),
+    aggregate: new OpenAggregate({
+      ...{ store: openStore, sessions, facts, registry, driver, events, clock, tellSession, owner },
+    }),
+    rounds: new OpenRounds({ store: openStore, facts }),
+    personalized: new PersonalizedModels({ database, objects }),
+    firstBase: (body, caller) => firstBase({ database, objects, registry, sessions }, body, caller),
+  };
 
   const sweep = async (): Promise<void> => {
     const due = await rounds.due();
@@ -236,6 +271,8 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     events,
     retention,
     clock,
+    open,
+    temporaryFolder,
     wake: (roundId) => driver.wake(roundId),
     sweep,
     async start() {

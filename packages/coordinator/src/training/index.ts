@@ -14,6 +14,7 @@ export {
   type TrainingEngineOptions,
   type TrainingSettings,
 } from './engine.js';
+export { type OpenRoutesOptions, registerOpenRoutes } from './open-routes.js';
 export type {
   CreatedVersion,
   StoredFile,

@@ -238,11 +238,44 @@ export class RoundCloser {
       ...(next === undefined ? {} : { next }),
     };
     if (next !== undefined) {
-      const done = await this.#on.rounds.complete(facts, owner, result, events);
+      const open = facts.config.admission === 'open';
+      const done = open
+        ? await this.#completeOpen(facts, owner, result, events, base)
+        : await this.#on.rounds.complete(facts, owner, result, events);
       return done ? { next: factsOf(facts, next, base) } : undefined;
     }
     const done = await this.#completeSession(facts, owner, result, events, base);
     return done ? { next: undefined } : undefined;
+  }
+
+  /** Clients can only start from versions, so each round of theirs makes one; it is published with the last. */
+  async #completeOpen(
+    facts: RoundFacts,
+    owner: string,
+    result: { metrics: JsonObject; checkpoint?: NewCheckpoint; next?: NextRound },
+    events: readonly NewEvent[],
+    base: BaseCheckpoint | undefined,
+  ): Promise<boolean> {
+    return this.#on.database.transact(async (transaction) => {
+      if (!(await this.#on.rounds.complete(facts, owner, result, events, transaction))) return false;
+      if (base === undefined) return true;
+      await this.#on.registry.createVersionFromCheckpoint(
+        {
+          modelId: facts.model.id,
+          requestedVersion: null,
+          baseVersionId: facts.baseVersionId,
+          checkpoint: base,
+          document: documentOf(facts),
+          lineage: { session_id: facts.sessionId, round_number: facts.number, ...result.checkpoint?.lineage },
+          metrics: {},
+          publish: false,
+          // One version for each round.
+          sessionId: facts.id,
+        },
+        transaction,
+      );
+      return true;
+    });
   }
 
   /** The last round, the version and the end of the session are one transaction. */

@@ -8,6 +8,7 @@ import type { AssignmentStore } from './assignment-store.js';
 import { cachedStatistics } from './describe-cache.js';
 import type { Demand } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
+import { openKey } from './open-round.js';
 import type { RoundCloser } from './round-closer.js';
 import type { RoundFacts, RoundFactsReader } from './round-facts.js';
 import { closeDecision, retryDecision, topUpCount } from './round-machine.js';
@@ -124,7 +125,7 @@ export class RoundDriver {
       case 'selecting':
         return this.#select(facts, tally);
       case 'collecting':
-        return this.#collect(facts, tally);
+        return facts.config.admission === 'open' ? this.#collectOpen(facts, tally) : this.#collect(facts, tally);
       case 'aggregating':
         if (
           !tally.orphaned ||
@@ -145,6 +146,7 @@ export class RoundDriver {
   // Selecting
 
   async #select(facts: RoundFacts, tally: Pick<RoundTallyRow, 'deadlinePassed' | 'retries'>): Promise<void> {
+    if (facts.config.admission === 'open') return this.#open(facts);
     const { selector, rounds } = this.#on;
     const request = {
       demand: demandOf(facts),
@@ -242,6 +244,33 @@ export class RoundDriver {
         and (r.number = ${facts.number} or r.kind = 'describe')
         and a.state in ('refused', 'failed', 'expired')`.execute(this.#on.database.kysely);
     return new Set(rows.map((row) => row.device_id));
+  }
+
+  /** Open admission selects nobody: the round collects from whoever uploads. */
+  async #open(facts: RoundFacts): Promise<void> {
+    const { base, config, model } = facts;
+    if (base === undefined) throw new OctomilError('internal', `round ${facts.id} has no base checkpoint`);
+    const deadlineSeconds = config.closesOnRequest === true ? null : config.roundDeadlineSeconds;
+    const event: NewEvent = { type: 'round', data: { ...roundLabel(facts), state: 'collecting' } };
+    const opened = await this.#on.rounds.open(facts, { openFor: openKey(model.id, base.sha256), deadlineSeconds }, [
+      event,
+    ]);
+    if (!opened) return;
+    this.#on.tellSession(facts.sessionId);
+    if (deadlineSeconds !== null) this.#on.onDeadline(facts);
+  }
+
+  async #collectOpen(facts: RoundFacts, tally: RoundTallyRow): Promise<void> {
+    if (facts.config.closesOnRequest === true) return;
+    const decision = closeDecision({ kind: facts.kind, ...tally });
+    if (decision === 'aggregate') return this.#close(facts, false);
+    if (decision === 'insufficient') {
+      return this.#giveUp(facts, tally.retries, {
+        state: 'insufficient_updates',
+        code: 'insufficient_updates',
+        reason: `${tally.accepted} of ${facts.minUpdates} updates were uploaded before the deadline`,
+      });
+    }
   }
 
   // Collecting
@@ -367,6 +396,11 @@ export class RoundDriver {
   }
 
   // Aggregating
+
+  /** Goes on with a round that somebody else has moved to `aggregating` in this coordinator's name. Never throws. */
+  aggregate(facts: RoundFacts): void {
+    if (!this.#stop.signal.aborted) this.#finish(facts);
+  }
 
   async #close(facts: RoundFacts, force: boolean): Promise<void> {
     const cancelled = await this.#on.rounds.close(facts, this.#on.coordinatorId, this.#on.ownerLeaseMs, force);

@@ -38,6 +38,10 @@ export interface ResolvedConfig extends SessionConfig {
   readonly weightOrder: readonly string[] | null;
   readonly describes: boolean;
   readonly evaluates: boolean;
+  /** Open admission: the round ends when somebody asks for the aggregate, who then decides strategy and version too. */
+  readonly closesOnRequest?: boolean;
+  /** Of the request that closed it, so that its repetition finds this session. */
+  readonly requestHash?: string;
 }
 
 /** Rounds are few and live long; the bound only keeps a coordinator of many years small. */
@@ -59,7 +63,8 @@ export class RoundFactsReader {
     this.remember(roundId, reading);
     try {
       const facts = await reading;
-      if (facts === undefined) this.#cache.delete(roundId);
+      // What closes such a round also completes its configuration.
+      if (facts === undefined || facts.config.closesOnRequest === true) this.#cache.delete(roundId);
       return facts;
     } catch (error) {
       this.#cache.delete(roundId);

@@ -2,7 +2,9 @@ import type { Kysely, RawBuilder } from 'kysely';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { AssignmentState, JsonObject, RoundKind, RoundState, Tables } from '../database/tables.js';
+import { violatedUnique } from '../database/transact.js';
 import { appendEvents, type NewEvent } from './event-feed.js';
+import { alreadyOpen, OPEN_FOR_INDEX, type Opening, opened } from './open-round.js';
 import type { StoredFile } from './ports.js';
 import type { RoundFacts } from './round-facts.js';
 import { DESCRIBE_PATIENCE_RATIO } from './round-machine.js';
@@ -120,7 +122,9 @@ export class RoundStore {
   async due(): Promise<string[]> {
     const { rows } = await sql<{ id: string }>`
       select r.id from rounds r join training_sessions s on s.id = r.session_id
-      where r.state in ('scheduled', 'selecting', 'collecting', 'aggregating') and s.state = 'running' and (
+      where r.state in ('scheduled', 'selecting', 'collecting', 'aggregating') and s.state = 'running'
+        and (s.admission = 'assigned' or r.state <> 'collecting' or r.deadline_at <= now()
+          or (r.deadline_at is not null and r.accepted_updates >= r.min_updates)) and (
         r.state in ('scheduled', 'selecting')
         or (r.state = 'aggregating' and r.owner_until < now())
         or (r.state = 'collecting' and (
@@ -152,6 +156,21 @@ export class RoundStore {
       told as (${appendEvents('moved', facts.sessionId, events)})
       select count(*)::integer as started from moved`.execute(this.#database.kysely);
     return rows[0]?.started === 1;
+  }
+
+  /** As `start`, for whoever uploads. @throws `conflict` when another round collects for the same model and base */
+  async open(facts: RoundFacts, opening: Opening, events: readonly NewEvent[]): Promise<boolean> {
+    try {
+      const { rows } = await sql<{ moved: number }>`
+        with ${lockSession(facts.sessionId)},
+        moved as (update rounds set ${opened(opening)}
+          from locked where rounds.id = ${facts.id} and rounds.state in ('scheduled', 'selecting') returning rounds.id),
+        told as (${appendEvents('moved', facts.sessionId, events)})
+        select count(*)::integer as moved from moved`.execute(this.#database.kysely);
+      return rows[0]?.moved === 1;
+    } catch (error) {
+      throw violatedUnique(error) === OPEN_FOR_INDEX ? alreadyOpen(error) : error;
+    }
   }
 
   /**

@@ -36,8 +36,15 @@ export function resolveConfig(
   model: { name: string; architecture: Architecture | null; target: string | null },
   base: ModelDocument | undefined,
 ): ResolvedConfig {
+  const open = config.admission === 'open';
+  if (open && base === undefined) {
+    throw new OctomilError(
+      'version_not_found',
+      `model "${model.name}" has no published version that clients could start from; make one with POST /api/v1/training/bases, or upload and publish one`,
+    );
+  }
   const spec = base?.featureSpec;
-  const describes = config.trainer === 'tfjs' && spec === undefined;
+  const describes = config.trainer === 'tfjs' && spec === undefined && !open;
   const architecture = base?.architecture ?? config.architecture ?? model.architecture;
   if (base !== undefined && config.architecture !== null && !sameModel(config, base.architecture)) {
     throw new OctomilError(
@@ -80,7 +87,7 @@ export function resolveConfig(
     // The same rows are held out in every session of a model: what was trained on once is never evaluated on.
     holdoutSalt: model.name,
     describes,
-    evaluates: config.trainer === 'tfjs' && !config.dryRun,
+    evaluates: config.trainer === 'tfjs' && !config.dryRun && !open,
   };
 }
 

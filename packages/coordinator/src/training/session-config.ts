@@ -54,6 +54,11 @@ export const SessionBody = Type.Object(
     max_update_norm: OrNull(Type.Number({ exclusiveMinimum: 0 })),
     max_share: OrNull(Type.Number({ exclusiveMinimum: 0, maximum: 1 })),
     dry_run: OrNull(Type.Boolean()),
+    admission: OrNull(Type.Union([Type.Literal('assigned'), Type.Literal('open')])),
+    // What clients of an open session do to their updates before they upload them.
+    proximal_mu: OrNull(Type.Number({ minimum: 0, maximum: 1_000_000 })),
+    clip_norm: OrNull(Type.Number({ exclusiveMinimum: 0 })),
+    filters: OrNull(Type.Array(Type.Record(Type.String(), Type.Unknown()), { maxItems: 20 })),
     // Sent by the published clients.
     group: OrNull(Name),
     min_devices: OrNull(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
@@ -99,6 +104,18 @@ export interface SessionConfig {
   /** Largest share of the sum of weights that one device may have. */
   readonly maxShareRatio: number;
   readonly dryRun: boolean;
+  /** Absent: `assigned`. */
+  readonly admission?: 'assigned' | 'open';
+  /** Open admission: what clients are told to do with their updates. */
+  readonly clientRules?: ClientRules;
+}
+
+/** Named and numbered as clients read them. */
+export interface ClientRules {
+  readonly proximalMu: number;
+  /** Per tensor; null: no clipping. */
+  readonly clipNormL2: number | null;
+  readonly filters: readonly Readonly<Record<string, unknown>>[];
 }
 
 /** What a request names in the registry; looked up by the caller. */
@@ -194,7 +211,16 @@ export function parseSessionConfig(
       maxUpdateNormL2: given.max_update_norm ?? null,
       maxShareRatio: given.max_share ?? SESSION_DEFAULTS.maxShareRatio,
       dryRun: given.dry_run ?? false,
+      ...(given.admission === 'open' ? { admission: 'open', clientRules: clientRules(given, prepared.options) } : {}),
     },
+  };
+}
+
+function clientRules(given: SessionBody, strategyOptions: Readonly<Record<string, unknown>>): ClientRules {
+  return {
+    proximalMu: given.proximal_mu ?? Number(strategyOptions['proximalMu'] ?? 0),
+    clipNormL2: given.clip_norm ?? null,
+    filters: given.filters ?? [],
   };
 }
 

@@ -9,6 +9,7 @@ import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import type { NewEvent } from './event-feed.js';
 import { storeBytes } from './object-keys.js';
+import { openKey } from './open-round.js';
 import type { StoredFile, TrainingBase, TrainingRegistry } from './ports.js';
 import type { ResolvedConfig } from './round-facts.js';
 import { isInProgress } from './round-machine.js';
@@ -80,10 +81,16 @@ export class SessionService {
    * @throws `invalid_input`, `model_not_found`, `version_not_found`, `not_found` (federation), `conflict` (new version),
    * `insufficient_devices` when fewer devices than `min_updates` could ever answer
    */
-  async create(body: unknown, caller: Caller, overrides: { dryRun?: boolean } = {}): Promise<CreatedSession> {
+  async create(
+    body: unknown,
+    caller: Caller,
+    overrides: { dryRun?: boolean; closesOnRequest?: boolean } = {},
+  ): Promise<CreatedSession> {
     const prepared = await this.#prepare(body, caller, overrides);
-    const { config, model, federation, base } = prepared;
-    if (!config.dryRun) await this.#requireDevices(prepared);
+    const { model, federation, base } = prepared;
+    const config = overrides.closesOnRequest === true ? { ...prepared.config, closesOnRequest: true } : prepared.config;
+    const open = config.admission === 'open';
+    if (!config.dryRun && !open) await this.#requireDevices(prepared);
     const id = randomUUID();
     const step = firstStep(planOf(config));
     const checkpointId = await this.#baseCheckpoint(prepared, caller.organizationId);
@@ -110,7 +117,11 @@ export class SessionService {
     };
     const scheduled: NewEvent = {
       type: 'round',
-      data: { ...roundLabel({ sessionId: id, ...round }), state: 'scheduled', total_rounds: config.rounds },
+      data: {
+        ...roundLabel({ sessionId: id, ...round }),
+        state: open ? 'collecting' : 'scheduled',
+        total_rounds: config.rounds,
+      },
     };
     await this.#on.sessions.create(
       {
@@ -125,6 +136,12 @@ export class SessionService {
       },
       round,
       [created, scheduled],
+      open && base !== undefined
+        ? {
+            openFor: openKey(model.id, base.weights.sha256),
+            deadlineSeconds: config.closesOnRequest === true ? null : config.roundDeadlineSeconds,
+          }
+        : undefined,
     );
     this.#on.tellSession(id);
     this.#on.wakeRound(round.id);

@@ -4,6 +4,7 @@ import type { Database } from '../database/database.js';
 import type { JsonObject, RoundKind, RoundState, SessionState, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 import type { NewEvent } from './event-feed.js';
+import { alreadyOpen, OPEN_FOR_INDEX, type Opening, openRound } from './open-round.js';
 import type { ResolvedConfig } from './round-facts.js';
 import { ROUND_IN_PROGRESS } from './round-machine.js';
 import type { NextRound } from './round-store.js';
@@ -50,7 +51,7 @@ export class SessionStore {
   }
 
   /** @throws `conflict` when another running session makes the same new version */
-  async create(session: NewSession, round: NextRound, events: readonly NewEvent[]): Promise<void> {
+  async create(session: NewSession, round: NextRound, events: readonly NewEvent[], opening?: Opening): Promise<void> {
     try {
       await this.#database.transact(async (transaction) => {
         await transaction
@@ -61,7 +62,7 @@ export class SessionStore {
             federation_id: session.federationId,
             model_id: session.modelId,
             state: 'running',
-            admission: 'assigned',
+            admission: session.config.admission ?? 'assigned',
             config: JSON.stringify(session.config),
             base_version_id: session.baseVersionId,
             new_version: session.config.newVersion,
@@ -73,10 +74,13 @@ export class SessionStore {
           })
           .execute();
         await insertRound(transaction, session.id, round);
+        if (opening !== undefined) await openRound(transaction, round.id, opening);
         await insertEvents(transaction, session.id, events);
       });
     } catch (error) {
-      if (violatedUnique(error) === undefined) throw error;
+      const violated = violatedUnique(error);
+      if (violated === undefined) throw error;
+      if (violated === OPEN_FOR_INDEX) throw alreadyOpen(error);
       throw new OctomilError(
         'conflict',
         `another training session that is not over makes version ${session.config.newVersion} of this model; choose another new_version or cancel it`,
