@@ -10,7 +10,7 @@ const METHODS = ['get', 'post', 'put', 'patch', 'delete'];
 
 /** The document of a coordinator that is started for it, about two seconds. */
 async function readRoutes() {
-  const { startCoordinator } = await import('@octomil/coordinator');
+  const { startCoordinator } = await import(new URL('../packages/coordinator/dist/index.js', import.meta.url).href);
   const silent = () => undefined;
   const logger = { debug: silent, info: silent, warn: silent, error: silent, child: () => logger };
   const coordinator = await startCoordinator({ database: 'memory', logger });

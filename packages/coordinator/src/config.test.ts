@@ -73,3 +73,10 @@ test('updates are kept for whole hours, none and ten years included', () => {
   expect(['0', '168', '87600'].map(read)).toEqual([0, 168, 87_600]);
   expect(() => read('-1')).toThrow(/OCTOMIL_KEEP_UPDATES_HOURS=-1/);
 });
+
+test('trusted proxies are addresses, networks or the words for them', () => {
+  const read = (OCTOMIL_TRUSTED_PROXIES: string) => readCoordinatorConfig({ OCTOMIL_TRUSTED_PROXIES }).trustedProxies;
+  expect(read('10.0.0.0/8, ::1,loopback')).toBe('10.0.0.0/8, ::1,loopback');
+  expect(() => read('10.0.0.0/33')).toThrow(/10\.0\.0\.0\/33/);
+  expect(() => read('proxy.example')).toThrow(/OCTOMIL_TRUSTED_PROXIES has "proxy\.example"/);
+});

@@ -11,6 +11,7 @@ export {
   type Principal,
   requireDevice,
   requireScope,
+  requireTokenScope,
   SCOPES,
   type Scope,
 } from './principal.js';

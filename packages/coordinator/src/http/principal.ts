@@ -38,6 +38,8 @@ export interface DevicePrincipal {
   readonly kind: 'device';
   readonly organizationId: string;
   readonly deviceId: string;
+  /** Of an access token; undefined for the device's own credential, which may do everything a device may. */
+  readonly scopes?: readonly string[];
 }
 
 export type Principal = KeyPrincipal | DevicePrincipal;
@@ -47,7 +49,7 @@ export interface Authenticator {
   /** @throws OctomilError `invalid_api_key` for an unknown or revoked key */
   verifyKey(key: string): Promise<KeyPrincipal>;
   /** @throws OctomilError `authentication_failed`, `device_revoked` */
-  verifyDeviceCredential(credential: string): Promise<{ readonly organizationId: string; readonly deviceId: string }>;
+  verifyDeviceCredential(credential: string): Promise<Omit<DevicePrincipal, 'kind'>>;
 }
 
 declare module 'fastify' {
@@ -99,7 +101,7 @@ function tokenOf(headers: FastifyRequest['headers']): string {
 }
 
 async function authenticate(token: string, authenticator: Authenticator): Promise<Principal> {
-  if (token.startsWith('odc_')) return { kind: 'device', ...(await authenticator.verifyDeviceCredential(token)) };
+  if (/^od[ac]_/.test(token)) return { kind: 'device', ...(await authenticator.verifyDeviceCredential(token)) };
   return authenticator.verifyKey(token);
 }
 
@@ -110,6 +112,11 @@ async function authenticate(token: string, authenticator: Authenticator): Promis
  */
 export function requireScope(request: FastifyRequest, scope: Scope): KeyPrincipal {
   const { principal } = request;
+  // Published clients read models with their device's token. `devices:write` alone does not open the registry.
+  if (principal?.kind === 'device' && scope === 'models:read' && principal.scopes?.includes(scope) === true) {
+    const { organizationId, deviceId, scopes } = principal;
+    return { kind: 'key', organizationId, keyId: `device:${deviceId}`, scopes };
+  }
   if (principal?.kind !== 'key') {
     throw new OctomilError(
       'forbidden',
@@ -127,10 +134,28 @@ export function requireScope(request: FastifyRequest, scope: Scope): KeyPrincipa
   return principal;
 }
 
-/** @throws OctomilError `forbidden` for API keys */
+/** @throws OctomilError `forbidden` for API keys, and for access tokens without the scope `devices:write` */
 export function requireDevice(request: FastifyRequest): DevicePrincipal {
-  if (request.principal?.kind !== 'device') {
+  const { principal } = request;
+  if (principal?.kind !== 'device') {
     throw new OctomilError('forbidden', 'this needs a device credential (odc_…), not an API key');
   }
-  return request.principal;
+  requireTokenScope(principal, 'devices:write');
+  return principal;
+}
+
+/**
+ * What a device may do by itself: everything with its credential, with an access token what its scopes name.
+ *
+ * @throws OctomilError `forbidden`
+ */
+export function requireTokenScope(device: Pick<DevicePrincipal, 'scopes'>, ...enough: readonly Scope[]): void {
+  const { scopes } = device;
+  if (scopes === undefined || scopes.includes('devices:write') || enough.some((scope) => scopes.includes(scope)))
+    return;
+  throw new OctomilError(
+    'forbidden',
+    `this needs the scope ${enough.join(' or ')}; the device's token has ${scopes.join(', ') || 'none'}. Bootstrap the device with it`,
+    { details: { required_scope: enough[0] ?? null } },
+  );
 }
