@@ -68,7 +68,7 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     return { sessions: rows.map(sessionView), limit, offset };
   });
 
-  app.post('/api/v1/training/sessions/dry-run', { schema: { tags } }, async (request) => {
+  app.post('/api/v1/training/sessions/dry-run', { config: { audit: false }, schema: { tags } }, async (request) => {
     const { organizationId, keyId } = requireScope(request, 'training:write');
     const caller = { organizationId, name: keyId };
     const { eligible, refused } = await sessions.sites(request.body, caller);
