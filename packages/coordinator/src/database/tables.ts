@@ -67,6 +67,8 @@ export interface DevicesTable {
   facts: ColumnType<JsonObject, string | undefined, string>;
   /** Inventory that a published client reports; agents report rows of `device_models`. */
   installed: ColumnType<JsonObject, string | undefined, string>;
+  /** Secret by which download addresses are signed for the device; another one once it is revoked. */
+  download_key: Generated<string>;
   session_epoch: Generated<number>;
   /** Random per agent process; null while no session holds the device. */
   session_process_id: string | null;

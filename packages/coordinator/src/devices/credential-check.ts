@@ -6,6 +6,8 @@ import { deviceIdOf, hashSecret, sameHash } from './device-credential.js';
 export interface DeviceIdentity {
   readonly deviceId: string;
   readonly organizationId: string;
+  /** What an access token may do; a device's credential, which may do everything a device may, has none. */
+  readonly scopes?: readonly string[];
 }
 
 interface Known {

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { type ExpressionBuilder, type ExpressionWrapper, type SqlBool, sql } from 'kysely';
+import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { JsonObject, Tables } from '../database/tables.js';
+import type { JsonObject } from '../database/tables.js';
 import { revoked } from './credential-check.js';
-import { checkDeviceIdentifier } from './enrollment.js';
+import { checkDeviceIdentifier, checkLabels } from './enrollment.js';
 import type { StoredCapabilities, StoredSite } from './site-summary.js';
 
 export interface DeviceRecord {
@@ -13,12 +13,16 @@ export interface DeviceRecord {
   readonly identifier: string;
   /** `online`: a session holds it and its lease lives. */
   readonly status: 'online' | 'offline' | 'revoked';
+  /** `shared`: registered under the organization's key. */
+  readonly identity: 'enrolled' | 'shared';
   readonly labels: Readonly<Record<string, string>>;
   readonly agentVersion: string | null;
   readonly host: string | null;
   readonly epoch: number;
   readonly capabilities: Partial<StoredCapabilities>;
   readonly site: Partial<StoredSite>;
+  /** What a published client says of its machine. */
+  readonly facts: Readonly<JsonObject>;
   readonly lastSeenAt: Date | null;
   readonly createdAt: Date;
   readonly revokedAt: Date | null;
@@ -26,18 +30,47 @@ export interface DeviceRecord {
 
 export interface DeviceQuery {
   readonly status?: DeviceRecord['status'];
+  /** Labels that must have these values. */
+  readonly labels?: Readonly<Record<string, string>>;
+  /** Id of a group. */
+  readonly groupId?: string;
+  /** How the identifier begins. */
+  readonly search?: string;
+  /** Id of the last device of the page before: as fast on the last page as on the first. */
+  readonly cursor?: string;
   readonly limit: number;
+  /** At most {@link MAX_OFFSET}: the rows before it are walked over. */
   readonly offset: number;
 }
 
-const ONLINE = sql<SqlBool>`(status = 'active' and session_process_id is not null and lease_until > now())`;
+export interface DevicePage {
+  readonly devices: readonly DeviceRecord[];
+  /** Exact up to {@link MAX_COUNTED}; beyond, that many, with `totalIsExact` false. */
+  readonly total: number;
+  readonly totalIsExact: boolean;
+  /** Null on the last page. */
+  readonly nextCursor: string | null;
+}
 
-function statusIs(status: DeviceRecord['status'] | undefined) {
-  return (where: ExpressionBuilder<Tables, 'devices'>): ExpressionWrapper<Tables, 'devices', SqlBool> => {
-    if (status === undefined) return where.and([]);
-    if (status === 'revoked') return where.and([where('status', '=', 'revoked')]);
-    return where.and([where('status', '=', 'active'), status === 'online' ? ONLINE : where.not(ONLINE)]);
-  };
+/** Counting a million rows takes longer than anybody waits for a page. */
+export const MAX_COUNTED = 10_000;
+export const MAX_OFFSET = 10_000;
+
+const ONLINE = sql<SqlBool>`(d.status = 'active' and d.session_process_id is not null and d.lease_until > now())`;
+
+/** Names the partial indexes' conditions word for word. */
+function conditions(organizationId: string, query: Omit<DeviceQuery, 'limit' | 'offset'>): RawBuilder<SqlBool> {
+  const { status, labels, groupId, search } = query;
+  const all = [sql<SqlBool>`d.organization_id = ${organizationId}`];
+  if (status === 'revoked') all.push(sql`d.status = 'revoked'`);
+  if (status === 'online') all.push(ONLINE);
+  if (status === 'offline') all.push(sql`d.status = 'active' and ${ONLINE} is not true`);
+  if (labels !== undefined) all.push(sql`d.labels @> ${JSON.stringify(labels)}::text::jsonb`);
+  if (groupId !== undefined) {
+    all.push(sql`d.id in (select gm.device_id from device_group_members gm where gm.group_id = ${groupId})`);
+  }
+  if (search !== undefined) all.push(sql`d.device_identifier like ${`${search.replace(/[\\%_]/g, '\\$&')}%`}`);
+  return sql.join(all, sql` and `);
 }
 
 /** Devices as people and the published clients see them. Every question names the organization that asks. */
@@ -50,50 +83,90 @@ export class DeviceRecords {
     this.#random = random;
   }
 
-  #select() {
-    return this.#database.kysely.selectFrom('devices').selectAll().select(ONLINE.as('online'));
-  }
-
-  async list(organizationId: string, query: DeviceQuery): Promise<{ devices: DeviceRecord[]; total: number }> {
-    const rows = await this.#select()
-      .where('organization_id', '=', organizationId)
-      .where(statusIs(query.status))
-      .orderBy('device_identifier')
-      .limit(query.limit)
-      .offset(query.offset)
-      .execute();
-    const { total } = await this.#database.kysely
-      .selectFrom('devices')
-      .select((select) => select.fn.countAll<number>().as('total'))
-      .where('organization_id', '=', organizationId)
-      .where(statusIs(query.status))
-      .executeTakeFirstOrThrow();
-    return { devices: rows.map(toRecord), total };
+  /** Newest first. @throws `invalid_input` for a cursor that no page answered */
+  async list(organizationId: string, query: DeviceQuery): Promise<DevicePage> {
+    const { cursor, limit, offset } = query;
+    const { kysely } = this.#database;
+    const where = conditions(organizationId, query);
+    let after = sql``;
+    if (cursor !== undefined) {
+      const known = await kysely
+        .selectFrom('devices')
+        .select('id')
+        .where('id', '=', cursor)
+        .where('organization_id', '=', organizationId)
+        .executeTakeFirst();
+      if (known === undefined) {
+        throw new OctomilError('invalid_input', 'cursor is none that a page of devices answered; begin without one', {
+          details: { field: 'cursor' },
+        });
+      }
+      // Microseconds stay in the database: a Date would lose them, and the page a device.
+      const createdAt = sql`(select c.created_at from devices c where c.id = ${cursor})`;
+      after = sql`and d.created_at <= ${createdAt} and (d.created_at < ${createdAt} or d.id > ${cursor})`;
+    }
+    // One more tells whether there is a next page.
+    const { rows } = await sql<Row>`
+      select d.*, ${ONLINE} as online from devices d where ${where} ${after}
+      order by d.created_at desc, d.id limit ${limit + 1}::integer offset ${offset}::integer`.execute(kysely);
+    const counted = await sql<{ total: number }>`
+      select count(*) as total from (select 1 from devices d where ${where} limit ${MAX_COUNTED + 1}::integer) as counted`.execute(
+      kysely,
+    );
+    const total = counted.rows[0]?.total ?? 0;
+    const devices = rows.slice(0, limit).map(toRecord);
+    return {
+      devices,
+      total: Math.min(total, MAX_COUNTED),
+      totalIsExact: total <= MAX_COUNTED,
+      nextCursor: rows.length > limit ? (devices.at(-1)?.id ?? null) : null,
+    };
   }
 
   /** By id or by identifier. @throws `device_not_registered`, for another organization's device as well */
   async find(organizationId: string, device: string): Promise<DeviceRecord> {
-    const row = await this.#select()
-      .where('organization_id', '=', organizationId)
-      .where((where) => where.or([where('id', '=', device), where('device_identifier', '=', device)]))
-      // An identifier may look like another device's id: the id goes first.
-      .orderBy(sql`case when id = ${device} then 0 else 1 end`)
-      .executeTakeFirst();
-    if (row === undefined) {
-      throw new OctomilError(
-        'device_not_registered',
-        `there is no device ${JSON.stringify(device.slice(0, 140))} in this organization`,
-      );
-    }
+    const { rows } = await sql<Row>`
+      select d.*, ${ONLINE} as online from devices d
+      where ${isDevice(organizationId, device)}`.execute(this.#database.kysely);
+    const [row] = rows;
+    if (row === undefined) throw noDevice(device);
     return toRecord(row);
   }
 
+  /** As `find`. @throws `device_not_registered`, `device_revoked` */
+  async findActive(organizationId: string, device: string): Promise<DeviceRecord> {
+    const record = await this.find(organizationId, device);
+    if (record.status === 'revoked') throw revoked(record.id);
+    return record;
+  }
+
+  /** Keeps the inventory that a published client reports. */
+  async noteInstalled(deviceId: string, inventory: JsonObject): Promise<void> {
+    await this.#database.kysely
+      .updateTable('devices')
+      .set({ installed: JSON.stringify(inventory), last_seen_at: sql`now()` })
+      .where('id', '=', deviceId)
+      .execute();
+  }
+
+  /** By which download addresses of a device are signed; `undefined` once it is revoked. */
+  async downloadSecret(deviceId: string): Promise<string | undefined> {
+    const row = await this.#database.kysely
+      .selectFrom('devices')
+      .select('download_key')
+      .where('id', '=', deviceId)
+      .where('status', '=', 'active')
+      .executeTakeFirst();
+    return row?.download_key;
+  }
+
   /**
-   * Registers a device of a published client, or finds it by its identifier. It gets no credential of its own.
+   * Registers a device of a published client, or finds it by its identifier. It gets no credential of its own: its
+   * identity is that of whoever holds the organization's key. What an enrolled device says of itself is not replaced.
    *
    * @throws `device_revoked`, `invalid_input`
    */
-  async register(organizationId: string, identifier: string, capabilities: JsonObject): Promise<DeviceRecord> {
+  async register(organizationId: string, identifier: string, facts: JsonObject): Promise<DeviceRecord> {
     checkDeviceIdentifier(identifier);
     const { id, status } = await this.#database.kysely
       .insertInto('devices')
@@ -104,8 +177,10 @@ export class DeviceRecords {
         credential_hash: null,
         placement: this.#random(),
         labels: '{}',
-        capabilities: JSON.stringify(capabilities),
+        capabilities: '{}',
         site: '{}',
+        facts: JSON.stringify(facts),
+        identity: 'shared',
         agent_version: null,
         status: 'active',
         session_process_id: null,
@@ -115,9 +190,8 @@ export class DeviceRecords {
       })
       .onConflict((conflict) =>
         conflict.columns(['organization_id', 'device_identifier']).doUpdateSet({
-          last_seen_at: sql`now()`,
-          // An enrolled agent says more of itself than a client does of its machine.
-          capabilities: sql`case when devices.credential_hash is null then excluded.capabilities else devices.capabilities end`,
+          last_seen_at: sql`case when devices.status = 'active' then now() else devices.last_seen_at end`,
+          facts: sql`case when devices.identity = 'shared' and devices.status = 'active' then excluded.facts else devices.facts end`,
         }),
       )
       .returning(['id', 'status'])
@@ -126,18 +200,73 @@ export class DeviceRecords {
     return this.find(organizationId, id);
   }
 
-  /** @throws `device_not_registered`, `device_revoked` */
-  async heartbeat(organizationId: string, device: string): Promise<Date> {
-    const { id, status } = await this.find(organizationId, device);
-    if (status === 'revoked') throw revoked(id);
-    const { now } = await this.#database.kysely
-      .updateTable('devices')
-      .set({ last_seen_at: sql`now()` })
-      .where('id', '=', id)
-      .returning(sql<Date>`now()`.as('now'))
-      .executeTakeFirstOrThrow();
-    return now;
+  /**
+   * @param facts what the device says of itself now; added to what it said before
+   * @throws `device_not_registered`, `device_revoked`
+   */
+  async heartbeat(organizationId: string, device: string, facts: JsonObject): Promise<Date> {
+    const said =
+      Object.keys(facts).length === 0 ? sql`` : sql`, facts = facts || ${JSON.stringify(facts)}::text::jsonb`;
+    const { rows } = await sql<{ now: Date }>`
+      update devices d set last_seen_at = now() ${said}
+      where ${isDevice(organizationId, device)} and d.status = 'active' returning now() as now`.execute(
+      this.#database.kysely,
+    );
+    const [row] = rows;
+    if (row !== undefined) return row.now;
+    throw revoked((await this.find(organizationId, device)).id);
   }
+
+  /**
+   * What the organization says of its device, in the form of a JSON merge patch (RFC 7396): null takes a label away. It
+   * wins over what the device says; a label that only the device sets comes back with what it says next.
+   *
+   * @throws `device_not_registered`, `invalid_input`
+   */
+  async patchLabels(
+    organizationId: string,
+    device: string,
+    patch: Readonly<Record<string, string | null>>,
+  ): Promise<DeviceRecord> {
+    const { id } = await this.find(organizationId, device);
+    const given = Object.entries(patch);
+    const gone = given.filter(([, value]) => value === null).map(([name]) => name);
+    const set = JSON.stringify(Object.fromEntries(given.filter(([, value]) => value !== null)));
+    await this.#database.transact(async (transaction) => {
+      const { rows } = await sql<{ labels: Record<string, string> }>`
+        update devices set labels = (labels - ${gone}::text[]) || ${set}::text::jsonb,
+          enrolled_labels = (enrolled_labels - ${gone}::text[]) || ${set}::text::jsonb
+        where id = ${id} returning labels`.execute(transaction);
+      // Undone with the transaction when there are too many.
+      checkLabels(rows[0]?.labels ?? {});
+    });
+    return this.find(organizationId, id);
+  }
+
+  /** Names and ids of the groups that a device is in, by name. */
+  async groupsOf(deviceId: string): Promise<{ id: string; name: string }[]> {
+    return this.#database.kysely
+      .selectFrom('device_group_members')
+      .innerJoin('device_groups', 'device_groups.id', 'device_group_members.group_id')
+      .select(['device_groups.id', 'device_groups.name'])
+      .where('device_id', '=', deviceId)
+      .orderBy('device_groups.name')
+      .execute();
+  }
+}
+
+/** By id or by identifier; an identifier may look like another device's id, so the id goes first. */
+function isDevice(organizationId: string, device: string): RawBuilder<SqlBool> {
+  return sql<SqlBool>`d.organization_id = ${organizationId} and d.id = coalesce(
+    (select i.id from devices i where i.organization_id = ${organizationId} and i.id = ${device}),
+    (select i.id from devices i where i.organization_id = ${organizationId} and i.device_identifier = ${device}))`;
+}
+
+export function noDevice(device: string): OctomilError {
+  return new OctomilError(
+    'device_not_registered',
+    `there is no device ${JSON.stringify(device.slice(0, 140))} in this organization`,
+  );
 }
 
 interface Row {
@@ -145,6 +274,8 @@ interface Row {
   readonly organization_id: string;
   readonly device_identifier: string;
   readonly status: 'active' | 'revoked';
+  readonly identity: 'enrolled' | 'shared';
+  readonly facts: JsonObject;
   readonly online: SqlBool | null;
   readonly labels: Record<string, string>;
   readonly agent_version: string | null;
@@ -163,7 +294,9 @@ function toRecord(row: Row): DeviceRecord {
     organizationId: row.organization_id,
     identifier: row.device_identifier,
     status: row.status === 'revoked' ? 'revoked' : row.online === true ? 'online' : 'offline',
+    identity: row.identity,
     labels: row.labels,
+    facts: row.facts,
     agentVersion: row.agent_version,
     host: row.session_host,
     epoch: row.session_epoch,

@@ -3,10 +3,10 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
+import { readDeviceFacts } from '../rollouts/device-facts.js';
 import { insertOrganization } from '../testing/enrolled-device.js';
 import { openTestDatabase } from '../testing/index.js';
 import { type DeviceSelector, matchesSelector, parseSelector, selectorSql } from './device-selector.js';
-import { readSelectableDevices } from './selectable-device.js';
 
 let database: Database;
 beforeAll(async () => {
@@ -52,7 +52,7 @@ test('the statement and the function choose the same devices', async () => {
       async (devices, selectors) => {
         const organizationId = await insertOrganization(database);
         const { ids, groupIds } = await insertDevices(organizationId, devices);
-        const known = await readSelectableDevices(database.kysely, ids);
+        const known = await readDeviceFacts(database, ids);
         expect([...known.keys()].sort()).toEqual([...ids].sort());
         for (const drawn of selectors) {
           // Sometimes real ids of devices and groups.
@@ -125,7 +125,7 @@ test.each([
   [{ capabilities: { a: null } }, 'selector.capabilities.a must be'],
 ])('what is no selector is refused, naming the field: %j', (given, problem) => {
   expect(() => parseSelector(given)).toThrow(
-    expect.objectContaining({ code: 'invalid_input', reason: expect.stringContaining(problem) }) as Error,
+    expect.objectContaining({ code: 'invalid_input', reason: expect.stringContaining(problem) }),
   );
 });
 
@@ -167,7 +167,7 @@ async function insertDevices(
   if (groups.length > 0) {
     await kysely
       .insertInto('device_groups')
-      .values(groups.map(({ id, name }) => ({ id, organization_id: organizationId, name })))
+      .values(groups.map(({ id, name }) => ({ id, organization_id: organizationId, name, description: '' })))
       .execute();
     await kysely
       .insertInto('device_group_members')

@@ -5,11 +5,14 @@ import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { ASSIGNMENTS_CHANNEL, PRESENCE_CHANNEL } from '../training/assignment-port.js';
 import { CredentialCheck, type DeviceIdentity, revoked } from './credential-check.js';
+import { DeviceGroups } from './device-groups.js';
 import { DeviceRecords } from './device-records.js';
+import { DeviceTokens, isAccessToken, revokeTokensOf } from './device-tokens.js';
 import { type Enrollment, type EnrollmentRequest, enroll } from './enrollment.js';
 import { type HeldEpoch, Presence, superseded } from './presence.js';
 import { RenewalBatch } from './renewal-batch.js';
 import { type DevicePush, SessionHub } from './session-hub.js';
+import { TokenCheck } from './token-check.js';
 
 export interface DeviceServiceOptions {
   readonly database: Database;
@@ -30,12 +33,16 @@ export interface DeviceService {
   readonly push: DevicePush;
   /** What REST shows of devices. */
   readonly records: DeviceRecords;
+  readonly tokens: DeviceTokens;
+  readonly groups: DeviceGroups;
+  /** For times in answers; what is decided, the database's clock decides. */
+  nowMs(): number;
   /** Begins to listen. On the embedded database, sessions of an earlier process are ended. */
   start(): Promise<void>;
   stop(): Promise<void>;
   /** @throws `enrollment_token_invalid`, `enrollment_token_used`, `conflict`, `invalid_input` */
   enroll(request: EnrollmentRequest): Promise<Enrollment>;
-  /** @throws `authentication_failed`, `device_revoked` */
+  /** By credential (`odc_`) or access token (`oda_`). @throws `authentication_failed`, `token_expired`, `device_revoked` */
   authenticate(credential: string): Promise<DeviceIdentity>;
   /** Takes the device for a new stream and answers its epoch. @throws `credential_in_use`, `device_revoked` */
   openSession(deviceId: string, hello: Hello): Promise<number>;
@@ -44,7 +51,15 @@ export interface DeviceService {
   /** Safe to repeat, and without effect on a newer session. */
   closeSession(held: HeldEpoch): Promise<void>;
   describeSite(deviceId: string, site: SiteSummary): Promise<void>;
-  /** Ends the device's session at once, wherever it is held. @throws `device_not_registered` */
+  /** Reads tokens anew, here and on other coordinators, once some of a device were revoked. */
+  forgetTokens(deviceId: string): Promise<void>;
+  /**
+   * Calls `cut` when the device is revoked, on whichever coordinator. For what runs longer than its first check: downloads.
+   *
+   * @returns call it when there is nothing to cut any more
+   */
+  onRevoked(deviceId: string, cut: () => void): () => void;
+  /** Ends the device's session, tokens and downloads at once, wherever they are. @throws `device_not_registered` */
   revoke(organizationId: string, deviceId: string): Promise<void>;
 }
 
@@ -55,6 +70,9 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
   const { database, clock, logger } = options;
   const presence = new Presence(database, options.coordinatorId, options.leaseMs ?? 15_000);
   const credentials = new CredentialCheck(database, clock);
+  const tokens = new DeviceTokens(database);
+  const tokenCheck = new TokenCheck(tokens, clock);
+  const cuts = new Map<string, Set<() => void>>();
   const renewals = new RenewalBatch((held) => presence.renew(held), clock);
   const hub = new SessionHub();
   const random = options.random ?? Math.random;
@@ -62,12 +80,21 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
   let cancelSweep = (): void => undefined;
   let stopListening: (() => Promise<void>)[] = [];
 
-  const onPresence = async (deviceId: string): Promise<void> => {
+  const forget = (deviceId: string): void => {
     credentials.forget(deviceId);
+    tokenCheck.forget(deviceId);
+  };
+  const cutAll = (deviceId: string): void => {
+    for (const cut of cuts.get(deviceId) ?? []) cut();
+  };
+  const onPresence = async (deviceId: string): Promise<void> => {
+    forget(deviceId);
     const session = hub.get(deviceId);
-    if (session === undefined) return;
-    const reason = await presence.ended(session);
-    if (reason !== undefined) session.end(reason);
+    if (session !== undefined) {
+      const reason = await presence.ended(session);
+      if (reason !== undefined) session.end(reason);
+    }
+    if (cuts.has(deviceId) && (await presence.isRevoked(deviceId))) cutAll(deviceId);
   };
 
   // One statement for all devices: the ones without anything to do are not asked one by one.
@@ -116,6 +143,9 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
     hub,
     push,
     records: new DeviceRecords(database, random),
+    tokens,
+    groups: new DeviceGroups(database),
+    nowMs: () => clock.now(),
     start: async () => {
       if (running) return;
       running = true;
@@ -135,12 +165,25 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
     },
     enroll: async (request) => {
       const enrollment = await enroll(database, request, random);
-      credentials.forget(enrollment.deviceId);
+      forget(enrollment.deviceId);
       await database.notify(PRESENCE_CHANNEL, enrollment.deviceId);
       logger.info({ deviceId: enrollment.deviceId, device: request.deviceIdentifier }, 'a device was enrolled');
       return enrollment;
     },
-    authenticate: (credential) => credentials.check(credential),
+    authenticate: (credential) =>
+      isAccessToken(credential) ? tokenCheck.check(credential) : credentials.check(credential),
+    forgetTokens: async (deviceId) => {
+      forget(deviceId);
+      await database.notify(PRESENCE_CHANNEL, deviceId);
+    },
+    onRevoked: (deviceId, cut) => {
+      const known = cuts.get(deviceId) ?? new Set();
+      cuts.set(deviceId, known.add(cut));
+      return () => {
+        known.delete(cut);
+        if (known.size === 0 && cuts.get(deviceId) === known) cuts.delete(deviceId);
+      };
+    },
     openSession: async (deviceId, hello) => {
       const epoch = await presence.open(deviceId, hello);
       await database.notify(PRESENCE_CHANNEL, deviceId);
@@ -156,25 +199,31 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
     },
     describeSite: (deviceId, site) => presence.describeSite(deviceId, site),
     revoke: async (organizationId, deviceId) => {
-      const row = await database.kysely
-        .updateTable('devices')
-        .set({
-          status: 'revoked',
-          revoked_at: sql`coalesce(revoked_at, now())`,
-          session_epoch: sql`session_epoch + 1`,
-          session_process_id: null,
-          session_coordinator_id: null,
-          lease_until: null,
-        })
-        .where('id', '=', deviceId)
-        .where('organization_id', '=', organizationId)
-        .returning('device_identifier')
-        .executeTakeFirst();
+      const row = await database.transact(async (transaction) => {
+        const device = await transaction
+          .updateTable('devices')
+          .set({
+            status: 'revoked',
+            download_key: sql`gen_random_uuid()::text || gen_random_uuid()::text`,
+            revoked_at: sql`coalesce(revoked_at, now())`,
+            session_epoch: sql`session_epoch + 1`,
+            session_process_id: null,
+            session_coordinator_id: null,
+            lease_until: null,
+          })
+          .where('id', '=', deviceId)
+          .where('organization_id', '=', organizationId)
+          .returning('device_identifier')
+          .executeTakeFirst();
+        if (device !== undefined) await revokeTokensOf(transaction, deviceId, 'the device was revoked');
+        return device;
+      });
       if (row === undefined) {
         throw new OctomilError('device_not_registered', `there is no device ${deviceId} in this organization`);
       }
-      credentials.forget(deviceId);
+      forget(deviceId);
       hub.get(deviceId)?.end(revoked(deviceId));
+      cutAll(deviceId);
       await database.notify(PRESENCE_CHANNEL, deviceId);
       logger.info({ deviceId, device: row.device_identifier }, 'a device was revoked');
     },

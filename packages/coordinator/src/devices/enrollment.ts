@@ -4,6 +4,7 @@ import { type Kysely, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { Tables } from '../database/tables.js';
 import { createCredential, hashSecret, looksLikeEnrollmentToken } from './device-credential.js';
+import { revokeTokensOf } from './device-tokens.js';
 
 export interface EnrollmentRequest {
   readonly enrollmentToken: string;
@@ -175,6 +176,7 @@ export async function enroll(
           enrolled_labels: enrolledLabels,
           agent_version: agentVersion,
           status: 'active',
+          identity: 'enrolled',
           revoked_at: null,
           session_epoch: sql`devices.session_epoch + 1`,
           session_process_id: null,
@@ -188,6 +190,7 @@ export async function enroll(
       .executeTakeFirst();
     // The transaction is undone with it, so that the token can still enrol a new device.
     if (device === undefined) throw alreadyEnrolled(request.deviceIdentifier);
+    await revokeTokensOf(transaction, device.id, 'the device was enrolled again');
     const credential = createCredential(device.id);
     await transaction
       .updateTable('devices')

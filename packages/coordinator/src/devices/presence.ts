@@ -138,6 +138,17 @@ export class Presence {
     return row.session_epoch === epoch ? undefined : superseded(epoch, row.session_epoch);
   }
 
+  /** Also for a device that there is not. */
+  async isRevoked(deviceId: string): Promise<boolean> {
+    const row = await this.#database.kysely
+      .selectFrom('devices')
+      .select('id')
+      .where('id', '=', deviceId)
+      .where('status', '=', 'active')
+      .executeTakeFirst();
+    return row === undefined;
+  }
+
   async describeSite(deviceId: string, site: SiteSummary): Promise<void> {
     checkLabels(site.labels);
     await this.#database.kysely

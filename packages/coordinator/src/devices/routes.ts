@@ -1,126 +1,209 @@
+import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
-import { type App, requireScope, type Scope } from '../http/index.js';
-import type { DeviceRecord, DeviceRecords } from './device-records.js';
+import { type App, requireScope } from '../http/index.js';
+import type { DesiredSource } from './desired-source.js';
+import { organizationFor } from './device-access.js';
+import { factsOf } from './device-facts.js';
+import { MAX_OFFSET } from './device-records.js';
 import type { DeviceService } from './device-service.js';
+import { deviceView } from './device-view.js';
+import { checkLabels } from './enrollment.js';
 
 export interface DeviceRoutesOptions {
   readonly devices: DeviceService;
+  readonly desired: Pick<DesiredSource, 'devicesChanged'>;
 }
 
-const DeviceParams = Type.Object({ id: Type.String({ maxLength: 140 }) });
+const tags = ['devices'];
+const Params = Type.Object({ id: Type.String({ maxLength: 140 }) });
 const ListQuery = Type.Object({
   status: Type.Optional(Type.Union([Type.Literal('online'), Type.Literal('offline'), Type.Literal('revoked')])),
+  /** `name=value`; more than one when all must hold. */
+  label: Type.Optional(
+    Type.Union([Type.String({ maxLength: 600 }), Type.Array(Type.String({ maxLength: 600 }), { maxItems: 16 })]),
+  ),
+  /** Name or id. */
+  group: Type.Optional(Type.String({ minLength: 1, maxLength: 1000 })),
+  /** How the device identifier begins. */
+  search: Type.Optional(Type.String({ minLength: 1, maxLength: 128 })),
+  /** `next_cursor` of the page before. */
+  cursor: Type.Optional(Type.String({ minLength: 1, maxLength: 140 })),
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
-  offset: Type.Optional(Type.Integer({ minimum: 0, default: 0 })),
+  /** For deeper pages, use the cursor. */
+  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_OFFSET, default: 0 })),
 });
-const Registration = Type.Object({ device_identifier: Type.String() }, { additionalProperties: true });
+const Registration = Type.Object(
+  {
+    device_identifier: Type.String(),
+    /** Sent by clients that want a token of their own. */
+    installation_id: Type.Optional(Type.Union([Type.String(), Type.Null()])),
+    feature_schema: Type.Optional(Type.Union([Type.Array(Type.String()), Type.Null()])),
+  },
+  { additionalProperties: true },
+);
 const Heartbeat = Type.Object({ device_identifier: Type.String() }, { additionalProperties: true });
+const Patch = Type.Object(
+  { labels: Type.Record(Type.String(), Type.Union([Type.String(), Type.Null()]), { maxProperties: 64 }) },
+  { additionalProperties: false },
+);
+const config = { audit: false, idempotent: false } as const;
 
-/** What a published client may say of its machine, as far as it is kept. */
-const KEPT_FACTS = [
-  'platform',
-  'os_version',
-  'sdk',
-  'sdk_version',
-  'manufacturer',
-  'model',
-  'cpu_architecture',
-  'gpu_available',
-  'total_memory_mb',
-  'available_storage_mb',
-];
+/** Devices over REST: what an organization sees of its own, and what published clients say of themselves. */
+export function registerDeviceRoutes(app: App, { devices, desired }: DeviceRoutesOptions): void {
+  const { records, tokens } = devices;
 
-function facts(body: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(
-    KEPT_FACTS.flatMap((name) => {
-      const value = body[name];
-      const keep =
-        typeof value === 'number' || typeof value === 'boolean' || (typeof value === 'string' && value.length <= 200);
-      return keep ? [[name, value]] : [];
-    }),
+  app.get(
+    '/api/v1/devices',
+    { schema: { summary: 'List devices, newest first', tags, querystring: ListQuery } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'devices:read');
+      const { label, group, limit = 100, offset = 0, ...exact } = request.query;
+      const groupId = group === undefined ? undefined : (await devices.groups.get(organizationId, group)).id;
+      const found = await records.list(organizationId, {
+        ...exact,
+        limit,
+        offset,
+        ...(label === undefined ? {} : { labels: readLabels([label].flat()) }),
+        ...(groupId === undefined ? {} : { groupId }),
+      });
+      return {
+        devices: found.devices.map(deviceView),
+        total: found.total,
+        total_is_exact: found.totalIsExact,
+        next_cursor: found.nextCursor,
+        limit,
+        offset,
+      };
+    },
+  );
+
+  app.get('/api/v1/devices/:id', { schema: { summary: 'One device', tags, params: Params } }, async (request) => {
+    const organizationId = organizationFor(request, request.params.id, 'devices:read');
+    const device = await records.find(organizationId, request.params.id);
+    return { ...deviceView(device), groups: await records.groupsOf(device.id) };
+  });
+
+  app.patch(
+    '/api/v1/devices/:id',
+    {
+      schema: { summary: "Set or take away labels; they win over the device's own", tags, params: Params, body: Patch },
+    },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'devices:write');
+      const { labels } = request.body;
+      checkLabels(Object.fromEntries(Object.entries(labels).map(([name, value]) => [name, value ?? ''])));
+      const device = await records.patchLabels(organizationId, request.params.id, labels);
+      desired.devicesChanged([device.id]);
+      return deviceView(device);
+    },
+  );
+
+  app.post(
+    '/api/v1/devices/:id/revoke',
+    { schema: { summary: 'End a device: its session, tokens and downloads, at once', tags, params: Params } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'devices:write');
+      const { id } = await records.find(organizationId, request.params.id);
+      await devices.revoke(organizationId, id);
+      desired.devicesChanged([id]);
+      return deviceView(await records.find(organizationId, id));
+    },
+  );
+
+  app.post(
+    '/api/v1/devices/register',
+    { config, schema: { summary: 'Register a device, or find it again by its identifier', tags, body: Registration } },
+    async (request, reply) => {
+      const { body } = request;
+      const device = await registeredBy(request, body.device_identifier);
+      const wantsToken = typeof body.installation_id === 'string' || isNodeClient(request);
+      // A device with a credential of its own is not spoken for by whoever holds the organization's key.
+      const pair =
+        wantsToken && device.identity === 'shared' && request.principal?.kind === 'key'
+          ? await tokens.issue(device.id, ['devices:heartbeat', 'control:refresh', 'telemetry:write'])
+          : undefined;
+      desired.devicesChanged([device.id]);
+      reply.code(201);
+      return {
+        ...deviceView(device),
+        status: 'active',
+        metadata: {},
+        ...(pair === undefined
+          ? {}
+          : { access_token: pair.accessToken, expires_at: expiryFor(request, pair.accessExpiresAt) }),
+      };
+    },
+  );
+
+  const registeredBy = async (request: FastifyRequest, identifier: string) => {
+    const { principal } = request;
+    const facts = factsOf(request.body);
+    if (principal?.kind !== 'device') {
+      return records.register(requireScope(request, 'devices:register').organizationId, identifier, facts);
+    }
+    const organizationId = organizationFor(request, principal.deviceId, 'devices:register');
+    const own = await records.findActive(organizationId, principal.deviceId);
+    if (own.identifier !== identifier) {
+      throw new OctomilError('forbidden', `this token is of device ${own.identifier}, not of ${identifier}`);
+    }
+    await records.heartbeat(organizationId, own.id, facts);
+    return records.find(organizationId, own.id);
+  };
+
+  const beat = async (request: FastifyRequest, organizationId: string, device: string) => {
+    const now = await records.heartbeat(organizationId, device, factsOf(request.body));
+    return { status: 'ok', server_time: now.toISOString(), metadata: {} };
+  };
+
+  app.post(
+    '/api/v1/devices/:id/heartbeat',
+    { config, schema: { summary: 'Say that a device is alive, and how it is', tags, params: Params } },
+    async (request) => {
+      const { id } = request.params;
+      return beat(request, organizationFor(request, id, 'devices:heartbeat'), id);
+    },
+  );
+
+  app.post(
+    '/api/v1/devices/heartbeat',
+    { config, schema: { summary: 'The same, by device identifier', tags, body: Heartbeat } },
+    async (request) => {
+      const { principal } = request;
+      const { device_identifier: identifier } = request.body;
+      if (principal?.kind !== 'device') {
+        return beat(request, requireScope(request, 'devices:heartbeat').organizationId, identifier);
+      }
+      const organizationId = organizationFor(request, principal.deviceId, 'devices:heartbeat');
+      const { id } = await records.find(organizationId, identifier);
+      return beat(request, organizationFor(request, id, 'devices:heartbeat'), id);
+    },
   );
 }
 
-function view(device: DeviceRecord): Record<string, unknown> {
-  const { capabilities, site } = device;
-  return {
-    id: device.id,
-    device_id: device.id,
-    device_identifier: device.identifier,
-    org_id: device.organizationId,
-    status: device.status,
-    labels: device.labels,
-    agent_version: device.agentVersion,
-    host: device.host,
-    last_seen_at: device.lastSeenAt?.toISOString() ?? null,
-    created_at: device.createdAt.toISOString(),
-    revoked_at: device.revokedAt?.toISOString() ?? null,
-    platform: capabilities.platform ?? null,
-    trainers: capabilities.trainers ?? [],
-    compute_backends: capabilities.computeBackends ?? [],
-    data_sets: (site.dataSets ?? []).map(({ name, rowCount, format, problem }) => ({
-      name,
-      row_count: rowCount,
-      format,
-      problem: problem === '' ? null : problem,
-    })),
-    policy_rules: (site.policyRules ?? []).map(({ name, federations, models, dataSets }) => ({
-      name,
-      federations,
-      models,
-      data_sets: dataSets,
-    })),
-  };
+/** The Node client signs in by `X-API-Key`; the Python client sends everything as a bearer. */
+function isNodeClient({ headers }: FastifyRequest): boolean {
+  return headers.authorization === undefined && headers['x-api-key'] !== undefined;
 }
 
-/** A key with the scope, or the device itself. */
-function organizationFor(request: FastifyRequest, deviceId: string | undefined, scope: Scope): string {
-  const { principal } = request;
-  if (principal?.kind === 'device' && principal.deviceId === deviceId) return principal.organizationId;
-  return requireScope(request, scope).organizationId;
+/** The Python client takes seconds since 1970 and fails on text; the Node client takes text and fails on numbers. */
+function expiryFor(request: FastifyRequest, at: Date): string | number {
+  return isNodeClient(request) ? at.toISOString() : at.getTime() / 1000;
 }
 
-/** Devices over REST: what an organization sees of its own, and what published clients say of themselves. */
-export function registerDeviceRoutes(app: App, { devices }: DeviceRoutesOptions): void {
-  const records: DeviceRecords = devices.records;
-
-  app.get('/api/v1/devices', { schema: { querystring: ListQuery } }, async (request) => {
-    const { organizationId } = requireScope(request, 'devices:read');
-    const { status, limit = 100, offset = 0 } = request.query;
-    const found = await records.list(organizationId, { limit, offset, ...(status === undefined ? {} : { status }) });
-    return { devices: found.devices.map(view), total: found.total, limit, offset };
-  });
-
-  app.get('/api/v1/devices/:id', { schema: { params: DeviceParams } }, async (request) => {
-    const organizationId = organizationFor(request, request.params.id, 'devices:read');
-    return view(await records.find(organizationId, request.params.id));
-  });
-
-  app.post('/api/v1/devices/:id/revoke', { schema: { params: DeviceParams } }, async (request) => {
-    const { organizationId } = requireScope(request, 'devices:write');
-    const { id } = await records.find(organizationId, request.params.id);
-    await devices.revoke(organizationId, id);
-    return view(await records.find(organizationId, id));
-  });
-
-  app.post('/api/v1/devices/register', { schema: { body: Registration } }, async (request, reply) => {
-    const { organizationId } = requireScope(request, 'devices:register');
-    const device = await records.register(organizationId, request.body.device_identifier, facts(request.body));
-    reply.code(201);
-    return { ...view(device), status: 'active', metadata: {} };
-  });
-
-  const config = { audit: false } as const;
-  app.post('/api/v1/devices/:id/heartbeat', { config, schema: { params: DeviceParams } }, async (request) => {
-    const organizationId = organizationFor(request, request.params.id, 'devices:heartbeat');
-    const now = await records.heartbeat(organizationId, request.params.id);
-    return { status: 'ok', server_time: now.toISOString(), metadata: {} };
-  });
-
-  app.post('/api/v1/devices/heartbeat', { config, schema: { body: Heartbeat } }, async (request) => {
-    const { organizationId } = requireScope(request, 'devices:heartbeat');
-    const now = await records.heartbeat(organizationId, request.body.device_identifier);
-    return { status: 'ok', server_time: now.toISOString(), metadata: {} };
-  });
+/** @throws `invalid_input` for what is not `name=value` */
+function readLabels(labels: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    labels.map((label) => {
+      const at = label.indexOf('=');
+      if (at > 0 && label.isWellFormed()) return [label.slice(0, at), label.slice(at + 1)];
+      throw new OctomilError(
+        'invalid_input',
+        `label ${JSON.stringify(label.slice(0, 100))} is not of the form name=value`,
+        {
+          details: { field: 'label' },
+        },
+      );
+    }),
+  );
 }
