@@ -9,7 +9,8 @@ import {
 import { readWhole } from './read-whole.js';
 
 export interface RequestOptions {
-  readonly query?: Readonly<Record<string, string | number | boolean | undefined>>;
+  /** A list is sent as the same name several times. */
+  readonly query?: Query;
   /** Sent as JSON. */
   readonly json?: unknown;
   /** Sent as it is; set its content type in `headers`. */
@@ -23,6 +24,8 @@ export interface RequestOptions {
   /** Of a POST. Default: a random one per call, the same over its retries. */
   readonly idempotencyKey?: string;
 }
+
+export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>;
 
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 10_000;
@@ -209,7 +212,8 @@ export class HttpClient {
   #url(path: string, query: RequestOptions['query']): string {
     const url = new URL(isAbsolute(path) ? path : `${this.apiBase}${path}`);
     for (const [name, value] of Object.entries(query ?? {})) {
-      if (value !== undefined) url.searchParams.set(name, String(value));
+      if (value === undefined) continue;
+      for (const one of Array.isArray(value) ? value : [value]) url.searchParams.append(name, String(one));
     }
     return url.href;
   }

@@ -8,6 +8,12 @@ import { eachDevice } from './each-device.js';
 
 export interface DeviceListOptions extends Paging {
   readonly status?: 'online' | 'offline' | 'revoked';
+  /** All of them must hold. */
+  readonly labels?: Readonly<Record<string, string>>;
+  /** Name or id. */
+  readonly group?: string;
+  /** How the device identifier begins. */
+  readonly search?: string;
 }
 
 /** The devices of an organization: agents that were enrolled, and clients that registered themselves. */
@@ -28,13 +34,24 @@ export class Devices {
 
   /** Newest first, a page at a time. */
   each(options: DeviceListOptions = {}): AsyncGenerator<Device, void, undefined> {
-    const { limit, offset, signal, ...filter } = options;
-    return eachDevice(this.#http, '/devices', filter, { limit, offset, signal });
+    const { limit, offset, signal, labels = {}, status, group, search } = options;
+    const label = Object.entries(labels).map(([name, value]) => `${name}=${value}`);
+    return eachDevice(this.#http, '/devices', { status, group, search, label }, { limit, offset, signal });
   }
 
   /** @throws OctomilClientError `device_not_registered` */
   async get(options: OfDevice): Promise<Device> {
     return readDevice(await this.#http.json('GET', devicePath(options), { signal: options.signal }));
+  }
+
+  /**
+   * Labels win over what the device says of itself; null takes one away.
+   *
+   * @throws OctomilClientError `device_not_registered`, `invalid_input` for more than a device may have
+   */
+  async setLabels(options: OfDevice & { readonly labels: Readonly<Record<string, string | null>> }): Promise<Device> {
+    const { labels, signal } = options;
+    return readDevice(await this.#http.json('PATCH', devicePath(options), { json: { labels }, signal }));
   }
 
   /** Its credential and its tokens stop working at once. @throws OctomilClientError `device_not_registered` */

@@ -1,4 +1,4 @@
-import type { HttpClient } from '../http-client.js';
+import type { HttpClient, Query } from '../http-client.js';
 import type { Paging } from '../models/model.js';
 import { listOf } from '../training-session.js';
 import { type Device, readDevice } from './device.js';
@@ -9,7 +9,7 @@ const PAGE_SIZE = 1000;
 export async function* eachDevice(
   http: HttpClient,
   path: string,
-  filter: Readonly<Record<string, string | undefined>>,
+  filter: Query,
   { limit = Number.POSITIVE_INFINITY, offset = 0, signal }: Paging,
 ): AsyncGenerator<Device, void, undefined> {
   let place: { offset: number } | { cursor: string } = { offset };
