@@ -13,7 +13,7 @@ let client: RegistryClient;
 beforeAll(async () => {
   client = await RegistryClient.start();
 }, 60_000);
-afterAll(() => client.coordinator.stop());
+afterAll(() => client.stop());
 beforeEach(() => client.newModel());
 
 describe('a download', () => {
@@ -91,4 +91,43 @@ describe('a download', () => {
       expect(String(failed.body['message'])).toContain(String(body['model_path']));
     }
   });
+});
+
+test('however uploads and deletions of the same bytes meet, a version that is there has its file', async () => {
+  const bytes = randomBytes(2000);
+  await client.upload({ version: '1.0.0' }, bytes);
+  for (let round = 1; round <= 8; round++) {
+    const [made] = await Promise.all([
+      client.upload({ version: `${round + 1}.0.0` }, bytes),
+      client.json('DELETE', `${client.base}/${round}.0.0`),
+    ]);
+    expect(made.status).toBe(201);
+    const got = await client.download(`${client.base}/${round + 1}.0.0/download`);
+    expect([got.status, (await got.arrayBuffer()).byteLength]).toEqual([200, 2000]);
+  }
+  await client.json('DELETE', `${client.base}/9.0.0`);
+  expect(await client.storedKeys(`artifacts/${sha256(bytes)}`)).toEqual([]);
+});
+
+test('a published client’s device token may get the address of a file, until the device is revoked', async () => {
+  await client.upload({ version: '1.0.0' });
+  const device_identifier = 'phone';
+  const org_id = client.coordinator.organizationId;
+  await client.json('POST', '/devices/register', { device_identifier, org_id });
+  const bootstrap = { org_id, device_identifier, scopes: ['models:read'] };
+  const { body } = await client.json('POST', '/device-auth/bootstrap', bootstrap);
+  const own = client.key;
+  client.key = String(body['access_token']);
+  const address = await client.json('GET', `${client.base}/1.0.0/download-url?format=pytorch`);
+  expect(address.status).toBe(200);
+  expect((await fetch(String(address.body['url']))).status).toBe(200);
+  expect((await client.json('DELETE', `${client.base}/1.0.0`)).status).toBe(403);
+  client.key = own;
+  const { kysely } = client.coordinator.context.database;
+  await kysely
+    .updateTable('devices')
+    .set({ status: 'revoked' })
+    .where('device_identifier', '=', device_identifier)
+    .execute();
+  expect((await fetch(String(address.body['url']))).status).toBe(403);
 });

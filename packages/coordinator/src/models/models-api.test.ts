@@ -7,7 +7,7 @@ let client: RegistryClient;
 beforeAll(async () => {
   client = await RegistryClient.start();
 }, 60_000);
-afterAll(() => client.coordinator.stop());
+afterAll(() => client.stop());
 beforeEach(() => client.newModel());
 
 describe('models', () => {

@@ -12,7 +12,7 @@ let client: RegistryClient;
 beforeAll(async () => {
   client = await RegistryClient.start();
 }, 60_000);
-afterAll(() => client.coordinator.stop());
+afterAll(() => client.stop());
 beforeEach(() => client.newModel());
 
 describe('upload in one form', () => {
@@ -85,6 +85,20 @@ describe('upload in one form', () => {
     ).toMatchObject({ status: 404, body: { code: 'model_not_found' } });
     expect(await client.storedKeys('artifacts/')).toEqual(before);
     expect(await client.storedKeys('uploads/')).toEqual([]);
+    expect((await client.json('GET', client.base)).body).toMatchObject({ total: 1 });
+  });
+
+  test('one that a client sends again under its key has one effect', async () => {
+    const send = (bytes: Uint8Array) => {
+      const body = new FormData();
+      body.set('file', new Blob([new Uint8Array(bytes)]), 'model.pt');
+      const headers = { ...client.authorization, 'idempotency-key': client.modelId };
+      return fetch(client.url(`${client.base}/upload`), { method: 'POST', headers, body }).then(answerOf);
+    };
+    const bytes = randomBytes(200_000);
+    const first = await send(bytes);
+    expect(first.status).toBe(201);
+    expect(await send(bytes)).toMatchObject({ status: 201, body: { id: first.body['id'] } });
     expect((await client.json('GET', client.base)).body).toMatchObject({ total: 1 });
   });
 

@@ -1,5 +1,6 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { silentLogger } from '@octomil/shared/runtime';
+import pg from 'pg';
 import { type Coordinator, startCoordinator } from '../../start-coordinator.js';
 import { testDatabaseDump } from '../../testing/index.js';
 
@@ -25,14 +26,30 @@ export class RegistryClient {
   key: string;
   modelId = '';
 
-  private constructor(coordinator: Coordinator) {
+  readonly #dropDatabase: () => Promise<void>;
+
+  private constructor(coordinator: Coordinator, dropDatabase: () => Promise<void>) {
     this.coordinator = coordinator;
+    this.#dropDatabase = dropDatabase;
     this.key = coordinator.bootstrapApiKey ?? '';
   }
 
+  /** On PostgreSQL where there is one for tests, otherwise on the embedded database. */
   static async start(): Promise<RegistryClient> {
-    const databaseDump = await testDatabaseDump();
-    return new RegistryClient(await startCoordinator({ database: 'memory', databaseDump, logger: silentLogger }));
+    const postgres = await ownDatabase();
+    const coordinator = await startCoordinator({
+      database: 'memory',
+      logger: silentLogger,
+      ...(postgres === undefined
+        ? { databaseDump: await testDatabaseDump() }
+        : { environment: { DATABASE_URL: postgres.url } }),
+    });
+    return new RegistryClient(coordinator, async () => postgres?.drop());
+  }
+
+  async stop(): Promise<void> {
+    await this.coordinator.stop();
+    await this.#dropDatabase();
   }
 
   /** Another key of another organization: everything else stays. */
@@ -104,4 +121,20 @@ export class RegistryClient {
 
 export async function until(holds: () => Promise<boolean>): Promise<void> {
   while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+async function ownDatabase(): Promise<{ url: string; drop(): Promise<void> } | undefined> {
+  const server = process.env['TEST_DATABASE_URL'];
+  if (server === undefined) return undefined;
+  const name = `registry_${randomUUID().replaceAll('-', '')}`;
+  const administer = async (statement: string): Promise<void> => {
+    const connection = new pg.Client({ connectionString: server });
+    await connection.connect();
+    await connection.query(statement);
+    await connection.end();
+  };
+  await administer(`create database ${name}`);
+  const url = new URL(server);
+  url.pathname = `/${name}`;
+  return { url: url.href, drop: () => administer(`drop database ${name} with (force)`) };
 }
