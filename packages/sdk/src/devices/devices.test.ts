@@ -56,8 +56,8 @@ test('groups take devices in and let them go', async () => {
   for await (const { id } of groups.devices({ group: 'wards' })) expect(id).toBe('d1');
   expect(coordinator.requests.map(({ method, path, body }) => `${method} ${path} ${body}`)).toEqual([
     'POST /api/v1/device-groups {"name":"wards"}',
-    'POST /api/v1/device-groups/wards/members {"device_ids":["ward-1"]}',
-    'POST /api/v1/device-groups/wards/members/remove {"device_ids":["ward-2"]}',
-    'GET /api/v1/device-groups/wards/members?limit=1000&offset=0 ',
+    'POST /api/v1/device-groups/wards/devices {"devices":["ward-1"]}',
+    'POST /api/v1/device-groups/wards/devices/remove {"devices":["ward-2"]}',
+    'GET /api/v1/device-groups/wards/devices?limit=1000&offset=0 ',
   ]);
 });

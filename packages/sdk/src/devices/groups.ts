@@ -72,7 +72,7 @@ export class Groups {
 
   /** Newest first, a page at a time. @throws OctomilClientError `not_found` */
   devices(options: OfGroup): AsyncGenerator<Device, void, undefined> {
-    return eachDevice(this.#http, `${groupPath(options)}/members`, {}, options);
+    return eachDevice(this.#http, `${groupPath(options)}/devices`, {}, options);
   }
 
   /**
@@ -82,16 +82,16 @@ export class Groups {
    * @throws OctomilClientError `not_found`, `device_not_registered`
    */
   addDevices(options: OfGroup & { readonly devices: readonly string[] }): Promise<DeviceGroup> {
-    return this.#change('members', options);
+    return this.#change('devices', options);
   }
 
   /** Repeating it changes nothing. @throws OctomilClientError `not_found`, `device_not_registered` */
   removeDevices(options: OfGroup & { readonly devices: readonly string[] }): Promise<DeviceGroup> {
-    return this.#change('members/remove', options);
+    return this.#change('devices/remove', options);
   }
 
   async #change(what: string, options: OfGroup & { readonly devices: readonly string[] }): Promise<DeviceGroup> {
-    const json = { device_ids: options.devices };
+    const json = { devices: options.devices };
     return readGroup(await this.#http.json('POST', `${groupPath(options)}/${what}`, { json, signal: options.signal }));
   }
 }
