@@ -129,6 +129,7 @@ describe('documents', () => {
     const document = (await app.inject('/openapi.json')).json();
     const { get: read } = document.paths['/api/v1/models/{id}'];
     expect(read).toMatchObject({ summary: 'One', tags: ['models'], operationId: 'getModelsId' });
+    expect(read.responses['200'].description).toBe('Success');
     expect(read.responses.default.content['application/json'].schema.$ref).toBe('#/components/schemas/Error');
     expect(document.components.schemas.Error.properties.code.enum).toContain('rate_limited');
     expect(document.security).toEqual([{ bearer: [] }]);

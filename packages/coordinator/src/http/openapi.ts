@@ -101,7 +101,11 @@ function complete(document: object, routes: ReadonlyMap<string, RouteOptions>): 
       operation['tags'] ??= [tag];
       for (const name of operation['tags'] as string[]) tags.add(name);
       operation['operationId'] ??= operationId(method, path);
-      operation['responses'] = { ...(operation['responses'] as Json | undefined), default: FAILURE };
+      const responses = operation['responses'] as Record<string, Json> | undefined;
+      for (const response of Object.values(responses ?? {})) {
+        if (response['description'] === 'Default Response') response['description'] = 'Success';
+      }
+      operation['responses'] = { ...responses, default: FAILURE };
       const config = routes.get(`${method.toUpperCase()} ${path}`)?.config;
       if (config?.access === 'public') operation['security'] = [];
       else if (method === 'post' && config?.idempotent !== false) {
@@ -128,9 +132,11 @@ function tagOf(path: string): string {
   return /^\/(?:api\/v\d+|v\d+)\/([^/]+)/.exec(path)?.[1] ?? 'system';
 }
 
+/** Such as `postApiKeysIdRotate`. */
 function operationId(method: string, path: string): string {
-  const words = path.split(/[^A-Za-z0-9]+/).filter((word) => word !== '' && word !== 'api' && !/^v\d$/.test(word));
-  return [method, ...words]
-    .map((word, index) => (index === 0 ? word : word[0]?.toUpperCase() + word.slice(1)))
-    .join('');
+  const words = path
+    .replace(/^\/(api\/)?v\d+\//, '')
+    .split(/[^A-Za-z0-9]+/)
+    .filter((word) => word !== '');
+  return [method, ...words.map((word) => word[0]?.toUpperCase() + word.slice(1))].join('');
 }

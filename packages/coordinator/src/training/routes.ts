@@ -48,108 +48,147 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     return new Map(asked.filter(({ state }) => UNABLE.has(state)).map((row) => [row.deviceId, row]));
   };
 
-  app.post('/api/v1/training/sessions', { schema: { tags } }, async (request, reply) => {
-    const { organizationId, keyId } = requireScope(request, 'training:write');
-    const created = await sessions.create(request.body, { organizationId, name: keyId });
-    reply.code(201);
-    return show(request, created.id);
-  });
-
-  app.get('/api/v1/training/sessions', { schema: { tags, querystring: Page } }, async (request) => {
-    const { organizationId } = requireScope(request, 'training:read');
-    const { model_id: model, federation, limit = 100, offset = 0 } = request.query;
-    const rows = await store.findSessions({
-      organizationId,
-      limit,
-      offset,
-      ...(model === undefined ? {} : { modelId: (await sessions.model(organizationId, model)).id }),
-      ...(federation === undefined ? {} : { federationId: (await sessions.federation(organizationId, federation)).id }),
-    });
-    return { sessions: rows.map(sessionView), limit, offset };
-  });
-
-  app.post('/api/v1/training/sessions/dry-run', { config: { audit: false }, schema: { tags } }, async (request) => {
-    const { organizationId, keyId } = requireScope(request, 'training:write');
-    const caller = { organizationId, name: keyId };
-    const { eligible, refused } = await sessions.sites(request.body, caller);
-    const { id } = await sessions.create(request.body, caller, { dryRun: true });
-    const closed = whenClosed(request.raw.socket);
-    const signal = AbortSignal.any([AbortSignal.timeout(DRY_RUN_WAIT_MS), closed.signal]);
-    const nowhere: EventSink = { write: () => true, drained: () => Promise.resolve() };
-    try {
-      await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
-    } finally {
-      closed.release();
-    }
-    const view = await show(request, id);
-    const report = view['report'] as JsonObject | null;
-    const unable = await unableSites(view['round_id']);
-    return {
-      session_id: id,
-      status: view['status'],
-      reason_code: view['reason_code'],
-      reason: view['reason'],
-      ...report,
-      sites: [
-        ...eligible.map((site) => ({
-          device_id: site.deviceId,
-          name: site.name,
-          eligible: !unable.has(site.deviceId),
-          data_set: site.dataSet,
-          row_count: site.rowCount,
-          reason_code: unable.get(site.deviceId)?.reasonCode ?? null,
-          reason: unable.get(site.deviceId)?.reason ?? null,
-        })),
-        ...refused.map((site) => ({
-          device_id: site.deviceId,
-          name: site.name,
-          eligible: false,
-          data_set: null,
-          row_count: null,
-          reason_code: site.rule,
-          reason: site.reason,
-        })),
-      ],
-    };
-  });
-
-  app.get('/api/v1/training/sessions/:id', { schema: { tags, params: Id } }, async (request) =>
-    show(request, request.params.id),
+  app.post(
+    '/api/v1/training/sessions',
+    { schema: { summary: 'Begin a training session', tags } },
+    async (request, reply) => {
+      const { organizationId, keyId } = requireScope(request, 'training:write');
+      const created = await sessions.create(request.body, { organizationId, name: keyId });
+      reply.code(201);
+      return show(request, created.id);
+    },
   );
 
-  app.get('/api/v1/training/sessions/:id/events', { schema: { tags, params: Id } }, async (request, reply) => {
-    const { id } = await findSession(request, request.params.id);
-    const afterId = lastEventId(request);
-    const over = await endedBefore(engine, id, afterId);
-    // 204 tells an EventSource not to come back (HTML Living Standard, 9.2.3).
-    if (over) return reply.code(204).send();
-    await sendEvents(engine, request, reply, id, afterId);
-    return reply;
-  });
+  app.get(
+    '/api/v1/training/sessions',
+    { schema: { summary: 'List training sessions, newest first', tags, querystring: Page } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'training:read');
+      const { model_id: model, federation, limit = 100, offset = 0 } = request.query;
+      const rows = await store.findSessions({
+        organizationId,
+        limit,
+        offset,
+        ...(model === undefined ? {} : { modelId: (await sessions.model(organizationId, model)).id }),
+        ...(federation === undefined
+          ? {}
+          : { federationId: (await sessions.federation(organizationId, federation)).id }),
+      });
+      return { sessions: rows.map(sessionView), limit, offset };
+    },
+  );
 
-  app.post('/api/v1/training/sessions/:id/pause', { schema: { tags, params: Id } }, async (request) => {
-    const { id } = await findSession(request, request.params.id, true);
-    await sessions.pause(organizationOf(request), id);
-    return show(request, id);
-  });
+  app.post(
+    '/api/v1/training/sessions/dry-run',
+    {
+      config: { audit: false },
+      schema: { summary: 'What a session would do: devices, data sets and what stands in the way', tags },
+    },
+    async (request) => {
+      const { organizationId, keyId } = requireScope(request, 'training:write');
+      const caller = { organizationId, name: keyId };
+      const { eligible, refused } = await sessions.sites(request.body, caller);
+      const { id } = await sessions.create(request.body, caller, { dryRun: true });
+      const closed = whenClosed(request.raw.socket);
+      const signal = AbortSignal.any([AbortSignal.timeout(DRY_RUN_WAIT_MS), closed.signal]);
+      const nowhere: EventSink = { write: () => true, drained: () => Promise.resolve() };
+      try {
+        await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
+      } finally {
+        closed.release();
+      }
+      const view = await show(request, id);
+      const report = view['report'] as JsonObject | null;
+      const unable = await unableSites(view['round_id']);
+      return {
+        session_id: id,
+        status: view['status'],
+        reason_code: view['reason_code'],
+        reason: view['reason'],
+        ...report,
+        sites: [
+          ...eligible.map((site) => ({
+            device_id: site.deviceId,
+            name: site.name,
+            eligible: !unable.has(site.deviceId),
+            data_set: site.dataSet,
+            row_count: site.rowCount,
+            reason_code: unable.get(site.deviceId)?.reasonCode ?? null,
+            reason: unable.get(site.deviceId)?.reason ?? null,
+          })),
+          ...refused.map((site) => ({
+            device_id: site.deviceId,
+            name: site.name,
+            eligible: false,
+            data_set: null,
+            row_count: null,
+            reason_code: site.rule,
+            reason: site.reason,
+          })),
+        ],
+      };
+    },
+  );
 
-  app.post('/api/v1/training/sessions/:id/resume', { schema: { tags, params: Id } }, async (request) => {
-    const { id } = await findSession(request, request.params.id, true);
-    await sessions.resume(organizationOf(request), id);
-    return show(request, id);
-  });
+  app.get(
+    '/api/v1/training/sessions/:id',
+    { schema: { summary: 'A session, its rounds and its result', tags, params: Id } },
+    async (request) => show(request, request.params.id),
+  );
 
-  app.post('/api/v1/training/sessions/:id/cancel', { schema: { tags, params: Id } }, async (request) => {
-    const { id } = await findSession(request, request.params.id, true);
-    await sessions.cancel(organizationOf(request), id);
-    return show(request, id);
-  });
+  app.get(
+    '/api/v1/training/sessions/:id/events',
+    { schema: { summary: 'What happens in a session, as server-sent events', tags, params: Id } },
+    async (request, reply) => {
+      const { id } = await findSession(request, request.params.id);
+      const afterId = lastEventId(request);
+      const over = await endedBefore(engine, id, afterId);
+      // 204 tells an EventSource not to come back (HTML Living Standard, 9.2.3).
+      if (over) return reply.code(204).send();
+      await sendEvents(engine, request, reply, id, afterId);
+      return reply;
+    },
+  );
 
-  app.get('/api/v1/training/sessions/:id/rounds', { schema: { tags, params: Id } }, async (request) => {
-    const { id } = await findSession(request, request.params.id);
-    const rows = await store.rounds(id);
-    return { rounds: rows.map((row) => roundView(row, rows)) };
-  });
+  app.post(
+    '/api/v1/training/sessions/:id/pause',
+    { schema: { summary: 'Begin no further round', tags, params: Id } },
+    async (request) => {
+      const { id } = await findSession(request, request.params.id, true);
+      await sessions.pause(organizationOf(request), id);
+      return show(request, id);
+    },
+  );
+
+  app.post(
+    '/api/v1/training/sessions/:id/resume',
+    { schema: { summary: 'Go on with a paused session', tags, params: Id } },
+    async (request) => {
+      const { id } = await findSession(request, request.params.id, true);
+      await sessions.resume(organizationOf(request), id);
+      return show(request, id);
+    },
+  );
+
+  app.post(
+    '/api/v1/training/sessions/:id/cancel',
+    { schema: { summary: 'End a session; its checkpoints stay', tags, params: Id } },
+    async (request) => {
+      const { id } = await findSession(request, request.params.id, true);
+      await sessions.cancel(organizationOf(request), id);
+      return show(request, id);
+    },
+  );
+
+  app.get(
+    '/api/v1/training/sessions/:id/rounds',
+    { schema: { summary: 'The rounds of a session', tags, params: Id } },
+    async (request) => {
+      const { id } = await findSession(request, request.params.id);
+      const rows = await store.rounds(id);
+      return { rounds: rows.map((row) => roundView(row, rows)) };
+    },
+  );
 
   const showRound = async (request: FastifyRequest, roundId: string, write = false): Promise<JsonObject> => {
     const sessionId = await store.sessionOfRound(roundId);
@@ -166,45 +205,63 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     return { ...roundView(row, rows), assignments: (await store.assignments(roundId)).map(assignmentView) };
   };
 
-  app.get('/api/v1/training/rounds/:id', { schema: { tags, params: Id } }, async (request) =>
-    showRound(request, request.params.id),
+  app.get(
+    '/api/v1/training/rounds/:id',
+    { schema: { summary: 'A round: devices, updates and metrics', tags, params: Id } },
+    async (request) => showRound(request, request.params.id),
   );
 
-  app.post('/api/v1/training/rounds/:id/retry', { schema: { tags, params: Id } }, async (request) => {
-    await showRound(request, request.params.id, true);
-    await sessions.retryRound(organizationOf(request), request.params.id);
-    return showRound(request, request.params.id);
-  });
+  app.post(
+    '/api/v1/training/rounds/:id/retry',
+    { schema: { summary: 'Try a round again that had too few updates', tags, params: Id } },
+    async (request) => {
+      await showRound(request, request.params.id, true);
+      await sessions.retryRound(organizationOf(request), request.params.id);
+      return showRound(request, request.params.id);
+    },
+  );
 
-  app.post('/api/v1/training/rounds/:id/abort', { schema: { tags, params: Id } }, async (request) => {
-    await showRound(request, request.params.id, true);
-    await sessions.abortRound(organizationOf(request), request.params.id);
-    return showRound(request, request.params.id);
-  });
+  app.post(
+    '/api/v1/training/rounds/:id/abort',
+    { schema: { summary: 'End a round without its updates', tags, params: Id } },
+    async (request) => {
+      await showRound(request, request.params.id, true);
+      await sessions.abortRound(organizationOf(request), request.params.id);
+      return showRound(request, request.params.id);
+    },
+  );
 
-  app.get('/api/v1/training/:model_id/status', { schema: { tags, params: Model } }, async (request) => {
-    const { organizationId } = requireScope(request, 'training:read');
-    const model = await sessions.model(organizationId, request.params.model_id);
-    const [latest] = await store.findSessions({ organizationId, modelId: model.id, limit: 1 });
-    if (latest === undefined) {
-      return { model_id: model.id, status: 'idle', current_round: 0, total_rounds: 0, active_devices: 0 };
-    }
-    const view = sessionView(latest);
-    const assignments = latest.round === null ? [] : await store.assignments(latest.round.id);
-    const overall = (view['metrics'] as { overall: JsonObject | null } | null)?.overall;
-    return {
-      ...view,
-      active_devices: assignments.filter(({ state }) => state === 'open' || state === 'accepted').length,
-      loss: overall?.['loss'] ?? null,
-      accuracy: overall?.['accuracy'] ?? null,
-    };
-  });
+  app.get(
+    '/api/v1/training/:model_id/status',
+    { schema: { summary: 'How the training of a model goes', tags, params: Model } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'training:read');
+      const model = await sessions.model(organizationId, request.params.model_id);
+      const [latest] = await store.findSessions({ organizationId, modelId: model.id, limit: 1 });
+      if (latest === undefined) {
+        return { model_id: model.id, status: 'idle', current_round: 0, total_rounds: 0, active_devices: 0 };
+      }
+      const view = sessionView(latest);
+      const assignments = latest.round === null ? [] : await store.assignments(latest.round.id);
+      const overall = (view['metrics'] as { overall: JsonObject | null } | null)?.overall;
+      return {
+        ...view,
+        active_devices: assignments.filter(({ state }) => state === 'open' || state === 'accepted').length,
+        loss: overall?.['loss'] ?? null,
+        accuracy: overall?.['accuracy'] ?? null,
+      };
+    },
+  );
 
-  app.post('/api/v1/training/:model_id/stop', { schema: { tags, params: Model } }, async (request) => {
-    const { organizationId } = requireScope(request, 'training:write');
-    const { lastRound, sessions: stopped } = await sessions.stopModel(organizationId, request.params.model_id);
-    return { status: 'stopped', last_round: lastRound, sessions: stopped };
-  });
+  app.post(
+    '/api/v1/training/:model_id/stop',
+    { schema: { summary: 'End the training of a model', tags, params: Model } },
+    async (request) => {
+      const { organizationId } = requireScope(request, 'training:write');
+      const { lastRound, sessions: stopped } = await sessions.stopModel(organizationId, request.params.model_id);
+      return { status: 'stopped', last_round: lastRound, sessions: stopped };
+    },
+  );
 }
 
 function organizationOf(request: FastifyRequest): string {

@@ -62,40 +62,62 @@ export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOp
   const pool = new BufferPool(DOWNLOAD_CHUNK_BYTES, 32);
 
   const config = { audit: false } as const;
-  app.put('/api/v1/transfers/:ticketId/parts/:part', { config, schema: { params: PartParams } }, async (request) => {
-    const { body } = request;
-    try {
-      if (!(body instanceof Readable)) {
-        throw new OctomilError(
-          'invalid_input',
-          'a part is sent as raw bytes with content-type application/octet-stream',
+  app.put(
+    '/api/v1/transfers/:ticketId/parts/:part',
+    { config, schema: { summary: 'Take one part of an update', tags: ['transfers'], params: PartParams } },
+    async (request) => {
+      const { body } = request;
+      try {
+        if (!(body instanceof Readable)) {
+          throw new OctomilError(
+            'invalid_input',
+            'a part is sent as raw bytes with content-type application/octet-stream',
+          );
+        }
+        const announced = request.headers['content-length'];
+        return describe(
+          await transfers.putPart(
+            proofOf(request, request.params.ticketId),
+            request.params.part,
+            body.iterator({ destroyOnReturn: false }),
+            announced === undefined ? undefined : Number(announced),
+          ),
         );
+      } finally {
+        discardRest(request.raw);
       }
-      const announced = request.headers['content-length'];
-      return describe(
-        await transfers.putPart(
-          proofOf(request, request.params.ticketId),
-          request.params.part,
-          body.iterator({ destroyOnReturn: false }),
-          announced === undefined ? undefined : Number(announced),
-        ),
-      );
-    } finally {
-      discardRest(request.raw);
-    }
-  });
-
-  app.get('/api/v1/transfers/:ticketId', { schema: { params: TicketParams } }, async (request) =>
-    describe(await transfers.state(proofOf(request, request.params.ticketId))),
+    },
   );
 
-  app.post('/api/v1/transfers/:ticketId/complete', { config, schema: { params: TicketParams } }, async (request) =>
-    transfers.complete(proofOf(request, request.params.ticketId)),
+  app.get(
+    '/api/v1/transfers/:ticketId',
+    { schema: { summary: 'What has arrived of an update', tags: ['transfers'], params: TicketParams } },
+    async (request) => describe(await transfers.state(proofOf(request, request.params.ticketId))),
+  );
+
+  app.post(
+    '/api/v1/transfers/:ticketId/complete',
+    {
+      config,
+      schema: {
+        summary: 'All parts are there: check the update and count it',
+        tags: ['transfers'],
+        params: TicketParams,
+      },
+    },
+    async (request) => transfers.complete(proofOf(request, request.params.ticketId)),
   );
 
   app.get(
     '/api/v1/transfers/objects/:sha256',
-    { exposeHeadRoute: false, schema: { params: ObjectParams } },
+    {
+      exposeHeadRoute: false,
+      schema: {
+        summary: 'Bytes that a device was told to fetch, by their digest',
+        tags: ['transfers'],
+        params: ObjectParams,
+      },
+    },
     async (request, reply) => {
       const { sha256 } = request.params;
       const object = await transfers.openDownload(requireDevice(request).deviceId, sha256);
