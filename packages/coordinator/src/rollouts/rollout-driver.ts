@@ -144,6 +144,22 @@ export class RolloutDriver {
     }
   }
 
+  /** What is gone cannot reach another device: those that would have got it go on with what they had. */
+  async objectMissing(objectKey: string): Promise<void> {
+    for (const rollout of await this.#options.store.needing(objectKey)) {
+      await this.#move(
+        rollout,
+        {
+          to: 'failed',
+          actor: COORDINATOR,
+          reasonCode: 'download_failed',
+          reason: `a file of version ${rollout.version} is gone from the object store; upload a new version and roll that out`,
+        },
+        { object_key: objectKey },
+      );
+    }
+  }
+
   async #settle(rollout: Rollout): Promise<void> {
     const { database, clock, rollbackWithinMs } = this.#options;
     const left = await devicesLeft(database, rollout.id);

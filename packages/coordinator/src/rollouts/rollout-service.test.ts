@@ -375,6 +375,18 @@ for (const { name, open, skip } of DATABASES) {
       expect(artifact).toEqual({ format: 'onnx', fileName: 'a_b_model.onnx', sha256: first.sha256, sizeBytes: 5 });
     });
 
+    test('a rollout whose file is gone fails, and devices keep what they had', async () => {
+      const { model, first, second, rollout } = await scene({ initialRatio: 0.5 });
+      await bench.service.objectMissing('objects/of nobody');
+      expect(await reload(rollout)).toMatchObject({ state: 'active' });
+      await bench.service.objectMissing(`objects/${second.id}`);
+      expect(await reload(rollout)).toMatchObject({ state: 'failed', reason_code: 'download_failed' });
+      expect(new Set(await desired(model.id))).toEqual(new Set([first.id]));
+      await expect(bench.service.commands.resume(model.id, rollout.id, null, ME)).rejects.toMatchObject({
+        details: { status: 'failed' },
+      });
+    });
+
     test('a listener is told at once, again when something changes, and never the same twice in a row', async () => {
       const { rollout, first, second, model } = await scene({ initialRatio: 0.1 });
       const [deviceId = ''] = await inShare(rollout);

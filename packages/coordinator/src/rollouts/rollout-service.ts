@@ -55,6 +55,8 @@ export interface DownloadPort {
   desiredObject(deviceId: string, sha256: string): Promise<StoredObject | undefined>;
   /** The same for what a rollout ever told the device to run, so that it can go back. */
   toldObject(deviceId: string, sha256: string): Promise<StoredObject | undefined>;
+  /** A file that a device may have is gone from the object store: rollouts under way that need it fail. */
+  objectMissing(objectKey: string): Promise<void>;
 }
 
 /** Staged deployments that look after themselves. */
@@ -215,6 +217,7 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
     observeRaw: async (deviceId, models) => observe(deviceId, parseObserved(models)),
     desiredObject: (deviceId, sha256) => downloads.desired(deviceId, sha256),
     toldObject: (deviceId, sha256) => downloads.told(deviceId, sha256),
+    objectMissing: (objectKey) => driver.objectMissing(objectKey),
     affectedDevices: (rollout, page) => affected.page(rollout, page),
     countAffected: (rollout) => affected.count(rollout),
     explainAffected: (rollout, limit) => affected.explain(rollout, limit),

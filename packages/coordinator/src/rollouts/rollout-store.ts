@@ -206,6 +206,16 @@ export class RolloutStore {
     await transaction.deleteFrom('rollouts').where('id', '=', id).execute();
   }
 
+  /** Rollouts under way whose version holds this object. */
+  needing(objectKey: string): Promise<Rollout[]> {
+    return this.#select()
+      .where('rollouts.state', 'in', ['active', 'paused'])
+      .where('rollouts.version_id', 'in', (e) =>
+        e.selectFrom('artifacts').select('version_id').where('object_key', '=', objectKey),
+      )
+      .execute();
+  }
+
   async countUnsettled(): Promise<number> {
     const { unsettled } = await this.#database.kysely
       .selectFrom('rollouts')

@@ -8,4 +8,5 @@ export const NO_ROLLOUTS: DesiredPort & DownloadPort = {
   observeRaw: async () => new Set(),
   desiredObject: async () => undefined,
   toldObject: async () => undefined,
+  objectMissing: async () => undefined,
 };

@@ -324,7 +324,13 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     },
     openDownload: async (deviceId, sha256) => {
       const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);
-      const local = await objects.localFile(objectKey);
+      const local = await objects.localFile(objectKey).catch(async (error: unknown) => {
+        if (toOctomilError(error).code === 'not_found') {
+          logger.error({ objectKey, deviceId }, 'a file that a device may have is gone from the object store');
+          await rollouts.objectMissing(objectKey);
+        }
+        throw error;
+      });
       const small = sizeBytes <= SMALL_FILE_BYTES;
       return {
         sizeBytes,
