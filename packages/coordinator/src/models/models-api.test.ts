@@ -210,6 +210,10 @@ describe('a version', () => {
       body: { code: 'format_not_ready', details: { state: 'failed', formats: ['pytorch'] } },
     });
     expect(String(missing.body['message'])).toContain('no room');
+    // Somebody has the file after all.
+    const brought = await client.upload({ version: '1.0.0' }, randomBytes(9), 'model.tflite');
+    expect(brought).toMatchObject({ status: 201, body: { status: 'draft', conversions: [], format: 'pytorch' } });
+    expect(await client.json('POST', `${client.base}/1.0.0/publish`, {})).toMatchObject({ status: 200 });
   });
 });
 

@@ -145,6 +145,7 @@ export class VersionStore {
         throw taken(same.version);
       }
       for (const artifact of artifacts) await insertArtifact(transaction, same.id, artifact);
+      await endConversions(transaction, same.id, artifacts);
       const row = await transaction
         .updateTable('versions')
         .set({
@@ -342,6 +343,24 @@ async function lockVersions(
     .select(['id', 'version', 'sequence', 'status'])
     .where('model_id', '=', modelId)
     .execute();
+}
+
+/** What was uploaded need not be made any more. */
+async function endConversions(
+  transaction: Kysely<Tables>,
+  versionId: string,
+  artifacts: readonly NewArtifact[],
+): Promise<void> {
+  const formats = artifacts.map(({ format }) => format);
+  await transaction
+    .deleteFrom('conversions')
+    .where('version_id', '=', versionId)
+    .where('format', 'in', formats)
+    .execute();
+  await sql`update versions set status = 'draft' where id = ${versionId} and status = 'converting'
+    and not exists (select 1 from conversions where version_id = ${versionId} and state <> 'ready')`.execute(
+    transaction,
+  );
 }
 
 function versionOfUpload(kysely: Kysely<Tables>, modelId: string, storageKey: string): Promise<Version | undefined> {
