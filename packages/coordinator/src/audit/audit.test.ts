@@ -79,7 +79,7 @@ test('a change is told with who, what and from where, and without values or secr
 test('what failed, what only reads and what was answered again leave no entry', async () => {
   const before = (await entries())[0]?.id;
   expect((await send('POST', '/api/v1/models', { name: 'heart' })).status).toBe(409);
-  expect((await send('POST', '/api/v1/models', { nothing: 1 })).status).toBe(400);
+  expect((await send('POST', '/api/v1/models', { name: 7, is_baseline: 'perhaps' })).status).toBe(400);
   await send('GET', '/api/v1/models');
   expect((await entries())[0]?.id).toBe(before);
   const headers = { 'idempotency-key': 'once' };
