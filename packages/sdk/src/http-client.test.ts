@@ -124,10 +124,37 @@ test('a token provider is asked once, and again after a 401; a second refusal is
   expect(coordinator.waitsMs).toEqual([]);
 });
 
-test('what a token provider throws is the cause of the failure', async () => {
-  const authTokenProvider = () => Promise.reject(new TypeError('no keychain'));
-  const error = await failure(new HttpClient({ apiBase: coordinator.apiBase, authTokenProvider }).json('GET', '/x'));
-  expect(error).toMatchObject({ code: 'authentication_failed', cause: expect.objectContaining({ name: 'TypeError' }) });
+test.each([
+  ['throws', () => failing()],
+  ['rejects', () => Promise.resolve().then(failing)],
+])(
+  'a token provider that %s is the cause of the failure, and is asked again by the next request',
+  async (_how, fail) => {
+    let asked = 0;
+    const authTokenProvider = () => (++asked === 1 ? fail() : 'oda_1');
+    const client = new HttpClient({ apiBase: coordinator.apiBase, authTokenProvider });
+    const error = await failure(client.json('GET', '/x'));
+    expect(error).toMatchObject({
+      code: 'authentication_failed',
+      cause: expect.objectContaining({ name: 'RangeError' }),
+    });
+    coordinator.json(200, { ok: 1 });
+    await expect(client.json('GET', '/x')).resolves.toEqual({ ok: 1 });
+  },
+);
+
+function failing(): never {
+  throw new RangeError('no keychain');
+}
+
+test('requests that are refused at the same time ask for one new token', async () => {
+  let asked = 0;
+  const { apiBase, timing } = coordinator;
+  const client = new HttpClient({ apiBase, timing, authTokenProvider: () => `oda_${++asked}` });
+  for (let time = 0; time < 3; time += 1) coordinator.json(401, {});
+  for (let time = 0; time < 3; time += 1) coordinator.json(200, {});
+  await Promise.all(['/a', '/b', '/c'].map((path) => client.json('GET', path)));
+  expect(asked).toBe(2);
 });
 
 test.each([

@@ -1,5 +1,6 @@
 import { errorFromAnswer, OctomilClientError } from './client-error.js';
 import {
+  type AuthTokenProvider,
   type ClientOptions,
   checkedToken,
   plainTextWarning,
@@ -130,25 +131,25 @@ export class HttpClient {
     return { ...options, idempotencyKey: options.idempotencyKey ?? randomUuid() };
   }
 
-  async #currentToken(): Promise<string> {
-    this.#token ??= this.#askToken(undefined);
-    return this.#token;
+  #currentToken(): Promise<string> {
+    return this.#token ?? this.#askToken(undefined);
   }
 
   /** @returns whether there is another token than the one refused, from here or from a request beside this one */
   async #otherToken(refused: string): Promise<boolean> {
-    if ((await this.#currentToken()) === refused) this.#token = this.#askToken(refused);
+    const held = this.#token;
+    if ((await this.#currentToken()) === refused && this.#token === held) await this.#askToken(refused);
     return (await this.#currentToken()) !== refused;
   }
 
-  async #askToken(refused: string | undefined): Promise<string> {
-    try {
-      return checkedToken(await this.#options.tokens(refused), 'the token');
-    } catch (cause) {
-      this.#token = undefined;
-      if (cause instanceof OctomilClientError) throw cause;
-      throw new OctomilClientError('authentication_failed', 'the token provider failed', { cause });
-    }
+  /** A failure is not remembered: the next request asks again. */
+  #askToken(refused: string | undefined): Promise<string> {
+    const asked = askedToken(this.#options.tokens, refused);
+    this.#token = asked;
+    asked.catch(() => {
+      if (this.#token === asked) this.#token = undefined;
+    });
+    return asked;
   }
 
   /** @throws OctomilClientError `cancelled` */
@@ -275,6 +276,16 @@ function init(method: string, token: string | undefined, options: RequestOptions
   };
   const body = options.json === undefined ? options.body : JSON.stringify(options.json);
   return { method, headers, ...(body === undefined ? {} : { body }) };
+}
+
+/** @throws OctomilClientError `authentication_failed` when the provider fails, `invalid_api_key` for what is no token */
+async function askedToken(provider: AuthTokenProvider, refused: string | undefined): Promise<string> {
+  try {
+    return checkedToken(await provider(refused), 'the token');
+  } catch (cause) {
+    if (cause instanceof OctomilClientError) throw cause;
+    throw new OctomilClientError('authentication_failed', 'the token provider failed', { cause });
+  }
 }
 
 /** Whether sending it twice is the same as once: by the method (a PATCH here sets values), or by its key. */
