@@ -24,7 +24,9 @@ export function auditResource(pattern: string, params: Params, answer: unknown, 
     const known = index === 1 ? parentId(words[0] ?? '', fields, index === words.length - 1) : undefined;
     parts.push((known ?? text(params[name]) ?? '').slice(0, MAX_SEGMENT));
   }
-  const id = created && !(words.at(-1) ?? '').startsWith(':') ? text(fields['id']) : undefined;
+  // A version is called by its number everywhere else.
+  const name = parts.at(-1) === 'versions' ? text(fields['version']) : undefined;
+  const id = created && !(words.at(-1) ?? '').startsWith(':') ? (name ?? text(fields['id'])) : undefined;
   if (id !== undefined) parts.push(id);
   return parts.join('/');
 }

@@ -140,7 +140,7 @@ test.each([
     false,
     'models/m/versions/1',
   ],
-  ['/api/v1/models/:id/versions/confirm-upload', { id: 'm' }, { version: '1' }, true, 'models/m/versions'],
+  ['/api/v1/models/:id/versions/confirm-upload', { id: 'm' }, { id: 'v', version: '1' }, true, 'models/m/versions/1'],
   ['/api/v1/models/:id/rollouts', { id: 'm' }, { id: 7 }, true, 'models/m/rollouts/7'],
   [
     '/api/v1/models/:id/rollouts/:rid/advance',
