@@ -52,8 +52,8 @@ const MultipartFields = Type.Object({
 });
 const TokenParams = Type.Object({ token: Type.String() });
 const PartParams = Type.Object({ token: Type.String(), number: Type.Integer({ minimum: 1 }) });
-/** The form's own text; files are counted apart. */
-const FORM_LIMITS = { fieldSize: 64 * 1024, fields: 50, files: 2, fileSize: Number.POSITIVE_INFINITY };
+/** One file more than the two that are taken, so that it can be named. */
+const FORM_LIMITS = { fieldSize: 64 * 1024, fields: 50, files: 3, fileSize: Number.POSITIVE_INFINITY };
 
 export interface UploadRoutesOptions {
   readonly registry: Registry;
@@ -260,8 +260,17 @@ async function readForm(request: FastifyRequest, uploads: VersionUploads): Promi
     return { files, fields };
   } catch (error) {
     await uploads.discard([...files.values()]);
-    throw error;
+    throw asBadForm(error);
   }
+}
+
+/** The parser of forms throws errors without a code. */
+function asBadForm(thrown: unknown): unknown {
+  if (!(thrown instanceof Error) || thrown.name !== 'Error' || 'code' in thrown || 'statusCode' in thrown)
+    return thrown;
+  return new OctomilError('invalid_input', `the form cannot be read: ${thrown.message}; send it whole`, {
+    cause: thrown,
+  });
 }
 
 function formatOfPart({ fieldname }: MultipartFile): string | undefined {

@@ -88,6 +88,25 @@ describe('upload in one form', () => {
     expect((await client.json('GET', client.base)).body).toMatchObject({ total: 1 });
   });
 
+  test.each([
+    ['multipart/form-data', 'no boundary'],
+    ['multipart/form-data; boundary=a', 'no form'],
+    [
+      'multipart/form-data; boundary=a',
+      '--a\r\ncontent-disposition: form-data; name="file"; filename="a.pt"\r\n\r\nhalf',
+    ],
+    [
+      'multipart/form-data; boundary=a',
+      `${['file', 'onnx_data', 'third'].map((name) => `--a\r\ncontent-disposition: form-data; name="${name}"; filename="f"\r\n\r\nx\r\n`).join('')}--a--\r\n`,
+    ],
+    ['text/plain', 'no form'],
+  ])('a form that cannot be read is 400 and leaves nothing (%s)', async (type, body) => {
+    const headers = { ...client.authorization, 'content-type': type };
+    const refused = await answerOf(await fetch(client.url(`${client.base}/upload`), { method: 'POST', headers, body }));
+    expect(refused).toMatchObject({ status: 400, body: { code: 'invalid_input' } });
+    expect(await client.storedKeys('uploads/')).toEqual([]);
+  });
+
   test('one that a client sends again under its key has one effect', async () => {
     const send = (bytes: Uint8Array) => {
       const body = new FormData();
