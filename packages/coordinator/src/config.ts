@@ -56,6 +56,7 @@ const SETTINGS = {
     'largest JSON body with base64 weights, in MiB; raw bytes are not bound by it',
     { min: 1, max: 512 },
   ),
+  converters: textSetting('OCTOMIL_CONVERTERS', undefined, 'JSON or YAML file of programs that convert model files'),
   logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
 };
 
@@ -80,6 +81,8 @@ export interface CoordinatorConfig {
   readonly trustedProxies: string | undefined;
   /** Largest JSON body with base64 weights. */
   readonly maxInlineUpdateMib: number;
+  /** Absolute path of the file of converters. */
+  readonly convertersFile: string | undefined;
   readonly logLevel: LogLevel;
   /** What must never be logged: they may hold passwords. */
   readonly secrets: { readonly databaseUrl: string | undefined; readonly redisUrl: string | undefined };
@@ -133,6 +136,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
     maxInlineUpdateMib: values.maxInlineUpdateMib,
     rateLimit: values.rateLimit,
     trustedProxies: values.trustedProxies,
+    convertersFile: values.converters === undefined ? undefined : resolve(values.converters),
     logLevel: values.logLevel,
     secrets: Object.freeze({ databaseUrl: values.databaseUrl, redisUrl: values.redisUrl }),
   });
@@ -144,6 +148,7 @@ export function redactedCoordinatorConfig(config: CoordinatorConfig): Record<str
     ...config,
     ...config.secrets,
     objectStoreUrl: `file:${config.objectFolder}${config.objectsShared ? '?shared=true' : ''}`,
+    converters: config.convertersFile,
     tlsCert: config.tls?.certFile,
     tlsKey: config.tls?.keyFile,
   };

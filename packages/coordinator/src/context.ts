@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Clock, createMetrics, type Lifecycle, type Logger, type Metrics } from '@octomil/shared/runtime';
 import { Aggregator } from './aggregation/index.js';
 import { type AuditLog, createAuditLog, registerAudit, registerAuditRoutes } from './audit/index.js';
 import type { CoordinatorConfig } from './config.js';
+import { createConversionService, readConverters, registerConversionRoutes } from './conversions/index.js';
 import { createDeviceService, type DeviceService, registerDeviceApi } from './devices/index.js';
 import { Federations, registerFederationRoutes } from './federations/index.js';
 import { createGrpcServer, type GrpcServer } from './grpc/index.js';
@@ -97,7 +98,21 @@ export async function startContext(
   const keys = new ApiKeys(database, clock);
   const federations = new Federations(database);
   const registry = new Registry({ database, objects });
+  const conversions = createConversionService({
+    database,
+    jobs,
+    objects,
+    clock,
+    logger,
+    settings: {
+      coordinatorId,
+      workFolder: join(dirname(stores.checkpointFolder), 'conversions'),
+      workFolderShared: config.objectsShared,
+      converters: config.convertersFile === undefined ? [] : await readConverters(config.convertersFile),
+    },
+  });
   const models = createRegistryRoutes({
+    conversions,
     registry,
     database,
     objects,
@@ -194,8 +209,9 @@ export async function startContext(
   registerAuditRoutes(app, { audit });
   registerOrganizations(app, { organizations: new Organizations(database) });
   registerOrganizationRoutes(app, { database, keys, grpcUrl: () => grpcUrl(config, grpc) });
-  registerFederationRoutes(app, { federations });
+  registerFederationRoutes(app, { federations, models: registry.models });
   models.register(app);
+  registerConversionRoutes(app, { registry, database, conversions });
   registerDeviceApi(app, {
     devices,
     desired: rollouts,
@@ -219,6 +235,8 @@ export async function startContext(
   lifecycle.onStop('devices', () => devices.stop());
   await rollouts.start();
   lifecycle.onStop('rollouts', () => rollouts.stop());
+  await conversions.start();
+  lifecycle.onStop('conversions', () => conversions.stop());
   await engine.start();
   lifecycle.onStop('engine', () => engine.stop());
   const sweeper = new IdempotencySweeper({ store: repeats, clock, logger });
