@@ -7,6 +7,8 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { Client, type ClientOptions, Federation, ModelRegistry, OctomilClientError } from '@octomil/sdk';
 import { type Fleet, GENERATED_TARGET, startFleet } from '../fleet/fleet.js';
 
+const COPY = "require('node:fs').copyFileSync(process.argv[1], process.argv[2])";
+
 let fleet: Fleet;
 let folder: string;
 let access: ClientOptions;
@@ -14,7 +16,12 @@ let access: ClientOptions;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'octomil-documented-'));
   await writeFile(join(folder, 'model.pt'), 'weights');
-  fleet = await startFleet({ agents: 2 });
+  // Foreign files are converted by what an operator brings; these bring a copy.
+  const command = [process.execPath, '-e', COPY, '{input}', '{output}'];
+  const converters = ['onnx', 'tflite', 'coreml'].map((to) => ({ from: 'pytorch', to, command }));
+  await writeFile(join(folder, 'converters.json'), JSON.stringify({ converters }));
+  const environment = { OCTOMIL_CONVERTERS: join(folder, 'converters.json') };
+  fleet = await startFleet({ agents: 2, coordinator: { environment } });
   access = { apiKey: fleet.apiKey, apiBase: fleet.apiBase };
 }, 60_000);
 afterAll(async () => {
@@ -83,7 +90,7 @@ test('federation: train and deploy', async () => {
   });
 }, 120_000);
 
-test('ModelRegistry: version, upload, publish, roll out', async () => {
+test('ModelRegistry: version, upload, convert, publish, roll out', async () => {
   // Your org API key (edg_* prefix) - used for model registry operations
   const registry = new ModelRegistry(access);
   // Create model
@@ -92,12 +99,22 @@ test('ModelRegistry: version, upload, publish, roll out', async () => {
     framework: 'pytorch',
     useCase: 'image_classification',
   });
-  // Upload version
-  await registry.uploadVersionFromPath({
+  // Upload version with auto-conversion
+  const uploaded = await registry.uploadVersionFromPath({
     modelId: model.id,
     filePath: join(folder, 'model.pt'),
     version: '1.0.0',
+    formats: 'onnx,tflite,coreml',
   });
+  // "The version stays in converting state until all formats are ready."
+  expect(uploaded.status).toBe('converting');
+  await registry.conversions.ready({ modelId: model.id, version: '1.0.0', intervalMs: 100 });
+  const states = await registry.conversions.status({ modelId: model.id, version: '1.0.0' });
+  expect(states.map(({ format, state }) => `${format} ${state}`).sort()).toEqual([
+    'coreml ready',
+    'onnx ready',
+    'tflite ready',
+  ]);
   // Publish
   await registry.publishVersion({ modelId: model.id, version: '1.0.0' });
   // Rollout

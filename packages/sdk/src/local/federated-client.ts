@@ -24,6 +24,8 @@ import { isWeights, namedTensors, stateDict, type WeightsLike } from './weights.
 export interface FederatedClientOptions extends ClientOptions {
   /** Names this device within its organization; the same name is the same device. */
   readonly deviceIdentifier: string;
+  /** The device's id, where it is known: nothing is registered then, as for a token that may not. */
+  readonly deviceId?: string;
   /** Largest download of training data, in bytes; more is refused. Default 4 GiB. */
   readonly maxDownloadBytes?: number;
 }
@@ -84,6 +86,7 @@ export class FederatedClient {
     this.deviceIdentifier = options.deviceIdentifier;
     this.#options = options;
     this.#http = new HttpClient(options);
+    this.#deviceId = options.deviceId === undefined ? undefined : Promise.resolve(options.deviceId);
     this.rollouts = new RolloutsApi(this.#http);
   }
 

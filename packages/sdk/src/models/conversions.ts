@@ -19,7 +19,8 @@ export class Conversions {
 
   /** How each format stands. @throws OctomilClientError `model_not_found`, `version_not_found` */
   async status(options: OfVersion): Promise<Conversion[]> {
-    return conversionsOf(await this.#http.json('GET', versionPath(options), { signal: options.signal }));
+    const path = `${versionPath(options)}/conversions`;
+    return conversionsOf(await this.#http.json('GET', path, { signal: options.signal }));
   }
 
   /**
@@ -40,7 +41,7 @@ export class Conversions {
     return this.request({ ...options, formats: [options.format] });
   }
 
-  /** Does without a format that failed. @throws OctomilClientError `not_found`, `wrong_state` unless it failed */
+  /** Does without a format that failed, or waits. @throws OctomilClientError `not_found`, `wrong_state` once it is made */
   async drop(options: OfVersion & { readonly format: string }): Promise<void> {
     const path = `${versionPath(options)}/conversions${wirePath(options.format)}`;
     await this.#http.json('DELETE', path, { signal: options.signal });
