@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -505,6 +506,57 @@ test('on the wire as published clients write it: register, weights as base64, ag
       code,
     ]);
   }
+});
+
+test('raw bytes go by without a JSON body, up to what the model has', async () => {
+  const version = await modelWithBase('raw');
+  const base = await baseOf('raw', version);
+  const { deviceId } = await clientOf('raw-1').register();
+  const bytes = encodeWeights(base);
+  const put = async (query: Record<string, string>, body: Uint8Array, headers: Record<string, string> = {}) => {
+    const asked = { model_id: 'raw', version, device_id: deviceId, sample_count: '5', ...query };
+    const answer = await fetch(`${fleet.apiBase}/training/updates?${new URLSearchParams(asked).toString()}`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${fleet.apiKey}`, 'content-type': 'application/octet-stream', ...headers },
+      body: new Blob([Uint8Array.from(body)]),
+    });
+    return { status: answer.status, json: (await answer.json()) as Record<string, unknown> };
+  };
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  const good = await put({ sha256 }, bytes, { 'x-octomil-metrics': '{"loss": 0.5}' });
+  expect(good).toMatchObject({ status: 200, json: { status: 'accepted', sha256, metrics: { loss: 0.5 } } });
+  const table: [string, Awaited<ReturnType<typeof put>>, number, string][] = [
+    ['another digest', await put({ sha256: 'a'.repeat(64) }, bytes), 422, 'checksum_mismatch'],
+    ['too many bytes', await put({}, new Uint8Array(20 * 1024 * 1024)), 413, 'too_large'],
+    ['cut off', await put({}, bytes.subarray(0, bytes.length - 4)), 422, 'update_rejected'],
+    ['nothing', await put({}, new Uint8Array(0)), 400, 'invalid_input'],
+    ['metrics that are none', await put({}, bytes, { 'x-octomil-metrics': '[1]' }), 400, 'invalid_input'],
+    ['another device', await put({ device_id: 'nobody' }, bytes), 404, 'device_not_registered'],
+    ['no version', await put({ version: '' }, bytes), 400, 'invalid_input'],
+  ];
+  for (const [what, { status, json }, expected, code] of table) {
+    expect([what, status, json['code']]).toEqual([what, expected, code]);
+  }
+});
+
+test('a session as published clients ask for one is a session that selects its devices', async () => {
+  await modelWithBase('published');
+  const body = { model_id: 'published', group: 'default', strategy: 'fedavg', rounds: 10, min_updates: 1 };
+  const answer = await ask('POST', '/training/sessions', body);
+  // No agent is enrolled here: the answer says so, rather than that it does not understand.
+  expect([answer.status, answer.json['code']]).toEqual([409, 'insufficient_devices']);
+});
+
+test('a training is stopped while it runs, and leaves no file', async () => {
+  await modelWithBase('stopped');
+  const stop = new AbortController();
+  const data = rowsOf(1, 4000);
+  const training = clientOf('stopped').train({
+    ...{ model: 'stopped', data, local: { epochs: 1000, batchSize: 8 }, signal: stop.signal },
+    onProgress: () => stop.abort(),
+  });
+  expect(await failure(training)).toMatchObject({ code: 'cancelled' });
+  expect((await readdir(tmpdir())).filter((entry) => entry.startsWith('octomil-client-'))).toEqual([]);
 });
 
 test('a federation may refuse devices that were only registered', async () => {

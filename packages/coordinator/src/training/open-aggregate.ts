@@ -27,6 +27,7 @@ export const AggregateBody = Type.Object({
   publish: OrNull(Type.Boolean()),
   strategy: OrNull(Name),
   strategy_options: OrNull(Type.Record(Type.String(), Type.Unknown())),
+  // What the updates are, they say themselves.
   update_format: OrNull(Type.Union([Type.Literal('delta'), Type.Literal('weights')])),
   max_share: OrNull(Type.Number({ exclusiveMinimum: 0, maximum: 1 })),
   architecture: OrNull(Type.Unknown()),

@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { OctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { JsonObject } from '../database/tables.js';
@@ -346,8 +346,13 @@ async function receive(request: FastifyRequest, folder: string, limitBytes: numb
     return { kind: 'file', path, sha256: hash.digest('hex'), sizeBytes };
   } catch (error) {
     await discardBody({ kind: 'file', path, sha256: '', sizeBytes });
-    throw error;
+    const known = toOctomilError(error);
+    if (known.code !== 'internal') throw known;
+    throw new OctomilError('transfer_incomplete', 'the connection ended within the update; send it again', {
+      cause: error,
+    });
   } finally {
+    request.raw.setTimeout(0);
     await file.close();
   }
 }

@@ -24,7 +24,7 @@ import { roundLabel } from './round-store.js';
 import { findBase } from './session-base.js';
 import { type Caller, roundNotFound, type SessionService } from './session-service.js';
 import { checkUpdateNorm } from './update-check.js';
-import { canonicalWeights, payloadFormat, readWeightsPayload } from './weights-payload.js';
+import { canonicalWeights, payloadFormat } from './weights-payload.js';
 
 export interface OpenUpdatesDependencies {
   readonly store: OpenStore;
@@ -64,7 +64,7 @@ export type UploadBody =
 /** An update that comes unasked weighs no more rows than this: one client must not outweigh all others by a slip. */
 const MAX_OPEN_SAMPLES = 10_000_000;
 /** Files up to this size are read whole, and so may have any accepted format. */
-const MAX_READ_BYTES = 256 * 1024 * 1024;
+const MAX_READ_BYTES = 128 * 1024 * 1024;
 const MAX_METRICS_CHARACTERS = 64 * 1024;
 /** A round that closes while an upload arrives makes way for the next one; more often than this is no accident. */
 const MAX_ROUNDS_TRIED = 5;
@@ -72,6 +72,7 @@ const MAX_ROUNDS_TRIED = 5;
 /** Takes updates from whoever trains unasked: published clients, and `FederatedClient`. */
 export class OpenUpdates {
   readonly #on: OpenUpdatesDependencies;
+  #reading: Promise<unknown> = Promise.resolve();
 
   constructor(dependencies: OpenUpdatesDependencies) {
     this.#on = dependencies;
@@ -148,6 +149,8 @@ export class OpenUpdates {
         min_updates: 1,
         update_format: format,
         base_version: header.version === 'latest' ? null : header.version,
+        // Another attempt would begin without the updates; whoever asked for the aggregate is told why it failed.
+        max_round_retries: 0,
       };
       try {
         await this.#on.sessions.create(session, caller, { closesOnRequest: true });
@@ -270,8 +273,22 @@ export class OpenUpdates {
         { details: { limitBytes: MAX_READ_BYTES } },
       );
     }
+    // One at a time: several in memory at once would be many times their size.
+    const work = this.#reading.then(() => this.#storeWhole(facts, layout, header, body, assignmentId));
+    this.#reading = work.catch(() => undefined);
+    return work;
+  }
+
+  async #storeWhole(
+    facts: RoundFacts,
+    layout: ParameterLayout,
+    header: UploadHeader,
+    body: UploadBody,
+    assignmentId: string,
+  ): Promise<{ objectKey: string; sha256: string; sizeBytes: number }> {
+    const sameFormat = header.format === facts.config.updateFormat;
     const sent = body.kind === 'bytes' ? body.bytes : await readFile(body.path);
-    const canonical = canonicalWeights(await readWeightsPayload(sent, layout), layout);
+    const canonical = await canonicalWeights(sent, layout);
     const measure = validateUpdateBytes(canonical, layout);
     if (header.format === 'delta') checkUpdateNorm(measure, facts);
     const bytes = sameFormat ? canonical : await this.#converted(facts, canonical, header.format);

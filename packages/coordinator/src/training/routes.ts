@@ -7,6 +7,7 @@ import { requireScope } from '../http/principal.js';
 import { drained, whenClosed } from './connection.js';
 import type { TrainingEngine } from './engine.js';
 import { type EventSink, streamEvents } from './event-stream.js';
+import { memberRoundView, memberSessionView } from './member-view.js';
 import { roundNotFound } from './session-service.js';
 import { type AssignmentListRow, type SessionRow, sessionNotFound } from './session-store.js';
 import { assignmentView, roundView, sessionView } from './views.js';
@@ -34,13 +35,23 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
 
   const findSession = async (request: FastifyRequest, id: string, write = false): Promise<SessionRow> => {
     const { organizationId } = requireScope(request, write ? 'training:write' : 'training:read');
-    const [row] = await store.findSessions({ organizationId, id });
-    // A session of another organization is answered like one that does not exist.
+    const [row] = await store.findSessions({ organizationId, id, orMember: true });
+    // A session of another organization is answered like one that does not exist, outside its federation.
     if (row === undefined) throw sessionNotFound(id);
+    if (write && row.organizationId !== organizationId) {
+      throw new OctomilError(
+        'forbidden',
+        `training session ${id} is another member's of federation "${row.federationName}"; only the organization that began it may change it`,
+      );
+    }
     return row;
   };
+  const isOwn = (request: FastifyRequest, row: SessionRow): boolean =>
+    row.organizationId === request.principal?.organizationId;
+  const viewFor = (request: FastifyRequest, row: SessionRow): JsonObject =>
+    isOwn(request, row) ? sessionView(row) : memberSessionView(row);
   const show = async (request: FastifyRequest, id: string): Promise<JsonObject> =>
-    sessionView(await findSession(request, id));
+    viewFor(request, await findSession(request, id));
 
   /** Sites that were asked in a dry run and could not answer, or would not. */
   const unableSites = async (roundId: unknown): Promise<ReadonlyMap<string, AssignmentListRow>> => {
@@ -67,6 +78,7 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
       const { model_id: model, federation, limit = 100, offset = 0 } = request.query;
       const rows = await store.findSessions({
         organizationId,
+        orMember: true,
         limit,
         offset,
         ...(model === undefined ? {} : { modelId: (await sessions.model(organizationId, model)).id }),
@@ -74,7 +86,7 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
           ? {}
           : { federationId: (await sessions.federation(organizationId, federation)).id }),
       });
-      return { sessions: rows.map(sessionView), limit, offset };
+      return { sessions: rows.map((row) => viewFor(request, row)), limit, offset };
     },
   );
 
@@ -140,7 +152,14 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     '/api/v1/training/sessions/:id/events',
     { schema: { summary: 'What happens in a session, as server-sent events', tags, params: Id } },
     async (request, reply) => {
-      const { id } = await findSession(request, request.params.id);
+      const session = await findSession(request, request.params.id);
+      const { id } = session;
+      if (!isOwn(request, session)) {
+        throw new OctomilError(
+          'forbidden',
+          `events name sites, so that only the organization that began session ${id} follows them; ask for GET /api/v1/training/sessions/${id}`,
+        );
+      }
       const afterId = lastEventId(request);
       const over = await endedBefore(engine, id, afterId);
       // 204 tells an EventSource not to come back (HTML Living Standard, 9.2.3).
@@ -184,9 +203,10 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     '/api/v1/training/sessions/:id/rounds',
     { schema: { summary: 'The rounds of a session', tags, params: Id } },
     async (request) => {
-      const { id } = await findSession(request, request.params.id);
-      const rows = await store.rounds(id);
-      return { rounds: rows.map((row) => roundView(row, rows)) };
+      const session = await findSession(request, request.params.id);
+      const rows = await store.rounds(session.id);
+      const view = isOwn(request, session) ? roundView : memberRoundView;
+      return { rounds: rows.map((row) => view(row, rows)) };
     },
   );
 
@@ -196,13 +216,16 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
       requireScope(request, 'training:read');
       throw roundNotFound(roundId);
     }
-    await findSession(request, sessionId, write).catch((error: unknown) => {
+    const session = await findSession(request, sessionId, write).catch((error: unknown) => {
       throw error instanceof OctomilError && error.code === 'not_found' ? roundNotFound(roundId) : error;
     });
     const rows = await store.rounds(sessionId);
     const row = rows.find(({ id }) => id === roundId);
     if (row === undefined) throw roundNotFound(roundId);
-    return { ...roundView(row, rows), assignments: (await store.assignments(roundId)).map(assignmentView) };
+    const asked = await store.assignments(roundId);
+    if (isOwn(request, session)) return { ...roundView(row, rows), assignments: asked.map(assignmentView) };
+    const own = asked.filter(({ organizationId }) => organizationId === request.principal?.organizationId);
+    return { ...memberRoundView(row, rows), assignments: own.map(assignmentView) };
   };
 
   app.get(

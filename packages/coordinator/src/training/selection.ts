@@ -124,6 +124,7 @@ export class DeviceSelector {
       select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
       from devices d
       where d.organization_id = any(${organizationIds}::text[]) and d.status = 'active'
+        and (d.identity = 'enrolled' or (select f.shared_identities from federations f where f.id = ${demand.federation.id}))
         and d.placement >= ${from}::float8 and d.placement < ${to}::float8
         ${after === undefined ? sql`` : sql`and (d.placement, d.id) > (${after.placement}::float8, ${after.id})`}
         ${online ? sql`and d.lease_until > now()` : sql``}

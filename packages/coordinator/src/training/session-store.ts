@@ -108,6 +108,8 @@ export class SessionStore {
 
   async findSessions(filter: {
     organizationId: string;
+    /** Also those of others, in federations that the organization owns or has joined. */
+    orMember?: boolean;
     id?: string;
     modelId?: string;
     federationId?: string;
@@ -115,7 +117,7 @@ export class SessionStore {
     offset?: number;
   }): Promise<SessionRow[]> {
     const { rows } = await sql<SessionRow>`
-      select s.id, s.state, s.model_id as "modelId", m.name as "modelName", s.federation_id as "federationId",
+      select s.id, s.organization_id as "organizationId", s.state, s.model_id as "modelId", m.name as "modelName", s.federation_id as "federationId",
         f.name as "federationName", s.config, s.base_version_id as "baseVersionId", base.version as "baseVersion",
         s.new_version as "newVersion", s.result_version_id as "resultVersionId", result.version as "resultVersion",
         result.metrics as "resultMetrics", s.feature_spec_hash as "featureSpecHash", s.reason_code as "reasonCode",
@@ -128,7 +130,13 @@ export class SessionStore {
       left join versions result on result.id = s.result_version_id
       left join lateral (select rounds.* from rounds where rounds.session_id = s.id
         order by number desc, attempt desc limit 1) r on true
-      where s.organization_id = ${filter.organizationId}
+      where (s.organization_id = ${filter.organizationId}${
+        filter.orMember === true
+          ? sql` or s.federation_id in (select f.id from federations f where f.organization_id = ${filter.organizationId}
+                union all select fm.federation_id from federation_members fm
+                where fm.organization_id = ${filter.organizationId} and fm.status = 'active')`
+          : sql``
+      })
         ${filter.id === undefined ? sql`` : sql`and s.id = ${filter.id}`}
         ${filter.modelId === undefined ? sql`` : sql`and s.model_id = ${filter.modelId}`}
         ${filter.federationId === undefined ? sql`` : sql`and s.federation_id = ${filter.federationId}`}
@@ -158,7 +166,7 @@ export class SessionStore {
 
   async assignments(roundId: string): Promise<AssignmentListRow[]> {
     const { rows } = await sql<AssignmentListRow>`
-      select a.id, a.device_id as "deviceId", d.device_identifier as "deviceName", a.attempt, a.state, a.phase,
+      select a.id, a.device_id as "deviceId", d.organization_id as "organizationId", d.device_identifier as "deviceName", a.attempt, a.state, a.phase,
         a.completed, a.total, a.lease_until as "leaseUntil", a.reason_code as "reasonCode", a.reason,
         coalesce(d.lease_until > now(), false) as online, u.sample_count as "sampleCount", u.weight, u.sha256,
         u.size_bytes as "sizeBytes"
@@ -171,6 +179,8 @@ export class SessionStore {
 
 export interface SessionRow {
   readonly id: string;
+  /** Of the session, which may be another member of the federation than the one that asks. */
+  readonly organizationId: string;
   readonly state: SessionState;
   readonly modelId: string;
   readonly modelName: string;
@@ -223,6 +233,7 @@ export interface RoundRow {
 export interface AssignmentListRow {
   readonly id: string;
   readonly deviceId: string;
+  readonly organizationId: string;
   readonly deviceName: string;
   readonly attempt: number;
   readonly state: string;

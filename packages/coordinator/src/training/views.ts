@@ -50,6 +50,7 @@ export function sessionView(row: SessionRow): JsonObject {
     model: row.modelName,
     federation_id: row.federationId,
     federation: row.federationName,
+    admission: config.admission ?? 'assigned',
     strategy: config.strategy,
     rounds: config.rounds,
     total_rounds: config.rounds,

@@ -20,26 +20,27 @@ export function payloadFormat(start: Uint8Array): PayloadFormat {
 }
 
 /**
- * Reads uploaded weights as float32 tensors with the names of the model. Nothing is unpickled: the reader of torch zips
- * knows tensors and plain numbers only.
+ * Reads uploaded weights and writes them as the coordinator keeps them: one float32 safetensors file, tensors in the order
+ * of their names. Nothing is unpickled: the reader of torch zips knows tensors and plain numbers only.
  *
  * - safetensors (F64, F32, F16, BF16) and torch zips hold tensors by name.
  * - An `.npy` file holds one array without a name: the one tensor of a model that has only one, or all parameters as one
  *   vector, tensors in the order of their names.
  *
+ * @param layout of the base; names and shapes are compared with it by whoever takes the result
  * @throws `update_rejected` for a file that is none of these, or an array that does not fit
  */
-export async function readWeightsPayload(bytes: Uint8Array, layout: ParameterLayout): Promise<NamedTensor[]> {
+export async function canonicalWeights(bytes: Uint8Array, layout: ParameterLayout): Promise<Uint8Array> {
   try {
     const format = payloadFormat(bytes);
-    if (format === 'safetensors') return weightsFromSafetensors(bytes);
+    if (format === 'safetensors') return encodeWeights(weightsFromSafetensors(bytes));
     const formats = await import('@octomil/shared/formats');
     if (format === 'torch-zip') {
       const maxBytes = Math.max(MIN_LIMIT_BYTES, layout.totalParams * 8);
-      return [...(await formats.readTorchZip(bytes, { maxBytes })).tensors];
+      return encodeWeights((await formats.readTorchZip(bytes, { maxBytes })).tensors);
     }
     const { shape, data } = formats.readNpy(bytes);
-    return [namedArray({ shape, data: Float32Array.from(data) }, layout)];
+    return encodeWeights(nameArray({ shape, data: Float32Array.from(data) }, layout));
   } catch (error) {
     if (!(error instanceof OctomilError) || !UNREADABLE.has(error.code)) throw error;
     throw new OctomilError(
@@ -54,32 +55,12 @@ export async function readWeightsPayload(bytes: Uint8Array, layout: ParameterLay
 const MIN_LIMIT_BYTES = 16 * 1024 * 1024;
 
 /** Codes of a file that is at fault itself. */
-const UNREADABLE: ReadonlySet<string> = new Set(['corrupt_file', 'invalid_input', 'too_large', 'data_unreadable']);
+const UNREADABLE: ReadonlySet<string> = new Set(['corrupt_file', 'invalid_input', 'too_large']);
 
-/**
- * Weights as the coordinator keeps them: one float32 file, tensors in the order of their names.
- *
- * @param layout of the base, for an array without a name
- */
-export function canonicalWeights(tensors: readonly NamedTensor[], layout: ParameterLayout): Uint8Array {
-  const [only] = tensors;
-  if (tensors.length === 1 && only !== undefined && isWholeVector(only, layout)) {
-    return encodeWeights(unflatten(layout, only.data));
-  }
-  return encodeWeights(tensors);
-}
-
-/** Stands in for a name that an `.npy` file does not have; no model's tensor is called so. */
-const WHOLE_VECTOR = '\u0000vector';
-
-function isWholeVector({ name, data }: NamedTensor, layout: ParameterLayout): boolean {
-  return name === WHOLE_VECTOR && data.length === layout.totalParams;
-}
-
-function namedArray(array: { shape: readonly number[]; data: Float32Array }, layout: ParameterLayout): NamedTensor {
+function nameArray(array: { shape: readonly number[]; data: Float32Array }, layout: ParameterLayout): NamedTensor[] {
   const [only] = layout.tensors;
-  if (layout.tensors.length === 1 && only !== undefined) return { name: only.name, ...array };
-  if (array.shape.length === 1 && array.data.length === layout.totalParams) return { name: WHOLE_VECTOR, ...array };
+  if (layout.tensors.length === 1 && only !== undefined) return [{ name: only.name, ...array }];
+  if (array.shape.length === 1 && array.data.length === layout.totalParams) return unflatten(layout, array.data);
   throw new OctomilError(
     'update_rejected',
     `the .npy file holds an array of shape [${array.shape}]; this model has ${layout.tensors.length} tensors with ${layout.totalParams} values together: send them by name as safetensors, or as one vector in the order of their names`,
