@@ -1,7 +1,8 @@
 import type { ClientOptions } from './client-options.js';
-import { HttpClient } from './http-client.js';
+import { HttpClient, type Query } from './http-client.js';
 import { listOf, readRound, readSession, type TrainingRound, type TrainingSession } from './training-session.js';
 import { camelNames } from './wire-names.js';
+import { wirePath } from './wire-path.js';
 
 /** A row as the coordinator describes it, with names in camelCase. */
 export type Listed = Readonly<Record<string, unknown>>;
@@ -24,82 +25,80 @@ export class Organization {
   }
 
   /** The new key is in the answer's `key`, once. */
-  createKey(options: { name: string; scopes?: readonly string[] }): Promise<Listed> {
-    return this.#row('POST', '/keys', options);
+  createKey(options: { name: string; scopes?: readonly string[] }, signal?: AbortSignal): Promise<Listed> {
+    return this.#row('POST', '/keys', options, signal);
   }
 
   /** Without the keys themselves. */
-  listKeys(): Promise<Listed[]> {
-    return this.#rows('/keys', 'keys');
+  listKeys(signal?: AbortSignal): Promise<Listed[]> {
+    return this.#rows('/keys', 'keys', {}, signal);
   }
 
   /** @throws OctomilClientError `not_found` */
-  revokeKey(keyId: string): Promise<Listed> {
-    return this.#row('DELETE', `/keys/${encodeURIComponent(keyId)}`);
+  revokeKey(keyId: string, signal?: AbortSignal): Promise<Listed> {
+    return this.#row('DELETE', wirePath('keys', keyId), undefined, signal);
   }
 
   /** A second live key in place of this one; the old one works until it is revoked. */
-  rotateKey(keyId: string): Promise<Listed> {
-    return this.#row('POST', `/keys/${encodeURIComponent(keyId)}/rotate`, {});
+  rotateKey(keyId: string, signal?: AbortSignal): Promise<Listed> {
+    return this.#row('POST', wirePath('keys', keyId, 'rotate'), {}, signal);
   }
 
   /** A token that enrols one device, once; it is in the answer's `token`. */
-  createEnrollmentToken(options: EnrollmentTokenOptions = {}): Promise<Listed> {
-    return this.#row('POST', '/enrollment-tokens', {
+  createEnrollmentToken(options: EnrollmentTokenOptions = {}, signal?: AbortSignal): Promise<Listed> {
+    const json = {
       ...(options.labels === undefined ? {} : { labels: options.labels }),
       ...(options.deviceIdentifier === undefined ? {} : { device_identifier: options.deviceIdentifier }),
       ...(options.expiresInSeconds === undefined ? {} : { expires_in_seconds: options.expiresInSeconds }),
-    });
+    };
+    return this.#row('POST', '/enrollment-tokens', json, signal);
   }
 
   /** At most a thousand; `status` is `online`, `offline` or `revoked`. */
-  listDevices(): Promise<Listed[]> {
-    return this.#rows('/devices', 'devices', { limit: 1000 });
+  listDevices(signal?: AbortSignal): Promise<Listed[]> {
+    return this.#rows('/devices', 'devices', { limit: 1000 }, signal);
   }
 
   /** @throws OctomilClientError `device_not_registered`, `not_found` */
-  device(deviceId: string): Promise<Listed> {
-    return this.#row('GET', `/devices/${encodeURIComponent(deviceId)}`);
+  device(deviceId: string, signal?: AbortSignal): Promise<Listed> {
+    return this.#row('GET', wirePath('devices', deviceId), undefined, signal);
   }
 
   /** Its credential stops working at once. */
-  revokeDevice(deviceId: string): Promise<Listed> {
-    return this.#row('POST', `/devices/${encodeURIComponent(deviceId)}/revoke`, {});
+  revokeDevice(deviceId: string, signal?: AbortSignal): Promise<Listed> {
+    return this.#row('POST', wirePath('devices', deviceId, 'revoke'), {}, signal);
   }
 
   /** Newest first. */
-  async listSessions(): Promise<TrainingSession[]> {
-    return listOf(await this.#http.json('GET', '/training/sessions'), 'sessions').map(readSession);
+  async listSessions(signal?: AbortSignal): Promise<TrainingSession[]> {
+    return listOf(await this.#http.json('GET', '/training/sessions', { signal }), 'sessions').map(readSession);
   }
 
   /** @throws OctomilClientError `not_found` */
-  async round(roundId: string): Promise<TrainingRound> {
-    return readRound(await this.#http.json('GET', `/training/rounds/${encodeURIComponent(roundId)}`));
+  async round(roundId: string, signal?: AbortSignal): Promise<TrainingRound> {
+    return readRound(await this.#http.json('GET', wirePath('training', 'rounds', roundId), { signal }));
   }
 
   /** @throws OctomilClientError `not_found`, `wrong_state` */
-  async retryRound(roundId: string): Promise<TrainingRound> {
-    const path = `/training/rounds/${encodeURIComponent(roundId)}/retry`;
-    return readRound(await this.#http.json('POST', path, { json: {} }));
+  async retryRound(roundId: string, signal?: AbortSignal): Promise<TrainingRound> {
+    const path = wirePath('training', 'rounds', roundId, 'retry');
+    return readRound(await this.#http.json('POST', path, { json: {}, signal }));
   }
 
   /** @throws OctomilClientError `not_found`, `wrong_state` */
-  async abortRound(roundId: string): Promise<TrainingRound> {
-    const path = `/training/rounds/${encodeURIComponent(roundId)}/abort`;
-    return readRound(await this.#http.json('POST', path, { json: {} }));
+  async abortRound(roundId: string, signal?: AbortSignal): Promise<TrainingRound> {
+    const path = wirePath('training', 'rounds', roundId, 'abort');
+    return readRound(await this.#http.json('POST', path, { json: {}, signal }));
   }
 
-  async #row(method: string, path: string, json?: unknown): Promise<Listed> {
-    const answer = await this.#http.json<Record<string, unknown> | undefined>(
-      method,
-      path,
-      json === undefined ? {} : { json },
-    );
+  async #row(method: string, path: string, json: unknown, signal: AbortSignal | undefined): Promise<Listed> {
+    const body = json === undefined ? {} : { json };
+    const answer = await this.#http.json<Record<string, unknown> | undefined>(method, path, { ...body, signal });
     return camelNames(answer ?? {});
   }
 
-  async #rows(path: string, name: string, query: Readonly<Record<string, number>> = {}): Promise<Listed[]> {
-    const rows = listOf(await this.#http.json('GET', path, { query }), name);
+  async #rows(path: string, name: string, query: Query, signal: AbortSignal | undefined): Promise<Listed[]> {
+    const rows = listOf(await this.#http.json('GET', path, { query, signal }), name);
     return rows.map((row) => camelNames(row as Record<string, unknown>));
   }
 }

@@ -2,6 +2,7 @@ import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import { OctomilClientError } from './client-error.js';
 import type { HttpClient } from './http-client.js';
 import { camelNames } from './wire-names.js';
+import { wirePath } from './wire-path.js';
 
 export const TRAINING_EVENT_TYPES = [
   'session',
@@ -91,7 +92,7 @@ async function* connection(
   };
   try {
     heard();
-    const response = await http.send('GET', `/training/sessions/${encodeURIComponent(sessionId)}/events`, {
+    const response = await http.send('GET', wirePath('training', 'sessions', sessionId, 'events'), {
       headers: {
         accept: 'text/event-stream',
         ...(place.lastEventId === undefined ? {} : { 'last-event-id': place.lastEventId }),

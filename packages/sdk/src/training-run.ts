@@ -13,6 +13,7 @@ import {
   type TrainingRound,
   type TrainingSession,
 } from './training-session.js';
+import { wirePath } from './wire-path.js';
 
 export interface ResultOptions {
   readonly signal?: AbortSignal | undefined;
@@ -74,23 +75,23 @@ export class TrainingRun {
   }
 
   /** @throws OctomilClientError `wrong_state` when it does not run */
-  pause(): Promise<TrainingSession> {
-    return this.#act('pause');
+  pause(signal?: AbortSignal): Promise<TrainingSession> {
+    return this.#act('pause', signal);
   }
 
   /** @throws OctomilClientError `wrong_state` when it is not paused */
-  resume(): Promise<TrainingSession> {
-    return this.#act('resume');
+  resume(signal?: AbortSignal): Promise<TrainingSession> {
+    return this.#act('resume', signal);
   }
 
   /** Ends it for good; sites that train for it are told to stop. Repeating it changes nothing. @throws OctomilClientError `wrong_state` when it is completed or failed */
-  cancel(): Promise<TrainingSession> {
-    return this.#act('cancel');
+  cancel(signal?: AbortSignal): Promise<TrainingSession> {
+    return this.#act('cancel', signal);
   }
 
-  async #act(action: 'pause' | 'resume' | 'cancel'): Promise<TrainingSession> {
-    const path = `/training/sessions/${encodeURIComponent(this.sessionId)}/${action}`;
-    return readSession(await this.#http.json('POST', path, { json: {} }));
+  async #act(action: string, signal: AbortSignal | undefined): Promise<TrainingSession> {
+    const path = wirePath('training', 'sessions', this.sessionId, action);
+    return readSession(await this.#http.json('POST', path, { json: {}, signal }));
   }
 
   async #assemble(session: TrainingSession, asking: Patience): Promise<TrainingResult> {
@@ -115,7 +116,7 @@ export class TrainingRun {
   }
 
   async #digest(session: TrainingSession, version: string, asking: Patience): Promise<string> {
-    const path = `/models/${encodeURIComponent(session.modelId)}/versions/${encodeURIComponent(version)}`;
+    const path = wirePath('models', session.modelId, 'versions', version);
     const answer = await this.#http.json<Record<string, unknown>>('GET', path, asking);
     const weights = listOf(answer, 'artifacts').find(
       (artifact) => (artifact as Record<string, unknown>)['format'] === 'safetensors',
@@ -135,6 +136,6 @@ function throwIfStuck(session: TrainingSession): void {
 }
 
 /** A training that was started earlier, of any federation. @throws OctomilClientError `invalid_api_key`, `invalid_input` */
-export function openRun(sessionId: string, options: ClientOptions = {}): TrainingRun {
-  return new TrainingRun(new HttpClient(options), sessionId);
+export function openRun(sessionId: string, options: ClientOptions | HttpClient = {}): TrainingRun {
+  return new TrainingRun(HttpClient.of(options), sessionId);
 }

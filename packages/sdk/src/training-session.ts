@@ -2,6 +2,7 @@ import { type ErrorCode, isErrorCode } from '@octomil/shared/errors';
 import { OctomilClientError } from './client-error.js';
 import type { HttpClient, RequestOptions } from './http-client.js';
 import { camelNames } from './wire-names.js';
+import { wirePath } from './wire-path.js';
 
 /** How a model does on held-out rows. */
 export interface Metrics {
@@ -71,11 +72,11 @@ export interface TrainingResult {
 type Asking = Pick<RequestOptions, 'signal' | 'maxAttempts'>;
 
 export async function fetchSession(http: HttpClient, id: string, asking: Asking = {}): Promise<TrainingSession> {
-  return readSession(await http.json('GET', `/training/sessions/${encodeURIComponent(id)}`, asking));
+  return readSession(await http.json('GET', wirePath('training', 'sessions', id), asking));
 }
 
 export async function fetchRounds(http: HttpClient, id: string, asking: Asking = {}): Promise<TrainingRound[]> {
-  const answer = await http.json('GET', `/training/sessions/${encodeURIComponent(id)}/rounds`, asking);
+  const answer = await http.json('GET', wirePath('training', 'sessions', id, 'rounds'), asking);
   return listOf(answer, 'rounds').map(readRound);
 }
 
