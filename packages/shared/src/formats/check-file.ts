@@ -64,36 +64,31 @@ export async function checkFile(path: string): Promise<CheckedFile> {
 }
 
 async function lookInto(path: string, format: ModelFormat | undefined, sizeBytes: number): Promise<Found> {
-  switch (format) {
-    case undefined:
-      return { ...NOTHING, problems: ['the bytes are of no format that is known here'] };
-    case 'safetensors':
-      return checkSafetensors(path, sizeBytes);
-    case 'pytorch':
-      return checkTorch(path, sizeBytes);
-    case 'npy': {
-      refuseAbove(sizeBytes);
-      const { dtype, shape, data } = readNpy(await readFile(path));
-      const finite = data.every(Number.isFinite);
-      return report([{ name: 'array', dtype, shape, parameters: data.length }], finite ? undefined : 'array');
-    }
-    case 'model.json': {
-      const { architecture, inputWidth } = parseModelDocument(await readFile(path));
-      const weights = [...planModel(architecture, inputWidth).weights.values()].flat();
-      const tensors = weights.map(({ name, shape }) => ({
-        name,
-        dtype: 'F32',
-        shape,
-        parameters: elementCount(shape),
-      }));
-      return { ...NOTHING, tensors };
-    }
-    case 'sklearn':
-      return { ...NOTHING, problems: ['a pickle can run any code when it is opened, so it is never opened here'] };
-    default:
-      return NOTHING;
-  }
+  if (format === undefined) return { ...NOTHING, problems: ['the bytes are of no format that is known here'] };
+  return (await LOOKERS[format]?.(path, sizeBytes)) ?? NOTHING;
 }
+
+/** Formats that are looked into. */
+const LOOKERS: Partial<Readonly<Record<ModelFormat, (path: string, sizeBytes: number) => Found | Promise<Found>>>> = {
+  safetensors: checkSafetensors,
+  pytorch: checkTorch,
+  npy: async (path, sizeBytes) => {
+    refuseAbove(sizeBytes);
+    const { dtype, shape, data } = readNpy(await readFile(path));
+    const finite = data.every(Number.isFinite);
+    return report([{ name: 'array', dtype, shape, parameters: data.length }], finite ? undefined : 'array');
+  },
+  'model.json': async (path) => {
+    const { architecture, inputWidth } = parseModelDocument(await readFile(path));
+    const weights = [...planModel(architecture, inputWidth).weights.values()].flat();
+    const tensors = weights.map(({ name, shape }) => ({ name, dtype: 'F32', shape, parameters: elementCount(shape) }));
+    return { ...NOTHING, tensors };
+  },
+  sklearn: () => ({
+    ...NOTHING,
+    problems: ['a pickle can run any code when it is opened, so it is never opened here'],
+  }),
+};
 
 function report(tensors: readonly CheckedTensor[], notFinite: string | undefined): Found {
   const problems =
@@ -143,20 +138,18 @@ async function checkSafetensors(path: string, sizeBytes: number): Promise<Found>
   }
 }
 
+type Floats = (buffer: ArrayBufferLike, count: number) => Float32Array | Float64Array;
+
+/** Integers are always finite. */
+const FLOATS: Partial<Readonly<Record<Dtype, Floats>>> = {
+  F64: (buffer, count) => new Float64Array(buffer, 0, count),
+  F32: (buffer, count) => new Float32Array(buffer, 0, count),
+  F16: (buffer, count) => float16ToFloat32(new Uint16Array(buffer, 0, count)),
+  BF16: (buffer, count) => bfloat16ToFloat32(new Uint16Array(buffer, 0, count)),
+};
+
 function isFiniteBytes({ buffer }: Uint8Array, length: number, dtype: Dtype): boolean {
-  const count = length / DTYPE_BYTES[dtype];
-  switch (dtype) {
-    case 'F64':
-      return new Float64Array(buffer, 0, count).every(Number.isFinite);
-    case 'F32':
-      return new Float32Array(buffer, 0, count).every(Number.isFinite);
-    case 'F16':
-      return float16ToFloat32(new Uint16Array(buffer, 0, count)).every(Number.isFinite);
-    case 'BF16':
-      return bfloat16ToFloat32(new Uint16Array(buffer, 0, count)).every(Number.isFinite);
-    default:
-      return true;
-  }
+  return FLOATS[dtype]?.(buffer, length / DTYPE_BYTES[dtype]).every(Number.isFinite) ?? true;
 }
 
 function refuseAbove(sizeBytes: number): void {

@@ -31,34 +31,33 @@ export interface ConvertRequest {
  * the document has a layer without a counterpart
  */
 export function convertModel({ document, weights, format }: ConvertRequest): AsyncIterable<Uint8Array> {
-  switch (format) {
-    case 'safetensors':
-      return streamOf(safetensorsParts(weights));
-    case 'pytorch':
-      return writeTorchZip(weights);
-    case 'npz':
-      return writeStoredZip(
-        weights.map((tensor) => ({
-          name: `${tensor.name}.npy`,
-          // A copy: a zip's entry is one buffer, and the header comes before the numbers.
-          bytes: Buffer.concat([npyHeader(tensor), bytesOf(tensor.data)]),
-        })),
-      );
-    case 'onnx':
-      if (document === undefined) {
-        throw new OctomilError(
-          'conversion_failed',
-          'ONNX is made of the architecture and the weights; give the model document (model.json) too',
-        );
-      }
-      return streamOf(writeOnnx(document, weights));
-    default:
-      throw new OctomilError(
-        'conversion_failed',
-        `${format} is not made here; ${WRITABLE_FORMATS.join(', ')} are, and a coordinator may have converters for more`,
-        { details: { format, formats: WRITABLE_FORMATS } },
-      );
+  if (format === 'safetensors') return streamOf(safetensorsParts(weights));
+  if (format === 'pytorch') return writeTorchZip(weights);
+  if (format === 'npz') return writeNpz(weights);
+  if (format !== 'onnx') {
+    throw new OctomilError(
+      'conversion_failed',
+      `${format} is not made here; ${WRITABLE_FORMATS.join(', ')} are, and a coordinator may have converters for more`,
+      { details: { format, formats: WRITABLE_FORMATS } },
+    );
   }
+  if (document === undefined) {
+    throw new OctomilError(
+      'conversion_failed',
+      'ONNX is made of the architecture and the weights; give the model document (model.json) too',
+    );
+  }
+  return streamOf(writeOnnx(document, weights));
+}
+
+function writeNpz(weights: readonly NamedTensor[]): AsyncIterable<Uint8Array> {
+  return writeStoredZip(
+    weights.map((tensor) => ({
+      name: `${tensor.name}.npy`,
+      // A copy: a zip's entry is one buffer, and the header comes before the numbers.
+      bytes: Buffer.concat([npyHeader(tensor), bytesOf(tensor.data)]),
+    })),
+  );
 }
 
 /** As a weights file, without a copy of all of it. */

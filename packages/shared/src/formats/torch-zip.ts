@@ -195,31 +195,26 @@ async function readTensors(found: readonly FoundTensor[], zip: StoredZip, root: 
   }));
 }
 
-function toFloat32(dtype: Dtype, bytes: Uint8Array): Float32Array {
-  const { buffer } = bytes;
-  switch (dtype) {
-    case 'F32':
-      return new Float32Array(buffer);
-    case 'F64':
-      return Float32Array.from(new Float64Array(buffer));
-    case 'F16':
-      return float16ToFloat32(new Uint16Array(buffer));
-    case 'BF16':
-      return bfloat16ToFloat32(new Uint16Array(buffer));
-    case 'I64':
-      return Float32Array.from(new BigInt64Array(buffer), Number);
-    case 'I32':
-      return Float32Array.from(new Int32Array(buffer));
-    case 'I16':
-      return Float32Array.from(new Int16Array(buffer));
-    case 'I8':
-      return Float32Array.from(new Int8Array(buffer));
-    case 'U8':
-    case 'BOOL':
-      return Float32Array.from(bytes);
-    default:
-      throw corrupt(`its storages hold ${dtype}`);
-  }
+type ToFloat32 = (buffer: ArrayBufferLike) => Float32Array;
+
+/** By the types of torch's storages. */
+const TO_FLOAT32: Partial<Readonly<Record<Dtype, ToFloat32>>> = {
+  F32: (buffer) => new Float32Array(buffer),
+  F64: (buffer) => Float32Array.from(new Float64Array(buffer)),
+  F16: (buffer) => float16ToFloat32(new Uint16Array(buffer)),
+  BF16: (buffer) => bfloat16ToFloat32(new Uint16Array(buffer)),
+  I64: (buffer) => Float32Array.from(new BigInt64Array(buffer), Number),
+  I32: (buffer) => Float32Array.from(new Int32Array(buffer)),
+  I16: (buffer) => Float32Array.from(new Int16Array(buffer)),
+  I8: (buffer) => Float32Array.from(new Int8Array(buffer)),
+  U8: (buffer) => Float32Array.from(new Uint8Array(buffer)),
+  BOOL: (buffer) => Float32Array.from(new Uint8Array(buffer)),
+};
+
+function toFloat32(dtype: Dtype, { buffer }: Uint8Array): Float32Array {
+  const convert = TO_FLOAT32[dtype];
+  if (convert === undefined) throw corrupt(`its storages hold ${dtype}`);
+  return convert(buffer);
 }
 
 /** The tensor in C order: the storage itself where it lies so, otherwise a copy. */
