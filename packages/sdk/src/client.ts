@@ -5,8 +5,10 @@ import { Groups } from './devices/groups.js';
 import { Federation } from './federation.js';
 import { HttpClient } from './http-client.js';
 import { ModelRegistry } from './model-registry.js';
-import { Organization } from './organization.js';
+import { type Listed, Organization } from './organization.js';
 import type { RolloutsApi } from './rollouts/rollouts-api.js';
+import { listOf } from './training-session.js';
+import { camelNames } from './wire-names.js';
 
 /**
  * Everything of an organization behind one key.
@@ -37,8 +39,19 @@ export class Client {
     this.auditLog = new AuditLog(this.#http);
   }
 
-  /** The federation of this name; made on first use when there is none. */
-  federation(name: string): Federation {
-    return new Federation({ name }, this.#http);
+  /** @param which the name, made on first use when there is none; or the id of one that exists */
+  federation(which: string | { readonly id: string }): Federation {
+    return new Federation(typeof which === 'string' ? { name: which } : which, this.#http);
+  }
+
+  /**
+   * Federations that this organization owns or has joined.
+   *
+   * @param options `status`: `invited` for invitations that wait for an answer instead
+   */
+  async federations(options: { readonly status?: 'invited'; readonly signal?: AbortSignal } = {}): Promise<Listed[]> {
+    const { status, signal } = options;
+    const rows = listOf(await this.#http.json('GET', '/federations', { query: { status }, signal }), 'federations');
+    return rows.map((row) => camelNames(row as Record<string, unknown>));
   }
 }

@@ -162,6 +162,18 @@ export class Federation {
     return readMember(await this.#http.json('POST', `${await this.#path(signal)}/join`, { json, signal }));
   }
 
+  /** Leaves it, or turns an invitation down. @throws OctomilClientError `not_found`, `wrong_state` for the owner */
+  async leave(signal?: AbortSignal): Promise<void> {
+    await this.#http.json('POST', `${await this.#path(signal)}/leave`, { json: {}, signal });
+  }
+
+  /** Takes an organization out. @throws OctomilClientError `not_found`, `forbidden` unless it is this organization's own */
+  async removeMember(options: { readonly orgId: string; readonly signal?: AbortSignal }): Promise<void> {
+    const { orgId, signal } = options;
+    await this.#http.json('DELETE', `${await this.#path(signal)}${wirePath('members', orgId)}`, { signal });
+  }
+
+  /** Those that were invited as well, for the owner. */
   async members(signal?: AbortSignal): Promise<FederationMember[]> {
     const answer = await this.#http.json('GET', `${await this.#path(signal)}/members`, { signal });
     return listOf(answer, 'members').map(readMember);
@@ -171,6 +183,12 @@ export class Federation {
   async shareModel(options: { readonly model: string; readonly signal?: AbortSignal }): Promise<void> {
     const { model, signal } = options;
     await this.#http.json('POST', `${await this.#path(signal)}/models`, { json: { model_id: model }, signal });
+  }
+
+  /** @throws OctomilClientError `model_not_found` where it is not shared, `forbidden` for another member's */
+  async unshareModel(options: { readonly model: string; readonly signal?: AbortSignal }): Promise<void> {
+    const { model, signal } = options;
+    await this.#http.json('DELETE', `${await this.#path(signal)}${wirePath('models', model)}`, { signal });
   }
 
   /** The models that are shared here. */

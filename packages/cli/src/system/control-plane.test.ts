@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -151,4 +151,28 @@ test('devices by label and group, and what was changed is in the audit log', asy
     expect(createdAt).toMatch(/Z$/);
   }
   expect(actions.size).toBeGreaterThan(3);
+});
+
+test('an organization is invited, joins, sees what is shared and nothing else, and leaves', async () => {
+  const { database, keys } = fleet.coordinator.context;
+  const guests = randomUUID();
+  await database.kysely.insertInto('organizations').values({ id: guests, name: 'guests' }).execute();
+  const guest = new Client({ ...access, apiKey: (await keys.create(guests, 'theirs', ['admin'])).key, orgId: guests });
+  const federation = client.federation('network');
+  const shared = await client.registry.ensureModel({ name: 'shared' });
+  await client.registry.ensureModel({ name: 'kept' });
+  await expect(federation.invite({ orgIds: [guests] })).resolves.toMatchObject([{ orgId: guests, status: 'invited' }]);
+  const [invitation] = await guest.federations({ status: 'invited' });
+  const joined = guest.federation({ id: String(invitation?.['id']) });
+  await expect(guest.registry.model(shared.id)).rejects.toMatchObject({ status: 404 });
+  await expect(joined.join()).resolves.toMatchObject({ orgId: guests, status: 'active' });
+  await federation.shareModel({ model: 'shared' });
+  await expect(joined.models()).resolves.toMatchObject([{ id: shared.id, name: 'shared' }]);
+  await expect(guest.registry.model(shared.id)).resolves.toMatchObject({ name: 'shared' });
+  const members = (await federation.members()).map(({ orgId }) => orgId);
+  expect(members).toContain(guests);
+  await federation.unshareModel({ model: 'shared' });
+  await expect(guest.registry.model(shared.id)).rejects.toMatchObject({ status: 404 });
+  await joined.leave();
+  await expect(joined.members()).rejects.toMatchObject({ status: 404 });
 });
