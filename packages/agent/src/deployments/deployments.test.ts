@@ -343,6 +343,26 @@ test('what runs is said in full after each Welcome, and again until there is a r
     bench.auditFailure = undefined;
     bench.clock.advance(30_000);
     await bench.until(() => bench.observed()?.activeVersionId === 'v-2');
+
+    // That a full disk failed it is told all the same, in the coordinator's own words.
+    bench.auditFailure = new OctomilError('insufficient_storage', 'the audit log cannot be written');
+    bench.conditions.freeBytes = 0;
+    bench.desire(bench.version('3'));
+    await bench.until(() => bench.observed()?.state === 'failed');
+    expect(bench.observed()).toMatchObject({
+      versionId: 'v-3',
+      activeVersionId: 'v-2',
+      healthJson: '',
+      problem: { code: 'insufficient_storage', message: 'the audit log cannot be written', detailsJson: '' },
+    });
+    await bench.settle();
+    const told = bench.reports.length;
+    bench.clock.advance(30_000);
+    await bench.settle();
+    expect(bench.reports).toHaveLength(told);
+    bench.auditFailure = undefined;
+    bench.clock.advance(30_000);
+    await bench.until(() => bench.observed()?.problem?.message.includes('make room') === true);
   }));
 
 test('answers are counted for the active version alone, and told every few seconds under one audit entry', () =>

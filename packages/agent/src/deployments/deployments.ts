@@ -70,6 +70,7 @@ export class Deployments implements InferenceCounters {
     this.#report = new ObservedReport({
       snapshot: () => this.#snapshot(),
       audit: (models) => this.#audit(models),
+      unwritten,
       onReceipt: (models) => this.#received(models),
       clock,
       logger,
@@ -284,6 +285,18 @@ function denied(allowed: readonly string[] | undefined, modelName: string): Octo
     'policy_denied',
     `model "${modelName}" may not be deployed here: the site's deployments.models does not name it; the site's owner can add it`,
     { details: { model: modelName } },
+  );
+}
+
+/**
+ * A full disk fails an activation and keeps its audit entry from being written: the coordinator is told that it failed,
+ * for the reason that nothing can be written, in words that it sent itself. Anything else waits for room.
+ */
+function unwritten(models: readonly ObservedModelFields[], error: OctomilError): ObservedModelFields[] | undefined {
+  if (error.code !== 'insufficient_storage' || !models.some(({ state }) => state === 'failed')) return undefined;
+  if (models.some(({ state }) => state !== 'failed' && state !== 'active')) return undefined;
+  return models.map((model) =>
+    model.state === 'failed' ? { ...model, problem: toProblem(error), healthJson: '' } : { ...model, healthJson: '' },
   );
 }
 

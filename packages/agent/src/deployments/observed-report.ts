@@ -1,3 +1,4 @@
+import { type OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ProblemFields } from '../connection/problem.js';
 import type { SessionLink } from '../session/session-link.js';
@@ -17,8 +18,13 @@ export interface ObservedModelFields {
 export interface ObservedReportOptions {
   /** Everything there is to say at the moment. */
   readonly snapshot: () => ObservedModelFields[];
-  /** Writes down what is about to leave. @throws OctomilError `insufficient_storage`; then nothing leaves */
+  /** Writes down what is about to leave. @throws OctomilError `insufficient_storage`; then it does not leave */
   readonly audit: (models: readonly ObservedModelFields[]) => Promise<void>;
+  /** What may be told all the same when it cannot be written down; undefined: nothing. */
+  readonly unwritten: (
+    models: readonly ObservedModelFields[],
+    error: OctomilError,
+  ) => readonly ObservedModelFields[] | undefined;
   /** The coordinator has it. */
   readonly onReceipt: (models: readonly ObservedModelFields[]) => void;
   readonly clock: Clock;
@@ -38,6 +44,8 @@ export class ObservedReport {
   /** What a receipt is awaited for. */
   #sent: readonly ObservedModelFields[] | undefined;
   #received = '';
+  /** What was sent is not everything, which could not be written down. */
+  #partial = false;
   /** Held back until a receipt comes or the figures' interval is over. */
   #dirty = false;
   #sending = false;
@@ -85,7 +93,7 @@ export class ObservedReport {
   receipt(): void {
     const sent = this.#sent;
     if (sent === undefined) return;
-    this.#callOffRepeat();
+    if (!this.#partial) this.#callOffRepeat();
     this.#sent = undefined;
     this.#received = textOf(sent);
     this.#options.onReceipt(sent);
@@ -100,10 +108,10 @@ export class ObservedReport {
   }
 
   async #send(link: SessionLink): Promise<void> {
-    const { snapshot, audit, clock, logger } = this.#options;
+    const { snapshot, audit, unwritten, clock, logger } = this.#options;
     this.#sending = true;
-    let models: readonly ObservedModelFields[];
-    let failed = false;
+    let models: readonly ObservedModelFields[] | undefined = snapshot();
+    this.#partial = false;
     try {
       // What changes while the entry is written is said as well, so that the two never differ.
       let audited = '';
@@ -114,10 +122,11 @@ export class ObservedReport {
         audited = textOf(models);
         await audit(models);
       }
-    } catch (error) {
-      logger.warn({ error }, 'what runs here could not be told: it could not be written down');
-      models = [];
-      failed = true;
+    } catch (thrown) {
+      const error = toOctomilError(thrown);
+      logger.warn({ error }, 'what runs here could not be told in full: it could not be written down');
+      models = unwritten(models, error);
+      this.#partial = true;
     }
     this.#sending = false;
     if (this.#link !== link) {
@@ -125,7 +134,7 @@ export class ObservedReport {
       if (this.#link !== undefined) void this.#send(this.#link);
       return;
     }
-    if (failed) {
+    if (models === undefined || (this.#partial && textOf(models) === this.#received)) {
       this.#repeatLater(link);
       return;
     }

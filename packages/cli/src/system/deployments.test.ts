@@ -1,9 +1,16 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect, test } from '@jest/globals';
-import { openLocalAgent } from '@octomil/agent';
+import { afterAll, expect, test } from '@jest/globals';
+import { openLocalAgent, parseAgentConfig, startAgent } from '@octomil/agent';
 import { OctomilError } from '@octomil/shared/errors';
+import { silentLogger } from '@octomil/shared/runtime';
 import { type Fleet, GENERATED_TARGET, startFleet } from '../fleet/fleet.js';
+import { SmallDisk } from './small-disk.js';
+
+const disk = SmallDisk.mount(24);
+const onDisk = disk === undefined ? test.skip : test;
+const skipped = disk === undefined ? ' (skipped: this user cannot mount a disk)' : '';
+afterAll(() => disk?.unmount());
 
 const TRAINING = {
   model: 'risk',
@@ -15,8 +22,11 @@ const TRAINING = {
   local: { epochs: 1, batchSize: 32, learningRate: 0.1, optimizer: 'sgd' },
 } as const;
 
+/** One device of one fails: without this the rollout would take itself back. */
+const TOLERANT = { maxActivationFailureRatio: 1 } as const;
+
 async function until(condition: () => Promise<boolean>): Promise<void> {
-  const endMs = Date.now() + 20_000;
+  const endMs = Date.now() + 40_000;
   while (!(await condition())) {
     if (Date.now() > endMs) throw new OctomilError('request_timeout', `never happened: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
@@ -84,3 +94,60 @@ test('sites train a model, a rollout brings each version to them, and its figure
     await fleet.stop();
   }
 }, 90_000);
+
+onDisk.each([4_000_000, 0])(
+  `a device whose disk has %d bytes left${skipped}: the activation fails with the reason, the old version stays, and with room it goes on`,
+  async (leftBytes) => {
+    if (disk === undefined) return;
+    const fleet = await startFleet({ agents: [] });
+    const state = join(disk.folder, 'used', `state-${leftBytes}`);
+    const { token } = await fleet.organization.createEnrollmentToken();
+    const file = {
+      coordinator: fleet.grpcAddress,
+      device_identifier: 'cramped',
+      enrollment_token: String(token),
+      state_dir: state,
+      stop_grace_seconds: 0,
+    };
+    const config = parseAgentConfig(file, { folder: disk.folder, environment: {} });
+    const agent = await startAgent(config, { logger: silentLogger, random: () => 0 });
+    try {
+      await agent.ready;
+      const { id: modelId } = await fleet.registry.ensureModel({ name: 'graph' });
+      const row = async (): Promise<Record<string, unknown> | undefined> =>
+        fleet.coordinator.context.database.kysely
+          .selectFrom('device_models')
+          .selectAll()
+          .where('model_id', '=', modelId)
+          .executeTakeFirst();
+      for (const [version, bytes] of [
+        ['1.0.0', 1_000],
+        ['2.0.0', 5_000_000],
+      ] as const) {
+        const content = new Blob([new Uint8Array(bytes).fill(bytes % 251)]);
+        await fleet.registry.uploadVersion({ modelId, version, fileName: 'graph.onnx', content });
+        await fleet.registry.publishVersion({ modelId, version });
+        if (version === '2.0.0') await disk.fill(leftBytes);
+        await fleet.registry.createRollout({ modelId, version, rolloutPercentage: 100, health: TOLERANT });
+        if (version === '1.0.0') await until(async () => (await row())?.['state'] === 'active');
+      }
+      await until(async () => (await row())?.['state'] === 'failed');
+      const failed = await row();
+      expect(failed?.['reason_code']).toBe('insufficient_storage');
+      expect(failed?.['active_version_id']).not.toBe(failed?.['version_id']);
+      const pointer = async () =>
+        JSON.parse(await readFile(join(state, 'deployed', modelId, 'active.json'), 'utf8')) as {
+          active: { version: string };
+        };
+      expect((await pointer()).active.version).toBe('1.0.0');
+      await disk.free();
+      await until(async () => (await pointer()).active.version === '2.0.0');
+      await until(async () => (await row())?.['state'] === 'active');
+    } finally {
+      await disk.free();
+      await agent.stop();
+      await fleet.stop();
+    }
+  },
+  90_000,
+);
