@@ -1,13 +1,14 @@
 import { OctomilError } from '@octomil/shared/errors';
 import {
+  describe,
+  isKind,
   ORDERED_DICT,
-  type PickledStorage,
-  type PickledTensor,
   type PickleValue,
   REBUILD_PARAMETER,
   REBUILD_TENSOR,
   STORAGE_DTYPES,
 } from './pickle-value.js';
+import { storageOf, tensorOf } from './pickled-tensor.js';
 
 export interface PickleLimits {
   /** Instructions carried out. Default 5,000,000: a state dict needs about 60 per tensor. */
@@ -33,7 +34,6 @@ const GLOBALS: ReadonlySet<string> = new Set([
   REBUILD_PARAMETER,
   ...Object.keys(STORAGE_DTYPES),
 ]);
-const MAX_RANK = 64;
 /** Beyond 2⁵³ no size or index is exact; an int of a state dict never is. */
 const MAX_LONG_BYTES = 64;
 
@@ -231,7 +231,7 @@ class PickleMachine {
         return;
       }
       case OP.BINPERSID:
-        this.#push(storage(this.#pop()));
+        this.#push(storageOf(this.#pop()));
         return;
       case OP.REDUCE: {
         const args = this.#pop();
@@ -288,7 +288,7 @@ class PickleMachine {
         this.#tensors++;
         if (this.#tensors > this.#limits.maxTensors)
           throw corrupt(`it has more than ${this.#limits.maxTensors} tensors`);
-        return tensor(args.items);
+        return tensorOf(args.items);
       case REBUILD_PARAMETER: {
         const [data = null] = args.items;
         if (!isKind(data, 'tensor')) throw corrupt(`it makes a parameter of ${describe(data)}`);
@@ -387,51 +387,6 @@ class PickleMachine {
     const signed = BigInt.asIntN(Math.max(length * 8, 1), value);
     return Number.isSafeInteger(Number(signed)) ? Number(signed) : signed;
   }
-}
-
-/** `('storage', torch.FloatStorage, '0', 'cpu', 12)`. */
-function storage(id: PickleValue): PickledStorage {
-  const [tag, type, key, , elements] = isKind(id, 'tuple') ? id.items : [];
-  const dtype = isKind(type, 'global') ? STORAGE_DTYPES[type.name] : undefined;
-  if (tag !== 'storage' || dtype === undefined || typeof key !== 'string' || !isCount(elements)) {
-    throw corrupt('it refers to something that is no storage of numbers');
-  }
-  return { kind: 'storage', dtype, key, elements };
-}
-
-/** Arguments of `torch._utils._rebuild_tensor_v2`: storage, offset, size, stride, requires_grad, hooks. */
-function tensor([source = null, offset, size = null, stride = null]: readonly PickleValue[]): PickledTensor {
-  if (!isKind(source, 'storage')) throw corrupt(`a tensor lies in ${describe(source)}`);
-  const shape = counts(size);
-  const strides = counts(stride);
-  if (!isCount(offset) || shape === undefined || strides?.length !== shape.length || shape.length > MAX_RANK) {
-    throw corrupt('a tensor has an offset, size or stride that is none');
-  }
-  return { kind: 'tensor', storage: source, offset, shape, strides };
-}
-
-function counts(value: PickleValue): readonly number[] | undefined {
-  if (!isKind(value, 'tuple')) return undefined;
-  return value.items.every(isCount) ? value.items : undefined;
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0 && !Object.is(value, -0);
-}
-
-type Kinds = Extract<PickleValue, { kind: string }>;
-
-export function isKind<K extends Kinds['kind']>(
-  value: PickleValue | undefined,
-  kind: K,
-): value is Extract<Kinds, { kind: K }> {
-  return typeof value === 'object' && value !== null && value.kind === kind;
-}
-
-export function describe(value: PickleValue): string {
-  if (typeof value !== 'object') return `a ${typeof value}`;
-  if (value === null) return 'None';
-  return value.kind === 'global' ? value.name : `a ${value.kind}`;
 }
 
 function corrupt(reason: string, cause?: unknown): OctomilError {

@@ -50,3 +50,18 @@ export const STORAGE_DTYPES: Readonly<Record<string, Dtype>> = {
 export const ORDERED_DICT = 'collections.OrderedDict';
 export const REBUILD_TENSOR = 'torch._utils._rebuild_tensor_v2';
 export const REBUILD_PARAMETER = 'torch._utils._rebuild_parameter';
+
+type Kinds = Extract<PickleValue, { kind: string }>;
+
+export function isKind<K extends Kinds['kind']>(
+  value: PickleValue | undefined,
+  kind: K,
+): value is Extract<Kinds, { kind: K }> {
+  return typeof value === 'object' && value !== null && value.kind === kind;
+}
+
+export function describe(value: PickleValue): string {
+  if (typeof value !== 'object') return `a ${typeof value}`;
+  if (value === null) return 'None';
+  return value.kind === 'global' ? value.name : `a ${value.kind}`;
+}

@@ -70,6 +70,48 @@ test('the same tensors give the same bytes', async () => {
   expect(text).toContain('highest protocol among opcodes = 2');
 });
 
+/** Python's own pickler over a module's state dict, with names that stand for torch's. */
+const PICKLE_STATE_DICT = `
+import collections, io, pickle, sys, types
+def module(name):
+    made = types.ModuleType(name); sys.modules[name] = made; return made
+utils, torch = module('torch._utils'), module('torch')
+def named(owner, name, made):
+    made.__module__, made.__qualname__, made.__name__ = owner.__name__, name, name
+    setattr(owner, name, made); return made
+rebuild = named(utils, '_rebuild_tensor_v2', lambda *a: None)
+parameter = named(utils, '_rebuild_parameter', lambda *a: None)
+kind = named(torch, 'DoubleStorage', type('DoubleStorage', (), {}))
+class Storage: pass
+class Tensor:
+    def __reduce__(self):
+        return rebuild, (Storage(), 0, (2,), (1,), False, collections.OrderedDict())
+class Parameter:
+    def __reduce__(self):
+        return parameter, (Tensor(), True, collections.OrderedDict())
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return ('storage', kind, '0', 'cpu', 2) if isinstance(value, Storage) else None
+state = collections.OrderedDict([('layer.weight', Parameter()), ('layer.bias', Tensor())])
+state._metadata = collections.OrderedDict([('', {'version': 1}), ('layer', {'version': 1})])
+out = io.BytesIO()
+Pickler(out, protocol=int(sys.argv[1])).dump({'model': state, 'epoch': 3, 'rate': 0.5, 'note': None, 'steps': [1, 70000, -1]})
+sys.stdout.buffer.write(out.getvalue())
+`;
+
+(python === undefined ? test.skip : test).each([2, 3, 4, 5])(
+  'a state dict as Python pickles it with protocol %i is read (needs python3)',
+  async (protocol) => {
+    const pickle = execFileSync(python ?? '', ['-c', PICKLE_STATE_DICT, String(protocol)]);
+    const { tensors, others } = await readTorchZip(await zipOf(pickle, new Uint8Array(Float64Array.of(1, 2).buffer)));
+    expect(others).toEqual(['epoch', 'rate', 'note', 'steps']);
+    expect(tensors.map(({ name, dtype, data }) => [name, dtype, ...data])).toEqual([
+      ['model.layer.weight', 'F64', 1, 2],
+      ['model.layer.bias', 'F64', 1, 2],
+    ]);
+  },
+);
+
 /** What `torch.save` writes for `{'a': <2×3 tensor, transposed>, 'step': 7, 'inner': {'b': <the same storage>}}`. */
 function foreignPickle(): Uint8Array {
   const tensor = (size: string, stride: string): string =>

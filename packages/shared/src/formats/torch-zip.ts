@@ -8,8 +8,8 @@ import {
   type NamedTensor,
 } from '@octomil/shared/tensors';
 import { bytesOf } from './byte-parts.js';
-import { DEFAULT_PICKLE_LIMITS, describe, isKind, type PickleLimits, readPickle } from './pickle-reader.js';
-import type { PickledTensor, PickleValue } from './pickle-value.js';
+import { DEFAULT_PICKLE_LIMITS, type PickleLimits, readPickle } from './pickle-reader.js';
+import { describe, isKind, type PickledTensor, type PickleValue } from './pickle-value.js';
 import { stateDictPickle } from './pickle-writer.js';
 import { openStoredZip, type StoredZip, writeStoredZip } from './stored-zip.js';
 
