@@ -27,7 +27,7 @@ export interface AffectedPage {
   /** Where the next page begins; null at the end. */
   readonly nextCursor: string | null;
   readonly total: number;
-  /** False: more than were counted, and the rest follows from how evenly placements are spread. */
+  /** False: more than were looked at, and the rest follows from how evenly placements are spread. */
   readonly totalIsExact: boolean;
 }
 
@@ -37,8 +37,8 @@ export interface PageRequest {
   readonly cursor?: string;
 }
 
-/** Devices counted one by one; beyond, the total is an estimate, good to about a hundredth. */
-const COUNTED = 10_000;
+/** Devices looked at one by one; beyond, the total is an estimate, good to a few hundredths. */
+const LOOKED_AT = 50_000;
 
 /** Devices in a rollout's present share that its selector matches: a walk of the index of placements. */
 export class AffectedDevices {
@@ -72,24 +72,27 @@ export class AffectedDevices {
     };
   }
 
-  /** How many there are: exact up to ten thousand. */
+  /** How many there are: exact where the share holds at most fifty thousand devices. */
   async count(rollout: Rollout): Promise<{ total: number; totalIsExact: boolean }> {
     let total = 0;
-    let walkedWidth = 0;
-    const ranges = shareRanges(rollout.placement_offset, rollout.share_ratio);
-    for (const range of ranges) {
-      const room = COUNTED - total;
-      const { rows } = await sql<{ found: number; last: number | null }>`
-        select count(*) as found, max(placement) as last from (
-          ${this.#inRange(rollout, range, sql`d.placement`)} order by d.placement limit ${room + 1}
-        ) counted`.execute(this.#database.kysely);
-      const { found = 0, last = null } = rows[0] ?? {};
-      if (found > room && last !== null) {
-        walkedWidth += last - range.from;
-        return { total: Math.round(((total + found) / walkedWidth) * rollout.share_ratio), totalIsExact: false };
+    let lookedAt = 0;
+    let width = 0;
+    for (const range of shareRanges(rollout.placement_offset, rollout.share_ratio)) {
+      const room = LOOKED_AT - lookedAt;
+      const matches = selectorSql(parseSelector(rollout.selector));
+      const { rows } = await sql<{ matching: number; seen: number; last: number | null }>`
+        select count(*) filter (where matches) as matching, count(*) as seen, max(placement) as last from (
+          select d.placement, ${matches} as matches from devices d where ${inRange(rollout, range)}
+          order by d.placement limit ${room}
+        ) walked`.execute(this.#database.kysely);
+      const { matching = 0, seen = 0, last = null } = rows[0] ?? {};
+      total += matching;
+      lookedAt += seen;
+      if (seen === room && last !== null) {
+        width += last - range.from;
+        return { total: Math.round((total / width) * rollout.share_ratio), totalIsExact: false };
       }
-      total += found;
-      walkedWidth += range.to - range.from;
+      width += range.to - range.from;
     }
     return { total, totalIsExact: true };
   }
@@ -117,7 +120,7 @@ export class AffectedDevices {
     return rows;
   }
 
-  /** The page first, then what is said of its devices: the join never sees more than a page. */
+  /** The page first, then one look-up for each of its devices (`limit` keeps the planner from turning it round). */
   #pageSql(
     rollout: Rollout,
     range: PlacementRange,
@@ -133,28 +136,30 @@ export class AffectedDevices {
         v.version as active_version, dm.reason_code, dm.reason, dm.reported_at,
         coalesce(dm.rollout_id = ${rollout.id} and dm.version_id = ${rollout.version_id}, false) as current
       from (
-        ${this.#inRange(rollout, range, columns)} ${onward}
+        select ${columns} from devices d
+        where ${inRange(rollout, range)} and ${selectorSql(parseSelector(rollout.selector))} ${onward}
         order by d.placement, d.id offset ${offset} limit ${limit}
       ) page
-      left join device_models dm on dm.device_id = page.id and dm.model_id = ${rollout.model_id}
+      left join lateral (
+        select * from device_models said where said.device_id = page.id and said.model_id = ${rollout.model_id} limit 1
+      ) dm on true
       left join versions v on v.id = dm.active_version_id
       order by page.placement, page.id`;
   }
 
-  #inRange(rollout: Rollout, { from, to }: PlacementRange, columns: RawBuilder<unknown>): RawBuilder<unknown> {
-    return sql`select ${columns} from devices d
-      where d.organization_id = ${rollout.organization_id} and d.status = 'active'
-        and d.placement >= ${from}::float8 and d.placement < ${to}::float8
-        and ${selectorSql(parseSelector(rollout.selector))}`;
-  }
-
   async #countIn(rollout: Rollout, range: PlacementRange, atMost: number): Promise<number> {
     const { rows } = await sql<{ found: number }>`
-      select count(*) as found from (${this.#inRange(rollout, range, sql`1`)} limit ${atMost}) counted`.execute(
-      this.#database.kysely,
-    );
+      select count(*) as found from (
+        select 1 from devices d where ${inRange(rollout, range)} and ${selectorSql(parseSelector(rollout.selector))}
+        limit ${atMost}
+      ) counted`.execute(this.#database.kysely);
     return rows[0]?.found ?? 0;
   }
+}
+
+function inRange(rollout: Rollout, { from, to }: PlacementRange): RawBuilder<unknown> {
+  return sql`d.organization_id = ${rollout.organization_id} and d.status = 'active'
+    and d.placement >= ${from}::float8 and d.placement < ${to}::float8`;
 }
 
 interface Cursor {

@@ -47,7 +47,7 @@ const QUIET: RolloutAggregate = {
   latencyMs: 10,
   previousLatencyMs: 10,
   previousInferences: 1000,
-  metrics: { accuracy: null, auc: null, loss: null },
+  metric: null,
 };
 const gatesWith = (given: Partial<Gates>): Gates => ({ ...DEFAULT_GATES, ...given });
 const judge = (given: Partial<Gates>, seen: Partial<RolloutAggregate>) =>
@@ -110,7 +110,7 @@ describe('judgeGates', () => {
 
   test('a metric may drop by so much, and loss may rise; fewer than ten rows say nothing', () => {
     const auc = (count: number, value: number) => ({
-      metrics: { ...QUIET.metrics, auc: { count, value, previous: 0.75 } },
+      metric: { count, value, previous: 0.75 },
     });
     const gate = { maxMetricDrop: { metric: 'auc', drop: 0.25 } } as const;
     expect(judge(gate, auc(10, 0.5))).toEqual({ verdict: 'ok' });
@@ -120,7 +120,7 @@ describe('judgeGates', () => {
     });
     expect(judge(gate, auc(9, 0.1))).toEqual({ verdict: 'ok' });
     expect(judge(gate, {})).toEqual({ verdict: 'ok' });
-    const loss = (value: number) => ({ metrics: { ...QUIET.metrics, loss: { count: 50, value, previous: 1 } } });
+    const loss = (value: number) => ({ metric: { count: 50, value, previous: 1 } });
     const rise = { maxMetricDrop: { metric: 'loss', drop: 0.5 } } as const;
     expect(judge(rise, loss(0.1))).toEqual({ verdict: 'ok' });
     expect(judge(rise, loss(1.6))).toMatchObject({ verdict: 'breach' });

@@ -1,4 +1,4 @@
-import type { GateMetric, Gates } from './gates.js';
+import type { Gates } from './gates.js';
 
 /** What the devices of a rollout said, added up. Reports of other versions are not in it. */
 export interface RolloutAggregate {
@@ -18,8 +18,11 @@ export interface RolloutAggregate {
   readonly previousLatencyMs: number | null;
   /** Successful inferences behind `previousLatencyMs`. */
   readonly previousInferences: number;
-  /** Means of both versions over the same held-out rows, weighted by their count; null where nobody has the metric. */
-  readonly metrics: Readonly<Record<GateMetric, MetricPair | null>>;
+  /**
+   * The metric that the gates name: means of both versions over the same held-out rows, weighted by their count. Null
+   * where nobody has it, or no gate asks for one.
+   */
+  readonly metric: MetricPair | null;
 }
 
 export interface MetricPair {
@@ -85,7 +88,7 @@ function latencyBreach(gates: Gates, seen: RolloutAggregate): GateVerdict | unde
 
 function metricBreach(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined {
   const limit = gates.maxMetricDrop;
-  const pair = limit === null ? null : seen.metrics[limit.metric];
+  const pair = seen.metric;
   if (limit === null || pair === null || pair.count < MIN_COUNT) return undefined;
   const worse = limit.metric === 'loss' ? pair.value - pair.previous : pair.previous - pair.value;
   if (worse <= limit.drop) return undefined;

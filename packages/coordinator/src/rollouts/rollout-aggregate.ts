@@ -1,11 +1,12 @@
-import { sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { GateMetric } from './gates.js';
-import type { MetricPair, RolloutAggregate } from './judge-gates.js';
+import type { Gates } from './gates.js';
+import type { RolloutAggregate } from './judge-gates.js';
+import type { Rollout } from './rollout-store.js';
 
 interface Row {
   stage_seconds: number | null;
-  due: boolean | null;
+  due: boolean;
   active: number;
   failed: number;
   pending: number;
@@ -13,7 +14,9 @@ interface Row {
   inferences: number | null;
   inference_errors: number | null;
   latency_ms: number | null;
-  [metric: string]: number | boolean | null;
+  metric_rows: number | null;
+  metric_now: number | null;
+  metric_was: number | null;
 }
 
 export interface SeenRollout {
@@ -29,61 +32,56 @@ const MIN_ROWS = 10;
 
 /**
  * What the devices of a rollout said of its version, in one statement: rows that name another version, which a device
- * had before or got after, do not count.
+ * had before or got after, do not count. Only what the gates ask for is read, since reports are JSON.
  *
- * @param previousVersionId whose latency is wanted too; undefined spares the statement that part
  * @returns undefined when the rollout is gone
  */
 export async function readAggregate(
   database: Database,
-  rolloutId: number,
-  previousVersionId: string | undefined,
+  { id, previous_version_id: previousVersionId }: Pick<Rollout, 'id' | 'previous_version_id'>,
+  { maxMetricDrop, maxLatencyRatio }: Pick<Gates, 'maxMetricDrop' | 'maxLatencyRatio'>,
 ): Promise<SeenRollout | undefined> {
-  const metric = (name: GateMetric) => sql`
-    sum(rows) filter (where now_${sql.raw(name)} is not null and was_${sql.raw(name)} is not null) as ${sql.raw(name)}_rows,
-    sum(rows * now_${sql.raw(name)}) filter (where was_${sql.raw(name)} is not null) as ${sql.raw(name)}_now,
-    sum(rows * was_${sql.raw(name)}) filter (where now_${sql.raw(name)} is not null) as ${sql.raw(name)}_was`;
-  const figures = (name: GateMetric) => sql`
-    (evaluation->>${sql.lit(name)})::float8 as now_${sql.raw(name)}, (baseline->>${sql.lit(name)})::float8 as was_${sql.raw(name)}`;
+  const figure = (of: 'evaluation' | 'baseline', name: string): RawBuilder<number> =>
+    sql<number>`(health->${sql.lit(of)}->>${sql.lit(name)})::float8`;
+  const pair =
+    maxMetricDrop === null
+      ? sql`null::float8 as rows, null::float8 as now, null::float8 as was`
+      : sql`case when ${figure('evaluation', 'count')} >= ${MIN_ROWS} and ${figure('baseline', 'count')} >= ${MIN_ROWS}
+          and ${figure('baseline', maxMetricDrop.metric)} is not null then ${figure('evaluation', 'count')} end as rows,
+        ${figure('evaluation', maxMetricDrop.metric)} as now, ${figure('baseline', maxMetricDrop.metric)} as was`;
   const { rows } = await sql<Row>`
     with said as (
-      select state, active_version_id, version_id, health,
-        (health->>'inferences')::float8 as inferences,
-        (health->>'inferenceErrors')::float8 as errors,
-        (health->'latencyMs'->>'mean')::float8 as latency,
-        health->'evaluation' as evaluation, health->'baseline' as baseline
-      from device_models where rollout_id = ${rolloutId}
-        and version_id = (select version_id from rollouts where id = ${rolloutId})
-    ), running as (
-      select *, inferences - errors as successes,
-        case when (evaluation->>'count')::float8 >= ${MIN_ROWS} and (baseline->>'count')::float8 >= ${MIN_ROWS}
-          then (evaluation->>'count')::float8 end as rows,
-        ${figures('accuracy')}, ${figures('auc')}, ${figures('loss')}
-      from said where state = 'active' and active_version_id = version_id
+      select state, health, state = 'active' and active_version_id = version_id as running
+      from device_models where rollout_id = ${id}
+        and version_id = (select version_id from rollouts where id = ${id})
+    ), figures as (
+      select (health->>'inferences')::float8 as inferences, (health->>'inferenceErrors')::float8 as errors,
+        (health->'latencyMs'->>'mean')::float8 as latency, ${pair}
+      from said where running
     )
     select
       extract(epoch from now() - r.stage_started_at)::float8 as stage_seconds,
       coalesce(r.state = 'active' and r.next_stage_at <= now(), false) as due,
-      counts.*, health.*
+      counts.*, sums.*
     from rollouts r,
-      (select count(*) filter (where state = 'active' and active_version_id = version_id) as active,
+      (select count(*) filter (where running) as active,
         count(*) filter (where state = 'failed') as failed,
         count(*) filter (where state in ('pending', 'downloading')) as pending,
         count(*) filter (where state = 'waiting') as waiting from said) counts,
       (select sum(inferences) as inferences, sum(errors) as inference_errors,
-        sum(latency * successes) / nullif(sum(successes) filter (where latency is not null), 0) as latency_ms,
-        ${metric('accuracy')}, ${metric('auc')}, ${metric('loss')} from running) health
-    where r.id = ${rolloutId}`.execute(database.kysely);
+        sum(latency * (inferences - errors))
+          / nullif(sum(inferences - errors) filter (where latency is not null), 0) as latency_ms,
+        sum(rows) filter (where now is not null) as metric_rows,
+        sum(rows * now) as metric_now, sum(rows * was) filter (where now is not null) as metric_was
+        from figures) sums
+    where r.id = ${id}`.execute(database.kysely);
   const [row] = rows;
   if (row === undefined) return undefined;
-  const previous = previousVersionId === undefined ? undefined : await readLatency(database, previousVersionId);
-  const pair = (name: GateMetric): MetricPair | null => {
-    const count = Number(row[`${name}_rows`] ?? 0);
-    if (count === 0) return null;
-    return { count, value: Number(row[`${name}_now`]) / count, previous: Number(row[`${name}_was`]) / count };
-  };
+  const previous =
+    maxLatencyRatio === null || previousVersionId === null ? undefined : await readLatency(database, previousVersionId);
+  const count = row.metric_rows ?? 0;
   return {
-    due: row.due === true,
+    due: row.due,
     aggregate: {
       stageSeconds: row.stage_seconds ?? 0,
       active: row.active,
@@ -95,7 +93,8 @@ export async function readAggregate(
       latencyMs: row.latency_ms,
       previousLatencyMs: previous?.latency_ms ?? null,
       previousInferences: previous?.successes ?? 0,
-      metrics: { accuracy: pair('accuracy'), auc: pair('auc'), loss: pair('loss') },
+      metric:
+        count === 0 ? null : { count, value: (row.metric_now ?? 0) / count, previous: (row.metric_was ?? 0) / count },
     },
   };
 }

@@ -76,6 +76,8 @@ export class RolloutCommands {
     requirePublished(version);
     const id = await this.#guarded(model.id, undefined, () =>
       database.transact(async (transaction) => {
+        // Before the insert, whose reference to the model is a lock of its own: two of them could not both go on.
+        await lockModel(transaction, model.id);
         const previous = await store.newestInForce(model.id, transaction);
         const created = await store.insert(
           {
@@ -302,9 +304,9 @@ function withoutEmpty(selector: DeviceSelector): DeviceSelector {
   );
 }
 
-/** Starts and deletions of one model's rollouts happen one after the other. */
+/** Creations, starts and deletions of one model's rollouts happen one after the other. */
 async function lockModel(transaction: Kysely<Tables>, modelId: string): Promise<void> {
-  await transaction.selectFrom('models').select('id').where('id', '=', modelId).forUpdate().execute();
+  await transaction.selectFrom('models').select('id').where('id', '=', modelId).forNoKeyUpdate().execute();
 }
 
 async function requireStillPublished(transaction: Kysely<Tables>, versionId: string): Promise<void> {

@@ -108,8 +108,7 @@ export class RolloutDriver {
   /** What the gates say now; undefined when the rollout is gone. */
   async judgement(rollout: Rollout): Promise<Judgement | undefined> {
     const gates = parseGates(rollout.gates);
-    const previous = gates.maxLatencyRatio === null ? undefined : (rollout.previous_version_id ?? undefined);
-    const seen = await readAggregate(this.#options.database, rollout.id, previous);
+    const seen = await readAggregate(this.#options.database, rollout, gates);
     if (seen === undefined) return undefined;
     return { gates, seen, verdict: judgeGates(gates, seen.aggregate) };
   }

@@ -193,10 +193,7 @@ for (const { name, open, skip } of DATABASES) {
         latencyMs: (20 * 10 + 60 * 20) / 80,
         previousLatencyMs: 10,
         previousInferences: 40,
-        metrics: {
-          accuracy: { count: 40, value: expect.closeTo(0.8, 12), previous: expect.closeTo(0.775, 12) },
-          auc: null,
-        },
+        metric: { count: 40, value: expect.closeTo(0.8, 12), previous: expect.closeTo(0.775, 12) },
       });
     });
 

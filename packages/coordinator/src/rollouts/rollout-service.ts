@@ -68,7 +68,7 @@ export interface RolloutService extends DesiredPort, DownloadPort {
   /** As `observeRaw`, for entries that were read already. */
   observe(deviceId: string, models: readonly ObservedDeviceModel[]): Promise<ReadonlySet<string>>;
   affectedDevices(rollout: Rollout, page: PageRequest): Promise<AffectedPage>;
-  /** How many devices are in its present share: exact up to ten thousand. */
+  /** How many devices are in its present share: exact up to fifty thousand. */
   countAffected(rollout: Rollout): Promise<{ readonly total: number; readonly totalIsExact: boolean }>;
   /** The plan of a page's statement. */
   explainAffected(rollout: Rollout, limit: number): Promise<string>;

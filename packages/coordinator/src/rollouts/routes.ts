@@ -52,7 +52,7 @@ const PercentageBody = Type.Object({ percentage: Percentage(0), reason: Reason }
 const DevicesQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
   // Devices are skipped one by one: further on, the cursor is the way.
-  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000 })),
+  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: 10_000 })),
   cursor: Type.Optional(Type.String({ minLength: 1, maxLength: 300 })),
 });
 const DeleteQuery = Type.Object({ force: Type.Optional(Type.Boolean()) });
