@@ -290,10 +290,8 @@ function tooLarge(limitBytes: number): OctomilError {
 
 /** @throws `invalid_input` for a text that is not base64 */
 function fromBase64(text: string): Uint8Array {
-  const bytes = Buffer.from(text, 'base64');
   // Node skips what is no base64; a file with holes must not pass for one without.
-  const digits = text.replaceAll(/[\r\n=]/g, '').length;
-  if (Math.floor((digits * 3) / 4) === bytes.length && bytes.length > 0) return bytes;
+  if (/^[A-Za-z0-9+/]+={0,2}$/.test(text)) return Buffer.from(text, 'base64');
   throw new OctomilError('invalid_input', 'weights_data is not base64', { details: { field: 'weights_data' } });
 }
 

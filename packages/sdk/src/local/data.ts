@@ -172,24 +172,14 @@ async function rowsFile(rows: readonly ClientRow[], folder: string): Promise<Dat
 }
 
 function cell(value: unknown, column: string): string {
-  switch (typeof value) {
-    case 'undefined':
-      return '';
-    case 'number':
-      return Number.isNaN(value) ? '' : String(value);
-    case 'boolean':
-    case 'bigint':
-      return String(value);
-    case 'string':
-      return quoted(value);
-    default:
-      if (value === null) return '';
-      if (value instanceof Date) return value.toISOString();
-      throw new OctomilClientError(
-        'invalid_input',
-        `column "${column}" holds ${typeof value}s; a cell is a text, number, boolean or date`,
-      );
-  }
+  if (value === undefined || value === null || Number.isNaN(value)) return '';
+  if (typeof value === 'string') return quoted(value);
+  if (typeof value === 'number' || typeof value === 'boolean' || typeof value === 'bigint') return String(value);
+  if (value instanceof Date) return value.toISOString();
+  throw new OctomilClientError(
+    'invalid_input',
+    `column "${column}" holds a ${typeof value}; a cell is a text, number, boolean or date`,
+  );
 }
 
 function quoted(text: string): string {
