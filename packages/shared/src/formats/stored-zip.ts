@@ -107,7 +107,39 @@ export function writeStoredZip(members: Iterable<ZipMember>): AsyncIterable<Uint
     }
   }
   zip.end();
-  return zip.outputStream as unknown as AsyncIterable<Uint8Array>;
+  return asWritten(zip.outputStream);
+}
+
+/** Chunk by chunk: a stream's own iterator joins what is waiting, and so would copy the weights. */
+async function* asWritten(stream: NodeJS.ReadableStream): AsyncGenerator<Uint8Array> {
+  const waiting: Uint8Array[] = [];
+  let end: { readonly error?: unknown } | undefined;
+  let wake = (): void => undefined;
+  stream.on('data', (chunk: Uint8Array) => {
+    waiting.push(chunk);
+    stream.pause();
+    wake();
+  });
+  stream.once('end', () => {
+    end = {};
+    wake();
+  });
+  stream.once('error', (error) => {
+    end = { error };
+    wake();
+  });
+  for (;;) {
+    const next = waiting.shift();
+    if (next !== undefined) {
+      yield next;
+      stream.resume();
+    } else if (end === undefined) {
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    } else if ('error' in end) throw end.error;
+    else return;
+  }
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {
