@@ -3,6 +3,7 @@ import { Type } from 'typebox';
 import type { Database } from '../database/database.js';
 import { type App, requireScope } from '../http/index.js';
 import type { Registry, VersionWithArtifacts } from '../models/index.js';
+import { requireReadable } from '../models/shared-view.js';
 import type { ConversionService } from './conversion-service.js';
 import type { Conversion } from './conversion-store.js';
 
@@ -36,7 +37,7 @@ export function registerConversionRoutes(app: App, { registry, database, convers
     async (request) => {
       const { organizationId } = requireScope(request, 'models:read');
       const model = await models.getReadable(organizationId, request.params.id);
-      return answer(await versions.get(model.id, request.params.version));
+      return answer(requireReadable(organizationId, model, await versions.get(model.id, request.params.version)));
     },
   );
 

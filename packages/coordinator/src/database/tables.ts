@@ -101,7 +101,7 @@ export interface FederationMembersTable {
   created_at: Timestamp;
 }
 
-/** A model of one member that the whole federation may read and train. */
+/** A model of one member that the whole federation may read. */
 export interface FederationModelsTable {
   federation_id: string;
   model_id: string;

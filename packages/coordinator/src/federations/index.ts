@@ -1,2 +1,8 @@
-export { type Federation, type FederationMember, Federations } from './federations.js';
-export { registerFederationRoutes } from './routes.js';
+export {
+  type Federation,
+  type FederationMember,
+  Federations,
+  type Membership,
+  type SharedModel,
+} from './federations.js';
+export { type FederationRoutesOptions, registerFederationRoutes } from './routes.js';

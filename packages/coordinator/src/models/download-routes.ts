@@ -9,6 +9,7 @@ import type { Model } from './model-store.js';
 import { artifactOf, type Registry } from './registry.js';
 import { Format, OrgId, VERSION_TAG, VersionParams } from './route-schemas.js';
 import { requireBytes, sendArtifact } from './send-artifact.js';
+import { requireReadable } from './shared-view.js';
 import type { SignedAddresses } from './signed-address.js';
 import type { Artifact, VersionWithArtifacts } from './version-store.js';
 import { mainArtifact } from './wire.js';
@@ -49,7 +50,7 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
   const fileOf = async (request: FastifyRequest, id: string, name: string, format: string | undefined) => {
     const key = requireScope(request, 'models:read');
     const model = await models.getReadable(key.organizationId, id);
-    const version = await versions.get(model.id, name);
+    const version = requireReadable(key.organizationId, model, await versions.get(model.id, name));
     return { key, model, version, artifact: chooseArtifact(version, format) };
   };
   const addressOf = async (request: FastifyRequest, keyId: string, artifact: Artifact, validSeconds: number) => {

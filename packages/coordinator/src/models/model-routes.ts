@@ -5,6 +5,7 @@ import { requireScope } from '../http/principal.js';
 import type { Registry } from './registry.js';
 import type { Removal } from './removal.js';
 import { MODEL_TAG, ModelParams, Offset, OrgId } from './route-schemas.js';
+import { versionFor } from './shared-view.js';
 import { modelJson, numberedVersionJson } from './wire.js';
 
 const DEFAULT_LIMIT = 20;
@@ -98,7 +99,7 @@ export function registerModelRoutes(app: App, { registry, removal }: ModelRoutes
     async (request) => {
       const { organizationId } = requireScope(request, 'models:read');
       const model = await models.getReadable(organizationId, request.params.id);
-      const all = await versions.list(model.id);
+      const all = (await versions.list(model.id)).flatMap((row) => versionFor(organizationId, model, row) ?? []);
       return { ...modelJson(model, all[0]), versions: all.map(numberedVersionJson) };
     },
   );

@@ -79,11 +79,15 @@ export class ModelStore {
     return byId ?? (await this.#byName(organizationId, idOrName));
   }
 
-  /** To be changed by the organization. @throws OctomilError `model_not_found` */
+  /** To be changed by the organization. @throws OctomilError `model_not_found`, `forbidden` for what another member shares */
   async get(organizationId: string, idOrName: string): Promise<Model> {
-    const model = await this.find(organizationId, idOrName);
-    if (model === undefined) throw noModel(idOrName);
-    return model;
+    const model = await this.getReadable(organizationId, idOrName);
+    if (model.organization_id === organizationId) return model;
+    throw new OctomilError(
+      'forbidden',
+      `model "${model.name}" is another organization's, which shares it with a federation to be read; only its owner may do this`,
+      { details: { model_id: model.id } },
+    );
   }
 
   /**

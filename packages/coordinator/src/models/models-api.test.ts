@@ -293,6 +293,8 @@ test('foreign models and versions are not found, by any route and with any key',
 
 test('what a federation shares its members can read, and only its owner change', async () => {
   await client.upload({ version: '1.0.0' });
+  await client.json('POST', `${client.base}/1.0.0/publish`);
+  await client.upload({ version: '1.1.0' });
   const { kysely } = client.coordinator.context.database;
   const { body } = await client.json('POST', '/federations', { name: 'sharing' });
   const federation = String(body['id']);
@@ -316,8 +318,10 @@ test('what a federation shares its members can read, and only its owner change',
       .execute();
     expect(await client.json('GET', `/models/${client.modelId}`)).toMatchObject({ status: 200 });
     expect((await client.download(`${client.base}/1.0.0/download`)).status).toBe(200);
-    expect(await client.json('DELETE', `/models/${client.modelId}`)).toMatchObject({ status: 404 });
-    expect(await client.json('POST', `${client.base}/1.0.0/publish`)).toMatchObject({ status: 404 });
+    // A draft is the owner's alone.
+    expect((await client.download(`${client.base}/1.1.0/download`)).status).toBe(404);
+    expect(await client.json('DELETE', `/models/${client.modelId}`)).toMatchObject({ status: 403 });
+    expect(await client.json('POST', `${client.base}/1.0.0/publish`)).toMatchObject({ status: 403 });
   });
   expect(await client.json('DELETE', `/models/${client.modelId}`)).toMatchObject({ status: 200 });
 });

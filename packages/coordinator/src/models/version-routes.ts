@@ -8,6 +8,7 @@ import { lineageJson } from './lineage.js';
 import type { Registry } from './registry.js';
 import type { Removal } from './removal.js';
 import { ModelParams, Offset, VERSION_TAG, VersionParams } from './route-schemas.js';
+import { requireReadable, versionFor } from './shared-view.js';
 import { parseVersionName } from './version-number.js';
 import type { VersionWithArtifacts } from './version-store.js';
 import type { VersionUploads } from './version-upload.js';
@@ -43,7 +44,8 @@ export function registerVersionRoutes(app: App, { registry, database, uploads, r
 
   const readable = async (request: FastifyRequest, id: string, version: string): Promise<VersionWithArtifacts> => {
     const { organizationId } = requireScope(request, 'models:read');
-    return versions.get((await models.getReadable(organizationId, id)).id, version);
+    const model = await models.getReadable(organizationId, id);
+    return requireReadable(organizationId, model, await versions.get(model.id, version));
   };
   const own = async (request: FastifyRequest, id: string, version: string): Promise<VersionWithArtifacts> => {
     const { organizationId } = requireScope(request, 'models:write');
@@ -59,12 +61,16 @@ export function registerVersionRoutes(app: App, { registry, database, uploads, r
       const { organizationId } = requireScope(request, 'models:read');
       const model = await models.getReadable(organizationId, request.params.id);
       const { limit = DEFAULT_LIMIT, offset = 0, status } = request.query;
-      const filter = status === undefined ? {} : { status };
+      const isOwn = model.organization_id === organizationId;
+      // Of another member's model, only what was published is shown.
+      const seen = isOwn || status === 'deprecated' ? status : 'published';
+      const filter = seen === undefined ? {} : { status: seen };
       const [page, total] = await Promise.all([
         versions.list(model.id, { ...filter, limit, offset }),
-        versions.count(model.id, status),
+        versions.count(model.id, seen),
       ]);
-      return { versions: page.map(versionJson), total, limit, offset };
+      const readable = page.flatMap((version) => versionFor(organizationId, model, version) ?? []);
+      return { versions: readable.map(versionJson), total, limit, offset };
     },
   );
 
@@ -78,7 +84,10 @@ export function registerVersionRoutes(app: App, { registry, database, uploads, r
     `${base}/:version/lineage`,
     { schema: { summary: 'How a version came to be, back to the first', tags, params: VersionParams } },
     async (request) => {
-      const version = await readable(request, request.params.id, request.params.version);
+      // It names the sites that took part: for the owner alone.
+      const { organizationId } = requireScope(request, 'models:read');
+      const model = await models.get(organizationId, request.params.id);
+      const version = await versions.get(model.id, request.params.version);
       const chain = await lineageJson(database, version.id);
       return { model_id: version.model_id, version_id: version.id, version: version.version, chain };
     },
