@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { sql } from 'kysely';
-import { DATABASES, openRolloutBench, type RolloutBench } from './testing.js';
+import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 
 const DEVICES = 120_000;
 const [, postgres] = DATABASES;

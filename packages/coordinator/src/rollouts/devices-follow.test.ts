@@ -12,10 +12,10 @@ import { createDeviceService, type DeviceService } from '../devices/index.js';
 import { createGrpcServer, type GrpcServer } from '../grpc/index.js';
 import { insertEnrollmentToken } from '../testing/enrolled-device.js';
 import { FakeAssignmentPort } from '../testing/fake-assignment-port.js';
+import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import { type AgentClient, bearer, SessionPeer } from '../testing/session-peer.js';
 import { createTransferService, type TransferService } from '../transfers/index.js';
 import type { Rollout } from './rollout-store.js';
-import { DATABASES, openRolloutBench, type RolloutBench } from './testing.js';
 
 const DEVICES = 20;
 

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { sql } from 'kysely';
+import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import type { DesiredModels } from './desired.js';
 import type { RawObservedModel } from './observed.js';
 import type { RolloutRequest } from './rollout-commands.js';
 import type { Rollout } from './rollout-store.js';
-import { DATABASES, openRolloutBench, type RolloutBench } from './testing.js';
 
 const PLACEMENTS = Array.from({ length: 20 }, (_, index) => index / 20 + 0.01);
 const ME = 'key:me';
@@ -344,6 +344,28 @@ for (const { name, open, skip } of DATABASES) {
       }
       const [shown] = (await bench.service.affectedDevices(rollout, { limit: 1, offset: 0 })).devices;
       expect(shown).toMatchObject({ id: first, state: 'failed', reason_code: 'activation_failed', current: true });
+    });
+
+    test('pages and totals of selectors name only the devices that match', async () => {
+      const model = await newModel();
+      const { version } = await bench.version('published', model);
+      const [one = '', two = ''] = deviceIds;
+      for (const [selector, expected] of [
+        [{ devices: [one, two, randomUUID()] }, 2],
+        [{ labels: { region: 'nowhere' } }, 0],
+        [{ capabilities: { memoryBytes: { min: 1 } } }, 0],
+      ] as const) {
+        const rollout = await bench.service.commands.create(
+          model,
+          request(version, { initialRatio: 0.99, selector }),
+          ME,
+        );
+        const whole = await bench.service.affectedDevices({ ...rollout, share_ratio: 1 }, { limit: 5, offset: 0 });
+        expect([whole.devices.length, whole.total, whole.totalIsExact]).toEqual([expected, expected, true]);
+        const counted = await bench.service.countAffected({ ...rollout, share_ratio: 1 });
+        expect(counted).toEqual({ total: expected, totalIsExact: true });
+        await bench.service.commands.delete(model.id, rollout.id, true);
+      }
     });
 
     test('a device may have the files of what it should run or ran, and no others', async () => {

@@ -6,8 +6,8 @@ import { type App, createApp } from '../http/index.js';
 import type { Model } from '../models/model-store.js';
 import { insertOrganization } from '../testing/enrolled-device.js';
 import { openTestDatabase } from '../testing/index.js';
+import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import { registerRolloutRoutes } from './routes.js';
-import { openRolloutBench, type RolloutBench } from './testing.js';
 
 type Json = Record<string, unknown>;
 let bench: RolloutBench;

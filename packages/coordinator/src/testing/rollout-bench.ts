@@ -8,11 +8,11 @@ import type { VersionStatus } from '../database/tables.js';
 import { openJobs } from '../jobs/index.js';
 import { type Model, ModelStore } from '../models/model-store.js';
 import { VersionStore } from '../models/version-store.js';
-import { insertOrganization } from '../testing/enrolled-device.js';
-import { openTestDatabase } from '../testing/index.js';
-import { createRolloutService, type RolloutService, type RolloutSettings } from './rollout-service.js';
+import { createRolloutService, type RolloutService, type RolloutSettings } from '../rollouts/rollout-service.js';
+import { insertOrganization } from './enrolled-device.js';
+import { openTestDatabase } from './test-database.js';
 
-/** For tests of this room only: a database with an organization, a model and versions, and the service on it. */
+/** For tests of rollouts: a database with an organization, a model and versions, and the service on it. */
 export interface RolloutBench {
   readonly database: OpenDatabase;
   readonly organizationId: string;
