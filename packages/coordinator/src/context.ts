@@ -222,7 +222,7 @@ export async function startContext(
     publicUrl: config.publicUrl,
   });
   registerRolloutRoutes(app, { rollouts, registry });
-  registerTransferRoutes(app, { transfers });
+  registerTransferRoutes(app, { transfers, onRevoked: (deviceId, cut) => devices.onRevoked(deviceId, cut) });
   registerTrainingRoutes(app, { engine });
   registerOpenRoutes(app, { engine, maxInlineBytes: config.maxInlineUpdateMib * 1024 * 1024 });
 

@@ -10,6 +10,8 @@ import type { TicketProof, TransferService, UploadState } from './transfer-servi
 
 export interface TransferRoutesOptions {
   readonly transfers: TransferService;
+  /** Calls `cut` when the device is revoked; answers what ends that. Without it, a download that began goes on. */
+  readonly onRevoked?: (deviceId: string, cut: () => void) => () => void;
 }
 
 /** Twice this is in memory for each download under way. */
@@ -58,7 +60,7 @@ function send(response: ServerResponse, chunk: Buffer): Promise<void> {
 }
 
 /** Parts of updates and the bytes of bases, for devices with their credential. */
-export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOptions): void {
+export function registerTransferRoutes(app: App, { transfers, onRevoked }: TransferRoutesOptions): void {
   const pool = new BufferPool(DOWNLOAD_CHUNK_BYTES, 32);
 
   const config = { audit: false } as const;
@@ -120,7 +122,9 @@ export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOp
     },
     async (request, reply) => {
       const { sha256 } = request.params;
-      const object = await transfers.openDownload(requireDevice(request).deviceId, sha256);
+      const { deviceId } = requireDevice(request);
+      const object = await transfers.openDownload(deviceId, sha256);
+      const noLonger = onRevoked?.(deviceId, () => reply.raw.destroy());
       try {
         const etag = `"${sha256}"`;
         const unchanged = request.headers['if-range'] === undefined || request.headers['if-range'] === etag;
@@ -146,6 +150,7 @@ export function registerTransferRoutes(app: App, { transfers }: TransferRoutesOp
           pump: (send) => object.pump(range, pool, send),
         });
       } finally {
+        noLonger?.();
         await object.release();
       }
       return reply;
