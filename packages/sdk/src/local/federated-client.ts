@@ -8,18 +8,13 @@ import { camelNames, snakeNames } from '../wire-names.js';
 import { wirePath } from '../wire-path.js';
 import { clientError } from './client-failure.js';
 import type { TrainingData } from './data.js';
-import { applyFilters, deltaOf, type Filter, type FilterRecord, proximal } from './filters.js';
-import type {
-  ClientUpdateResult,
-  JoinRoundOptions,
-  LocalRound,
-  LocalTrainFn,
-  LocalTrainResult,
-  RemoteTrainOptions,
-  TrainDataOptions,
-} from './options.js';
+import { applyFilters, deltaOf, type Filter, proximal } from './filters.js';
+import { encoded, type LocalRoom, localRoom, tensorsOf } from './local-room.js';
+import type { ClientUpdateResult, JoinRoundOptions, RemoteTrainOptions, TrainDataOptions } from './options.js';
 import { type RoundRules, readRoundRules } from './round-rules.js';
-import { isWeights, namedTensors, stateDict, type WeightsLike } from './weights.js';
+import { sendUpdate, type Update } from './send-update.js';
+import { runTrainFunction } from './train-function.js';
+import { isWeights, stateDict } from './weights.js';
 
 export interface FederatedClientOptions extends ClientOptions {
   /** Names this device within its organization; the same name is the same device. */
@@ -39,23 +34,6 @@ export interface RegisterOptions {
 }
 
 const DEFAULT_MAX_DOWNLOAD_BYTES = 4 * 2 ** 30;
-/** Header lines of a request are limited to 16 KiB in all. */
-const MAX_METRICS_CHARACTERS = 8_000;
-
-type LocalRoom = typeof import('./local-training.js');
-
-interface Upload {
-  readonly model: string;
-  readonly version: string;
-  readonly bytes: Blob | Uint8Array;
-  readonly sampleCount: number;
-  readonly metrics: Readonly<Record<string, unknown>>;
-  readonly updateFormat: 'weights' | 'delta';
-  readonly roundId?: string | undefined;
-  readonly filters?: readonly FilterRecord[];
-  readonly signal: AbortSignal | undefined;
-}
-
 /**
  * A device or worker that trains by itself and uploads what it learned. Data stay here; weights travel.
  *
@@ -154,7 +132,11 @@ export class FederatedClient {
         const goesOn = before?.version === version ? before : undefined;
         const base = goesOn?.base ?? (await this.#base(model, version, signal));
         const told = { round, version, roundId: undefined, proximalMu: 0, signal };
-        const { weights, sampleCount, metrics = {} } = await run(localTrainFn, goesOn?.trained ?? base, told);
+        const {
+          weights,
+          sampleCount,
+          metrics = {},
+        } = await runTrainFunction(localTrainFn, goesOn?.trained ?? base, told);
         const trained = await tensorsOf(weights);
         before = { version, base, trained };
         const bytes = await encoded(updateFormat === 'delta' ? stateDict(deltaOf(base, trained)) : weights);
@@ -208,7 +190,7 @@ export class FederatedClient {
       if (options.localTrainFn === undefined) return this.#joinWithTable(round, options);
       const base = await this.#base(model, version, signal);
       const told = { round: round.number, version, roundId: round.roundId, proximalMu, signal };
-      const { weights, sampleCount, metrics = {} } = await run(options.localTrainFn, base, told);
+      const { weights, sampleCount, metrics = {} } = await runTrainFunction(options.localTrainFn, base, told);
       const delta = proximal(deltaOf(base, await tensorsOf(weights)), proximalMu);
       return this.#uploadFiltered(round, delta, options, { sampleCount, metrics });
     });
@@ -358,49 +340,9 @@ export class FederatedClient {
     };
   }
 
-  async #upload(upload: Upload): Promise<ClientUpdateResult> {
-    const { model, version, bytes, sampleCount, metrics, updateFormat, roundId, signal } = upload;
-    if (!Number.isSafeInteger(sampleCount) || sampleCount < 0) {
-      throw new OctomilClientError(
-        'invalid_input',
-        `sampleCount is ${sampleCount}; it must be a whole number of 0 or more`,
-      );
-    }
-    const query = {
-      model_id: model,
-      version,
-      device_id: await this.#device(signal),
-      sample_count: sampleCount,
-      update_format: updateFormat,
-      round_id: roundId,
-    };
-    const body = bytes instanceof Blob ? bytes : new Blob([bytes as Uint8Array<ArrayBuffer>]);
-    const answer = await this.#http.json<Record<string, unknown>>('POST', '/training/updates', {
-      ...{ query, body, signal },
-      headers: { 'content-type': 'application/octet-stream', 'x-octomil-metrics': headerText(metrics) },
-      // A megabyte per second at least.
-      timeoutMs: Math.max(120_000, body.size / 1_000),
-    });
-    return {
-      updateId: String(answer['update_id']),
-      status: answer['status'] === 'accepted' ? 'accepted' : 'rejected',
-      reason: typeof answer['reason'] === 'string' ? answer['reason'] : null,
-      sampleCount,
-      metrics,
-      version,
-      roundId: String(answer['round_id']),
-      filters: upload.filters ?? [],
-    };
+  async #upload(update: Update): Promise<ClientUpdateResult> {
+    return sendUpdate(this.#http, await this.#device(update.signal), update);
   }
-}
-
-/** What needs Node and the shared rooms is loaded with the first use: the root door stays small. */
-async function localRoom(): Promise<LocalRoom> {
-  if (typeof process === 'undefined' || process.getBuiltinModule === undefined) {
-    throw new OctomilClientError('runtime_unavailable', 'training runs in Node; there is no file system here');
-  }
-  // By a name that bundles for browsers resolve to something small, and the one for require() leaves to Node.
-  return import('#local-training');
 }
 
 async function guarded<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
@@ -409,42 +351,6 @@ async function guarded<T>(signal: AbortSignal | undefined, work: () => Promise<T
   } catch (error) {
     throw clientError(error, signal);
   }
-}
-
-async function run(
-  localTrainFn: LocalTrainFn,
-  base: readonly NamedTensor[],
-  told: LocalRound,
-): Promise<LocalTrainResult> {
-  if (typeof localTrainFn !== 'function') {
-    throw new OctomilClientError('invalid_input', 'localTrainFn is missing: give a function that trains');
-  }
-  let result: LocalTrainResult;
-  try {
-    result = await localTrainFn(copied(base), told);
-  } catch (cause) {
-    if (told.signal?.aborted === true) throw cause;
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new OctomilClientError('training_failed', `localTrainFn failed in round ${told.round}: ${why}`, { cause });
-  }
-  if (typeof result === 'object' && result !== null && isWeights(result.weights)) return result;
-  throw new OctomilClientError(
-    'invalid_input',
-    'localTrainFn must give { weights, sampleCount, metrics }, with weights as { name: { shape, data } }',
-  );
-}
-
-/** A function may train in place; the base is needed again for the difference. */
-function copied(base: readonly NamedTensor[]): ReturnType<typeof stateDict> {
-  return stateDict(base.map((tensor) => ({ ...tensor, data: tensor.data.slice() })));
-}
-
-async function tensorsOf(weights: WeightsLike): Promise<NamedTensor[]> {
-  return weights instanceof Uint8Array ? (await localRoom()).decode(weights) : namedTensors(weights);
-}
-
-async function encoded(weights: WeightsLike): Promise<Uint8Array> {
-  return weights instanceof Uint8Array ? weights : (await localRoom()).encode(namedTensors(weights));
 }
 
 function requireRounds(rounds: number): void {
@@ -462,17 +368,4 @@ function requireJoinable({ roundId, status, secureAggregation }: RoundRules): vo
   if (status !== 'active') {
     throw new OctomilClientError('wrong_state', `round ${roundId} is ${status}; it takes no updates any more`);
   }
-}
-
-/** Header lines hold ASCII. @throws OctomilClientError `invalid_input` for more than fits */
-function headerText(metrics: Readonly<Record<string, unknown>>): string {
-  const text = JSON.stringify(metrics).replaceAll(
-    /[^\x20-\x7e]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
-  if (text.length <= MAX_METRICS_CHARACTERS) return text;
-  throw new OctomilClientError(
-    'invalid_input',
-    `metrics have ${text.length} characters as JSON; at most ${MAX_METRICS_CHARACTERS} are sent with an update`,
-  );
 }
