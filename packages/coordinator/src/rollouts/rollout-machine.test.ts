@@ -39,8 +39,6 @@ const LEADS_TO: Readonly<Record<RolloutAction, readonly RolloutState[]>> = {
   pause: ['paused'],
   resume: ['active'],
   rollback: ['rolling_back'],
-  fail: ['failed'],
-  settle: ['rolled_back'],
 };
 
 test.each(Object.entries(LEADS_TO))(

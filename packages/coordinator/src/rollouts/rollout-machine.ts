@@ -17,22 +17,11 @@ export const ROLLOUT_MOVES: Readonly<Record<RolloutState, readonly RolloutState[
 
 export const ROLLOUT_STATES = Object.keys(ROLLOUT_MOVES) as readonly RolloutState[];
 
-/** Those whose version devices are to run, for want of a newer rollout. */
-export const DECIDING_STATES = ['active', 'paused', 'completed'] as const satisfies readonly RolloutState[];
-
 /** Of these a model has at most one. */
 export const UNSETTLED_STATES = ['active', 'paused', 'rolling_back'] as const satisfies readonly RolloutState[];
 
-/** What people and the coordinator ask of a rollout. */
-export type RolloutAction =
-  | 'start'
-  | 'advance'
-  | 'pause'
-  | 'resume'
-  | 'update-percentage'
-  | 'rollback'
-  | 'fail'
-  | 'settle';
+/** What people ask of a rollout. */
+export type RolloutAction = 'start' | 'advance' | 'pause' | 'resume' | 'update-percentage' | 'rollback';
 
 const ALLOWED: Readonly<Record<RolloutAction, readonly RolloutState[]>> = {
   start: ['draft'],
@@ -41,8 +30,6 @@ const ALLOWED: Readonly<Record<RolloutAction, readonly RolloutState[]>> = {
   resume: ['paused'],
   'update-percentage': ['active'],
   rollback: ['active', 'paused', 'completed'],
-  fail: ['active', 'paused'],
-  settle: ['rolling_back'],
 };
 
 const WHAT_TO_DO: Readonly<Record<RolloutState, string>> = {

@@ -1,0 +1,94 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { silentLogger, systemClock } from '@octomil/shared/runtime';
+import { sql } from 'kysely';
+import { createAuditLog } from '../audit/index.js';
+import type { OpenDatabase } from '../database/open-database.js';
+import { type Jobs, openJobs } from '../jobs/index.js';
+import { VersionStore } from '../models/version-store.js';
+import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
+import type { DesiredModels } from './desired.js';
+import { createRolloutService, type RolloutService } from './rollout-service.js';
+
+const [, postgres] = DATABASES;
+const suite = postgres.skip === undefined ? describe : describe.skip;
+/** No sweep comes to help: what is told is told by notifications. */
+const settings = { sweepEveryMs: 3_600_000 };
+
+suite(`Rollouts by two coordinators${postgres.skip === undefined ? '' : ` (skipped: ${postgres.skip})`}`, () => {
+  let bench: RolloutBench;
+  let database: OpenDatabase;
+  let jobs: Jobs;
+  let other: RolloutService;
+
+  beforeAll(async () => {
+    bench = await openRolloutBench(postgres.open, settings);
+    database = await postgres.open();
+    jobs = await openJobs({ database, logger: silentLogger });
+    other = createRolloutService({
+      database,
+      jobs,
+      registry: { versions: new VersionStore(database) },
+      audit: createAuditLog({ database }),
+      clock: systemClock,
+      logger: silentLogger,
+      settings,
+    });
+    await bench.service.start();
+    await other.start();
+  }, 60_000);
+  afterAll(async () => {
+    await other.stop();
+    await jobs.close();
+    await database.close();
+    await bench.close();
+  }, 30_000);
+
+  test('a device held by one hears of what the other changed, and each stage is made once', async () => {
+    const [deviceId = ''] = await bench.devices([0.5]);
+    const told: DesiredModels[] = [];
+    const listener = {
+      deviceId,
+      organizationId: bench.organizationId,
+      desire: (desired: DesiredModels) => void told.push(desired),
+    };
+    other.opened(listener);
+    await until(() => told.length > 0);
+    const { id: versionId, version } = await bench.version();
+    const rollout = await bench.service.commands.create(
+      bench.model,
+      {
+        version,
+        initialRatio: 0,
+        targetRatio: 1,
+        incrementRatio: 0.25,
+        advanceEverySeconds: 3600,
+        selector: undefined,
+        health: { min_devices: 0 },
+        startImmediately: true,
+        reason: null,
+      },
+      'key:test',
+    );
+    for (let stage = 1; stage <= 4; stage++) {
+      await sql`update rollouts set next_stage_at = now() where id = ${rollout.id}`.execute(database.kysely);
+      await Promise.all([bench.service, other, bench.service, other].map((service) => service.wake(rollout.id)));
+      expect(await bench.service.store.find(rollout.id)).toMatchObject({ share_ratio: stage / 4, stage: stage + 1 });
+    }
+    await until(() => told.at(-1)?.models[0]?.versionId === versionId);
+    await bench.service.commands.rollback(bench.model.id, rollout.id, null, 'key:test');
+    await until(() => told.at(-1)?.models.length === 0);
+    await sql`update devices set labels = '{"a": "b"}' where id = ${deviceId}`.execute(database.kysely);
+    const count = told.length;
+    bench.service.devicesChanged([deviceId]);
+    await until(() => told.length > count);
+    other.closed(listener);
+  }, 30_000);
+});
+
+async function until(done: () => boolean): Promise<void> {
+  for (let attempt = 0; attempt < 200; attempt++) {
+    if (done()) return;
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  expect('what was waited for').toBe('so');
+}
