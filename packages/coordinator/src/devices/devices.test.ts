@@ -137,6 +137,16 @@ test('a revoked device is refused from then on, until it is enrolled again', asy
   await devices.authenticate(back.credential);
 });
 
+test('what runs for a device is cut when it is revoked, unless it was done before', async () => {
+  const device = await newDevice('downloading');
+  const cut: string[] = [];
+  const release = devices.onRevoked(device.deviceId, () => cut.push('done before'));
+  devices.onRevoked(device.deviceId, () => cut.push('running'));
+  release();
+  await devices.revoke(organizationId, device.deviceId);
+  expect(cut).toEqual(['running']);
+});
+
 test('a token takes over an existing device only when it was made for it, and is not spent in trying', async () => {
   const device = await newDevice('hospital-001');
   const enrollmentToken = await insertEnrollmentToken(database, organizationId);
