@@ -140,6 +140,8 @@ export async function startContext(
     logger,
     random,
     devices: devices.push,
+    // What published clients start from.
+    clientFormats: (versionId, transaction) => conversions.request(versionId, ['pytorch'], transaction),
     settings: {
       coordinatorId,
       temporaryFolder: stores.checkpointFolder,

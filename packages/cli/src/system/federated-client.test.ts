@@ -8,6 +8,7 @@ import { afterAll, beforeAll, expect, jest, test } from '@jest/globals';
 import { type ClientUpdateResult, FederatedClient, OctomilClientError, type StateDict } from '@octomil/sdk';
 import { decodeWeights, encodeWeights, type NamedTensor } from '@octomil/shared/tensors';
 import { type Fleet, startFleet } from '../fleet/fleet.js';
+import { FakeDevice } from './fake-device.js';
 
 jest.setTimeout(60_000);
 
@@ -537,6 +538,55 @@ test('raw bytes go by without a JSON body, up to what the model has', async () =
   for (const [what, { status, json }, expected, code] of table) {
     expect([what, status, json['code']]).toEqual([what, expected, code]);
   }
+});
+
+test('a device may speak for itself, and for no other', async () => {
+  const version = await modelWithBase('own');
+  const base = await baseOf('own', version);
+  const { token } = await fleet.organization.createEnrollmentToken();
+  const device = await FakeDevice.enroll(fleet.grpcAddress, String(token), 'enrolled-1');
+  const { deviceId: other } = await clientOf('somebody-else').register();
+  const upload = async (deviceId: string) => {
+    const query = new URLSearchParams({ model_id: 'own', version, device_id: deviceId });
+    const answer = await fetch(`${fleet.apiBase}/training/updates?${query.toString()}`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${device.credential}`, 'content-type': 'application/octet-stream' },
+      body: new Blob([Uint8Array.from(encodeWeights(base))]),
+    });
+    return { status: answer.status, json: (await answer.json()) as Record<string, unknown> };
+  };
+  try {
+    expect(await upload(device.deviceId)).toMatchObject({ status: 200, json: { status: 'accepted' } });
+    expect(await upload(other)).toMatchObject({ status: 404, json: { code: 'device_not_registered' } });
+  } finally {
+    await device.close();
+  }
+});
+
+test('clients that begin a model at once begin one', async () => {
+  await fleet.registry.ensureModel({ name: 'begun' });
+  const results = await Promise.all(
+    [0, 1, 2].map((site) =>
+      clientOf(`begins-${site}`).train({ model: 'begun', data: rowsOf(site), targetCol: 'diagnosis' }),
+    ),
+  );
+  expect(new Set(results.map(({ version }) => version)).size).toBe(1);
+  expect(new Set(results.map(({ roundId }) => roundId)).size).toBe(1);
+  expect(await fleet.registry.versions('begun')).toHaveLength(1);
+  // Published clients start from torch zips, which are made in the background.
+  const pull = () => clientOf('begins-0').pullModel({ model: 'begun', version: '1.0.0', format: 'pytorch' });
+  await until(() =>
+    pull().then(
+      () => true,
+      () => false,
+    ),
+  );
+  const { readTorchZip } = await import('@octomil/shared/formats');
+  const { tensors } = await readTorchZip(await pull());
+  expectClose(
+    [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1)),
+    await baseOf('begun', '1.0.0'),
+  );
 });
 
 test('a session as published clients ask for one is a session that selects its devices', async () => {

@@ -20,7 +20,7 @@ import { OpenRounds } from './open-rounds.js';
 import { OpenStore } from './open-store.js';
 import { OpenUpdates } from './open-updates.js';
 import { PersonalizedModels } from './personalized.js';
-import type { TrainingAggregator, TrainingRegistry } from './ports.js';
+import type { ClientFormats, TrainingAggregator, TrainingRegistry } from './ports.js';
 import { Retention, type RetentionSettings } from './retention.js';
 import { RoundCloser } from './round-closer.js';
 import { RoundDriver } from './round-driver.js';
@@ -43,6 +43,8 @@ export interface TrainingEngineOptions {
    * here. Default: through the database.
    */
   readonly devices?: { notifyDevices(deviceIds: readonly string[]): void };
+  /** Default: versions have the formats that training itself writes. */
+  readonly clientFormats?: ClientFormats;
   /** Default `Math.random`. */
   readonly random?: () => number;
   readonly settings?: TrainingSettings;
@@ -103,7 +105,7 @@ const PRESENCE_PAUSE_MS = 25;
 
 /** Puts the training engine together. Nothing runs before `start`. */
 export function createTrainingEngine(options: TrainingEngineOptions): TrainingEngine {
-  const { database, jobs, objects, aggregator, registry, clock, logger, settings = {} } = options;
+  const { database, jobs, objects, aggregator, registry, clientFormats, clock, logger, settings = {} } = options;
   const sweepEveryMs = settings.sweepEveryMs ?? 5_000;
   const announcer = new Announcer(database, clock, logger);
   const events = new EventFeed(database);
@@ -158,7 +160,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     assignments: store,
     facts,
     selector,
-    closer: new RoundCloser({ database, rounds, objects, aggregator, registry, temporaryFolder }),
+    closer: new RoundCloser({ database, rounds, objects, aggregator, registry, clientFormats, temporaryFolder }),
     clock,
     logger,
     coordinatorId: owner.id,
@@ -207,7 +209,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     }),
     rounds: new OpenRounds({ store: openStore, facts }),
     personalized: new PersonalizedModels({ database, objects }),
-    firstBase: (body, caller) => firstBase({ database, objects, registry, sessions }, body, caller),
+    firstBase: (body, caller) => firstBase({ database, objects, registry, sessions, clientFormats }, body, caller),
   };
 
   const sweep = async (): Promise<void> => {

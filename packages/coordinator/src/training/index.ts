@@ -16,6 +16,7 @@ export {
 } from './engine.js';
 export { type OpenRoutesOptions, registerOpenRoutes } from './open-routes.js';
 export type {
+  ClientFormats,
   CreatedVersion,
   StoredFile,
   TrainingAggregator,

@@ -9,7 +9,7 @@ import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import { agreeOnFeatures, requireUsable } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
-import type { TrainingRegistry } from './ports.js';
+import type { ClientFormats, TrainingRegistry } from './ports.js';
 import { readStatistics } from './reports.js';
 import { parseSessionConfig } from './session-config.js';
 import type { Caller, SessionService } from './session-service.js';
@@ -36,6 +36,7 @@ export interface OpenBasesDependencies {
   readonly objects: ObjectStore;
   readonly registry: TrainingRegistry;
   readonly sessions: SessionService;
+  readonly clientFormats: ClientFormats | undefined;
 }
 
 /**
@@ -82,7 +83,7 @@ export async function firstBase(on: OpenBasesDependencies, body: BaseBody, calle
         lineage: JSON.stringify(lineage),
       })
       .execute();
-    return on.registry.createVersionFromCheckpoint(
+    const version = await on.registry.createVersionFromCheckpoint(
       {
         modelId: model.id,
         requestedVersion: null,
@@ -97,6 +98,8 @@ export async function firstBase(on: OpenBasesDependencies, body: BaseBody, calle
       },
       transaction,
     );
+    await on.clientFormats?.(version.versionId, transaction);
+    return version;
   });
   await on.registry.setArchitecture(model.id, architecture, body.target);
   return { ...(await answer(on, model.id, created.versionId, true)), warnings: warnings.slice(0, 100) };

@@ -51,6 +51,12 @@ export interface CreatedVersion {
   readonly sequence: number;
 }
 
+/**
+ * Asks for the formats in which published clients pull a version, within the transaction that makes it. A published
+ * version stays published meanwhile.
+ */
+export type ClientFormats = (versionId: string, transaction: Kysely<Tables>) => Promise<void>;
+
 /** What the engine asks of the aggregation room's `Aggregator`. */
 export interface TrainingAggregator {
   aggregate(job: AggregationJob, signal?: AbortSignal): Promise<AggregationResult>;

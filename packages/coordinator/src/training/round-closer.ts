@@ -13,7 +13,7 @@ import { violatedUnique } from '../database/transact.js';
 import type { NewEvent } from './event-feed.js';
 import { agreeOnFeatures, describedSites, dryRunReport } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
-import type { TrainingAggregator, TrainingRegistry } from './ports.js';
+import type { ClientFormats, TrainingAggregator, TrainingRegistry } from './ports.js';
 import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
 import { capShares } from './round-machine.js';
 import { type Evaluation, evaluationOf, trainingMetrics } from './round-metrics.js';
@@ -26,6 +26,8 @@ export interface CloserDependencies {
   readonly objects: ObjectStore;
   readonly aggregator: TrainingAggregator;
   readonly registry: TrainingRegistry;
+  /** For versions of open admission. */
+  readonly clientFormats: ClientFormats | undefined;
   /** Where aggregation writes before the store takes over; best on the store's own file system. */
   readonly temporaryFolder: () => Promise<string>;
 }
@@ -259,7 +261,7 @@ export class RoundCloser {
     return this.#on.database.transact(async (transaction) => {
       if (!(await this.#on.rounds.complete(facts, owner, result, events, transaction))) return false;
       if (base === undefined) return true;
-      await this.#on.registry.createVersionFromCheckpoint(
+      const { versionId } = await this.#on.registry.createVersionFromCheckpoint(
         {
           modelId: facts.model.id,
           requestedVersion: null,
@@ -274,6 +276,7 @@ export class RoundCloser {
         },
         transaction,
       );
+      await this.#on.clientFormats?.(versionId, transaction);
       return true;
     });
   }
@@ -312,6 +315,9 @@ export class RoundCloser {
                 },
                 transaction,
               );
+        if (version !== undefined && facts.config.admission === 'open') {
+          await this.#on.clientFormats?.(version.versionId, transaction);
+        }
         const taken =
           version !== undefined && facts.config.newVersion !== null && version.version !== facts.config.newVersion;
         const reason = taken
