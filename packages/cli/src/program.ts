@@ -31,17 +31,23 @@ async function buildProgram(done: (exitCode: number | undefined) => void): Promi
     .showSuggestionAfterError()
     .configureHelp({ sortSubcommands: false })
     .exitOverride()
+    // "octomil push --version 1.0.0" is about the model, "octomil --version" about the program.
+    .enablePositionalOptions()
     .addHelpText(
       'after',
-      '\nEnvironment: OCTOMIL_API_BASE (default http://127.0.0.1:8000/api/v1), OCTOMIL_API_KEY (edg_…),\n' +
-        'OCTOMIL_DEBUG=1 adds stack traces to errors.\n\nFirst steps: octomil demo',
+      '\nEnvironment: OCTOMIL_API_BASE (default http://127.0.0.1:8000/api/v1) and OCTOMIL_API_KEY (edg_…) go before what\n' +
+        '"octomil login" keeps. OCTOMIL_DEBUG=1 adds stack traces to errors.\n\nFirst steps: octomil demo',
     );
   // Only descriptions are loaded here; what a command needs is imported by its action.
   const rooms = await Promise.all([
-    import('./commands/system.js'),
-    import('./commands/training.js'),
-    import('./commands/registry.js'),
-    import('./commands/access.js'),
+    import('./commands/system.js').then((room) => ['Coordinator and agents:', room] as const),
+    import('./commands/training.js').then((room) => ['Training:', room] as const),
+    import('./commands/registry.js').then((room) => ['Models:', room] as const),
+    import('./commands/versions.js').then((room) => ['Models:', room] as const),
+    import('./commands/rollouts.js').then((room) => ['Rollouts:', room] as const),
+    import('./commands/devices.js').then((room) => ['Devices:', room] as const),
+    import('./commands/federation.js').then((room) => ['Organizations and access:', room] as const),
+    import('./commands/access.js').then((room) => ['Organizations and access:', room] as const),
   ]);
   const define: DefineCommand = (parent, usage, description, configure, action) => {
     // "octomil agent --config FILE" reads better than "octomil agent run --config FILE"; both work.
@@ -56,7 +62,10 @@ async function buildProgram(done: (exitCode: number | undefined) => void): Promi
       done((await action(command.optsWithGlobals(), ...positional)) ?? undefined);
     });
   };
-  for (const room of rooms) room.register(program, define);
+  for (const [heading, room] of rooms) {
+    program.commandsGroup(heading);
+    room.register(program, define);
+  }
   return program;
 }
 

@@ -44,6 +44,16 @@ export class Client {
     return new Federation(typeof which === 'string' ? { name: which } : which, this.#http);
   }
 
+  /** @throws OctomilClientError `conflict` when this organization has one of the name */
+  async createFederation(options: {
+    readonly name: string;
+    readonly description?: string;
+    readonly signal?: AbortSignal;
+  }): Promise<Listed> {
+    const { signal, ...json } = options;
+    return camelNames(await this.#http.json<Record<string, unknown>>('POST', '/federations', { json, signal }));
+  }
+
   /**
    * Federations that this organization owns or has joined.
    *

@@ -1,10 +1,22 @@
 import type { Command } from 'commander';
 import type { DefineCommand } from '../program.js';
-import { fields, print, table } from '../terminal/output.js';
+import { print, table, text, timeText } from '../terminal/output.js';
 import { integerFrom, pair } from '../terminal/usage.js';
 
-/** Keys, enrolment and devices: who may talk to the coordinator. */
+/** Keys and enrolment: who may talk to the coordinator, and who did. */
 export function register(program: Command, define: DefineCommand): void {
+  define(
+    program,
+    'login',
+    'keep an API key for the commands of this user, once the coordinator has taken it',
+    (command) =>
+      command
+        .option('--api-key <key>', 'edg_… (default: asked for, or read from what is piped in)')
+        .option('--api-base <url>', 'coordinator (default: OCTOMIL_API_BASE, else this machine)'),
+    async (options) => (await import('./login.js')).login(options),
+  );
+  define(program, 'logout', 'forget that key', none, async (options) => (await import('./login.js')).logout(options));
+
   const keys = program.command('keys').description('API keys of the organization');
   define(
     keys,
@@ -62,59 +74,56 @@ export function register(program: Command, define: DefineCommand): void {
     },
   );
 
-  const devices = program.command('devices').description('enrolled devices');
-  define(devices, 'list', 'list devices', none, async ({ json }) => {
-    const rows = await (await organization()).listDevices();
-    await print(json, rows, () =>
-      table(
-        rows,
-        [
-          { title: 'ID', value: (row) => text(row['id']) },
-          { title: 'Identifier', value: (row) => text(row['deviceIdentifier']) },
-          { title: 'Status', value: (row) => text(row['status']) },
-          { title: 'Data sets', value: (row) => dataSets(row['dataSets']) },
-          { title: 'Labels', value: (row) => pairs(row['labels']) },
-          { title: 'Last seen', value: (row) => text(row['lastSeenAt']) },
-        ],
-        'No device is enrolled; "octomil enroll" makes a token for one.',
-      ),
-    );
-  });
-  define(devices, 'show <id>', 'show a device', none, async ({ json }, id) => {
-    const row = await (await organization()).device(id ?? '');
-    await print(json, row, () => fields(row));
-  });
-  define(devices, 'revoke <id>', "end a device's credential", none, async ({ json }, id) => {
-    const row = await (await organization()).revokeDevice(id ?? '');
-    await print(json, { id, ...row }, () => `Device ${id} is revoked; it cannot connect any more.`);
-  });
+  const audit = program.command('audit').description('who changed what, and from where');
+  define(
+    audit,
+    'list',
+    'list changes, newest first',
+    (command) =>
+      command
+        .option('--actor <who>', 'only of this key, device, or coordinator')
+        .option('--action <name>', 'only of this kind, such as rollout.advance')
+        .option('--resource <name>', 'only of this')
+        .option('--since <time>', 'such as 2026-01-31T12:00:00Z')
+        .option('--until <time>')
+        .option('--limit <n>', 'at most so many', integerFrom(1), 100),
+    async ({ json, limit, actor, action, resource, since, until }) => {
+      const { auditLog } = await client();
+      const rows: import('@octomil/sdk').AuditEntry[] = [];
+      const filter = Object.fromEntries(
+        Object.entries({ actor, action, resource, since, until }).filter(([, value]) => value !== undefined),
+      );
+      for await (const entry of auditLog.entries(filter)) {
+        rows.push(entry);
+        if (rows.length === limit) break;
+      }
+      await print(json, rows, () =>
+        table(
+          rows,
+          [
+            { title: 'When', value: (row) => timeText(row.createdAt) },
+            { title: 'Who', value: (row) => row.actor },
+            { title: 'What', value: (row) => row.action },
+            { title: 'Of', value: (row) => row.resource },
+            { title: 'From', value: (row) => row.remoteAddress },
+          ],
+          'Nothing was changed.',
+        ),
+      );
+    },
+  );
 }
 
 const none = (): void => undefined;
 
-async function organization(): Promise<import('@octomil/sdk').Organization> {
-  const { Organization } = await import('@octomil/sdk');
-  return new Organization();
+async function client(): Promise<import('@octomil/sdk').Client> {
+  return (await import('../access/connect.js')).connect();
 }
 
-function text(value: unknown): string | null {
-  return value === null || value === undefined ? null : String(value);
+async function organization(): Promise<import('@octomil/sdk').Organization> {
+  return (await client()).organization;
 }
 
 function list(value: unknown): string | null {
   return Array.isArray(value) ? value.join(' ') : null;
-}
-
-function dataSets(value: unknown): string | null {
-  if (!Array.isArray(value)) return null;
-  return value
-    .map((set: Record<string, unknown>) => `${set['name']} (${set['problem'] ?? `${set['row_count']} rows`})`)
-    .join(', ');
-}
-
-function pairs(value: unknown): string | null {
-  if (typeof value !== 'object' || value === null) return null;
-  return Object.entries(value)
-    .map(([name, inner]) => `${name}=${String(inner)}`)
-    .join(' ');
 }

@@ -1,5 +1,6 @@
-import { DEFAULT_API_BASE, Organization } from '@octomil/sdk';
+import { Organization } from '@octomil/sdk';
 import { stringify } from 'yaml';
+import { connection } from '../access/connect.js';
 import type { Options } from '../program.js';
 import { print } from '../terminal/output.js';
 
@@ -22,14 +23,15 @@ export async function enroll(options: Options): Promise<void> {
   const labels = options['label'] as Record<string, string> | undefined;
   const expiresInSeconds = options['expires'] as number | undefined;
   const device = String(options['device']);
-  const answer = await new Organization().createEnrollmentToken({
+  const access = await connection();
+  const answer = await new Organization(access).createEnrollmentToken({
     deviceIdentifier: device,
     ...(labels === undefined ? {} : { labels }),
     ...(expiresInSeconds === undefined ? {} : { expiresInSeconds }),
   });
   const token = String(answer['token'] ?? answer['enrollmentToken']);
   const config = {
-    coordinator: agentAddress(answer['grpcAddress'], process.env['OCTOMIL_API_BASE'] || DEFAULT_API_BASE),
+    coordinator: agentAddress(answer['grpcAddress'], access.apiBase),
     device_identifier: device,
     enrollment_token: token,
     state_dir: './agent-state',

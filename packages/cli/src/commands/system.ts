@@ -62,4 +62,20 @@ export function register(program: Command, define: DefineCommand): void {
     (command) => command.option('--agent <file>', 'agent.yaml'),
     async (options) => (await import('./config.js')).showConfig(options),
   );
+  const ofCoordinator = (command: Command): Command =>
+    command.option('--data-dir <folder>', 'of the embedded stores (OCTOMIL_DATA_DIR)');
+  define(
+    program,
+    'backup <folder>',
+    'copy all rows and files of a coordinator into a new folder (embedded stores: stop it first)',
+    ofCoordinator,
+    async (options, path = '') => (await import('./backup.js')).backup(options, path),
+  );
+  define(
+    program,
+    'restore <folder>',
+    'fill the empty stores of a coordinator from a backup, also on another kind of database',
+    ofCoordinator,
+    async (options, path = '') => (await import('./backup.js')).restore(options, path),
+  );
 }

@@ -1,11 +1,6 @@
-import {
-  type DryRunReport,
-  Federation,
-  type LocalTrainingOptions,
-  Organization,
-  type TrainingOptions,
-} from '@octomil/sdk';
+import type { DryRunReport, LocalTrainingOptions, TrainingOptions } from '@octomil/sdk';
 import { OctomilError } from '@octomil/shared/errors';
+import { connect } from '../access/connect.js';
 import type { Options } from '../program.js';
 import { interruptible } from '../terminal/interrupt.js';
 import { print, table } from '../terminal/output.js';
@@ -15,7 +10,8 @@ import { scalar } from '../terminal/usage.js';
 
 /** Trains, showing it; or, by option, only reports or only starts. */
 export async function train(options: Options): Promise<number> {
-  const federation = new Federation({ name: String(options['federation']) });
+  const client = await connect();
+  const federation = client.federation(String(options['federation']));
   const request = trainingOptions(options);
   const json = options['json'] === true;
   if (options['dryRun'] === true) {
@@ -33,7 +29,7 @@ export async function train(options: Options): Promise<number> {
     json,
     rounds: request.rounds ?? 0,
     lookAt: async (roundId) => {
-      const { assignments } = await new Organization().round(roundId);
+      const { assignments } = await client.organization.round(roundId);
       return Array.isArray(assignments) ? assignments : [];
     },
   });
@@ -45,7 +41,7 @@ export async function train(options: Options): Promise<number> {
         `${request.model} ${result.version}${request.publish === false ? ' (draft)' : ''}`,
         ...(result.metrics?.overall ? [metricsText(result.metrics.overall)] : []),
         `SHA-256 ${result.digest}`,
-        `pull it: octomil models pull ${request.model} --model-version ${result.version}`,
+        `pull it: octomil pull ${request.model} --version ${result.version}`,
       ].join('\n'),
     );
     return 0;

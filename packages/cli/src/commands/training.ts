@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import type { DefineCommand } from '../program.js';
-import { fields, print, table } from '../terminal/output.js';
+import { fields, print, table, text } from '../terminal/output.js';
 import { integerFrom, marker, pair, positiveNumber, share } from '../terminal/usage.js';
 
 /** Training, and a look at every session and round. */
@@ -44,8 +44,7 @@ export function register(program: Command, define: DefineCommand): void {
   const none = (): void => undefined;
   const sessions = program.command('sessions').description('training sessions');
   define(sessions, 'list', 'list sessions, newest first', none, async ({ json }) => {
-    const { Organization } = await import('@octomil/sdk');
-    const rows = await new Organization().listSessions();
+    const rows = await (await organization()).listSessions();
     await print(json, rows, () =>
       table(
         rows,
@@ -99,31 +98,29 @@ export function register(program: Command, define: DefineCommand): void {
     },
   );
   define(rounds, 'show <id>', 'show a round', none, async ({ json }, id) => {
-    const { Organization } = await import('@octomil/sdk');
-    const round = await new Organization().round(id ?? '');
+    const round = await (await organization()).round(id ?? '');
     await print(json, round, () => fields(round));
   });
   define(rounds, 'retry <id>', 'try a round again with other devices', none, async ({ json }, id) => {
-    const { Organization } = await import('@octomil/sdk');
-    const round = await new Organization().retryRound(id ?? '');
+    const round = await (await organization()).retryRound(id ?? '');
     await print(json, round, () => `Round ${round.number} is tried again.`);
   });
   define(rounds, 'abort <id>', 'end a round without a result', none, async ({ json }, id) => {
-    const { Organization } = await import('@octomil/sdk');
-    const round = await new Organization().abortRound(id ?? '');
+    const round = await (await organization()).abortRound(id ?? '');
     await print(json, round, () => `Round ${round.number} is ${round.state}.`);
   });
 }
 
+async function organization(): Promise<import('@octomil/sdk').Organization> {
+  return (await (await import('../access/connect.js')).connect()).organization;
+}
+
 async function run(sessionId: string | undefined): Promise<import('@octomil/sdk').TrainingRun> {
   const { openRun } = await import('@octomil/sdk');
-  return openRun(sessionId ?? '');
+  const { connection } = await import('../access/connect.js');
+  return openRun(sessionId ?? '', await connection());
 }
 
 function progress(done: unknown, total: unknown): string | null {
   return typeof done === 'number' && typeof total === 'number' ? `${done}/${total}` : null;
-}
-
-function text(value: unknown): string | null {
-  return value === null || value === undefined ? null : String(value);
 }

@@ -72,6 +72,6 @@ async function resultText(result: DemoResult, model: string): Promise<string> {
     drawn,
     '',
     `Version ${result.version}, SHA-256 ${result.digest}, ${result.seconds.toFixed(1)} s in all.`,
-    `With a coordinator of your own ("octomil up"): octomil models pull ${model} --model-version ${result.version}`,
+    `With a coordinator of your own ("octomil up"): octomil pull ${model} --version ${result.version}`,
   ].join('\n');
 }

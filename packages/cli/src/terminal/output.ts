@@ -56,6 +56,38 @@ export function fields(value: Readonly<Record<string, unknown>>): string {
     .join('\n');
 }
 
+/** A cell: nothing for what is not there. */
+export function text(value: unknown): string | null {
+  return value === null || value === undefined ? null : String(value);
+}
+
+/** `2026-01-31 12:00:05` in UTC, as all times here. */
+export function timeText(value: unknown): string | null {
+  return typeof value === 'string' ? value.slice(0, 19).replace('T', ' ') : null;
+}
+
+/** `a=1 b=2` */
+export function pairsText(value: unknown): string | null {
+  if (typeof value !== 'object' || value === null) return null;
+  return Object.entries(value)
+    .map(([name, inner]) => `${name}=${String(inner)}`)
+    .join(' ');
+}
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'];
+
+/** `1.2 MB`: thousands, as disks and networks are measured. */
+export function bytesText(value: unknown): string | null {
+  if (typeof value !== 'number') return null;
+  const power = value < 1000 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log10(value) / 3));
+  return `${power === 0 ? value : (value / 1000 ** power).toFixed(1)} ${UNITS[power]}`;
+}
+
+/** `12.5 %` */
+export function percentText(value: unknown): string | null {
+  return typeof value === 'number' ? `${Math.round(value * 100) / 100} %` : null;
+}
+
 /** `0.873`, or a dash. */
 export function decimal(value: number | null | undefined, digits = 3): string {
   return value === null || value === undefined || Number.isNaN(value) ? '–' : value.toFixed(digits);

@@ -1,3 +1,4 @@
+import { OctomilError } from '@octomil/shared/errors';
 import { InvalidArgumentError } from 'commander';
 
 /** Readers for option values; commander turns what they throw into a usage error that names the option. */
@@ -30,11 +31,53 @@ export function share(text: string): number {
   return value;
 }
 
+/** @throws InvalidArgumentError */
+export function numberFrom(minimum: number, maximum = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isFinite(value) || value < minimum || value > maximum) {
+      const range = maximum === Number.POSITIVE_INFINITY ? `${minimum} or more` : `${minimum} to ${maximum}`;
+      throw new InvalidArgumentError(`It must be a number, ${range}.`);
+    }
+    return value;
+  };
+}
+
+/** 0 to 1. @throws InvalidArgumentError */
+export const ratio: (text: string) => number = numberFrom(0, 1);
+
+/** Collects words, repeated. */
+export function collect(text: string, before: readonly string[] = []): string[] {
+  return [...before, text];
+}
+
+const METRICS = ['accuracy', 'auc', 'loss'] as const;
+
+/** `auc=0.01`. @throws InvalidArgumentError */
+export function metricDrop(text: string): { metric: (typeof METRICS)[number]; drop: number } {
+  const [name, value = ''] = text.split('=');
+  const metric = METRICS.find((known) => known === name);
+  const drop = Number(value);
+  if (metric !== undefined && value.trim() !== '' && drop >= 0 && Number.isFinite(drop)) return { metric, drop };
+  throw new InvalidArgumentError(`Write it as ${METRICS.join(', ')}, = and a number, such as auc=0.01.`);
+}
+
 /** Collects `name=value`, repeated. @throws InvalidArgumentError */
 export function pair(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
   const at = text.indexOf('=');
   if (at < 1) throw new InvalidArgumentError('Write it as name=value.');
   return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
+}
+
+/** `name=value` sets a label, `name-` takes it away. @throws OctomilError `invalid_input` */
+export function labelChange(text: string): Record<string, string | null> {
+  const at = text.indexOf('=');
+  if (at > 0) return { [text.slice(0, at)]: text.slice(at + 1) };
+  if (at < 0 && text.length > 1 && text.endsWith('-')) return { [text.slice(0, -1)]: null };
+  throw new OctomilError(
+    'invalid_input',
+    `label ${JSON.stringify(text)} is none; write name=value, or name- to take it away`,
+  );
 }
 
 /** As `pair`, with several values for a name: `chol=0`, repeated. @throws InvalidArgumentError */

@@ -22,14 +22,15 @@ export async function requirePlaceFor(path: string): Promise<void> {
 /**
  * Writes a file whole or not at all.
  *
+ * @param mode permissions, less what the process masks
  * @returns its absolute path
  * @throws OctomilError `insufficient_storage` when the disk is full, `invalid_input` when it cannot be written
  */
-export async function writeAtomically(path: string, content: Uint8Array | string): Promise<string> {
+export async function writeAtomically(path: string, content: Uint8Array | string, mode = 0o666): Promise<string> {
   const target = resolve(path);
   const partial = join(dirname(target), `.${basename(target)}.${process.pid}.partial`);
   try {
-    await writeFile(partial, content);
+    await writeFile(partial, content, { mode });
     await rename(partial, target);
   } catch (error) {
     await rm(partial, { force: true });

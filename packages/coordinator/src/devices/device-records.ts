@@ -253,6 +253,37 @@ export class DeviceRecords {
       .orderBy('device_groups.name')
       .execute();
   }
+
+  /** What it said of the models that were rolled out to it, by the models' names. */
+  async modelsOf(deviceId: string): Promise<RunningModel[]> {
+    const rows = await this.#database.kysely
+      .selectFrom('device_models as dm')
+      .innerJoin('models as m', 'm.id', 'dm.model_id')
+      .leftJoin('versions as v', 'v.id', 'dm.version_id')
+      .leftJoin('versions as a', 'a.id', 'dm.active_version_id')
+      .leftJoin('versions as p', 'p.id', 'dm.previous_version_id')
+      .select(['dm.model_id', 'm.name as model_name', 'dm.rollout_id', 'dm.state', 'dm.reason_code', 'dm.reason'])
+      .select(['v.version', 'a.version as active_version', 'p.version as previous_version', 'dm.reported_at'])
+      .where('dm.device_id', '=', deviceId)
+      .orderBy('m.name')
+      .execute();
+    return rows.map((row) => ({ ...row, reported_at: row.reported_at.toISOString() }));
+  }
+}
+
+/** How a model stands on a device, as REST shows it. */
+export interface RunningModel {
+  readonly model_id: string;
+  readonly model_name: string;
+  readonly rollout_id: number | null;
+  /** What it is to run, as far as it knows. */
+  readonly version: string | null;
+  readonly active_version: string | null;
+  readonly previous_version: string | null;
+  readonly state: string;
+  readonly reason_code: string | null;
+  readonly reason: string | null;
+  readonly reported_at: string;
 }
 
 /** By id or by identifier; an identifier may look like another device's id, so the id goes first. */

@@ -1,0 +1,109 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { type ModelRegistry, OctomilClientError, ModelRegistry as Registry } from '@octomil/sdk';
+import { connection } from '../access/connect.js';
+import type { Options } from '../program.js';
+import { convertHere, planConversions } from '../push/local-conversion.js';
+import { documentBeside, type LocalFile, modelFilesAt } from '../push/local-files.js';
+import { pushFiles } from '../push/push-files.js';
+import { interruptible } from '../terminal/interrupt.js';
+import { bytesText, print } from '../terminal/output.js';
+
+/** Makes a version of a file, or of the model files in a folder. */
+export async function push(options: Options, path = '.'): Promise<void> {
+  const files = await modelFilesAt(path);
+  const formats = String(options['formats'] ?? '')
+    .split(',')
+    .map((format) => format.trim().toLowerCase())
+    .filter((format) => format !== '');
+  const { model, version, publish, json } = options;
+  const access = await connection();
+  const registry = new Registry(access);
+  const { signal, release } = interruptible();
+  const folder = await mkdtemp(join(tmpdir(), 'octomil-push-'));
+  try {
+    const { all, there } = await withConversions(files, formats, folder);
+    await ensureModel(registry, options, files, signal);
+    const target = {
+      registry,
+      apiBase: access.apiBase,
+      model: String(model),
+      version: version as string | undefined,
+      description: options['description'] as string | undefined,
+      formats: there,
+      signal,
+    };
+    let pushed = await pushFiles(all, target);
+    const of = { modelId: String(model), version: pushed.version, signal };
+    if (publish === true || options['wait'] === true) pushed = await registry.conversions.ready(of);
+    if (publish === true) pushed = await registry.publishVersion(of);
+    await print(json, pushed, () =>
+      [
+        `${String(model)} ${pushed.version} is ${pushed.status}.`,
+        ...all.map(
+          ({ path: file, format, sizeBytes }) =>
+            `  ${format ?? 'other'}  ${basename(file)}  ${bytesText(sizeBytes)}${file.startsWith(folder) ? ', converted here' : ''}`,
+        ),
+        ...(pushed.status === 'converting'
+          ? [
+              `The coordinator makes ${there.join(', ')}; see: octomil versions formats ${quoted(model)} ${pushed.version}`,
+            ]
+          : []),
+        ...(pushed.status === 'draft'
+          ? [`Publish it: octomil versions publish ${quoted(model)} ${pushed.version}`]
+          : []),
+      ].join('\n'),
+    );
+  } finally {
+    release();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** What can be made here is; what remains is the coordinator's. */
+async function withConversions(
+  files: readonly LocalFile[],
+  formats: readonly string[],
+  folder: string,
+): Promise<{ all: readonly LocalFile[]; there: readonly string[] }> {
+  const weights = planConversions(files, formats, true).from;
+  const documentPath =
+    files.find(({ format }) => format === 'model.json')?.path ??
+    (weights === undefined ? undefined : await documentBeside(weights.path));
+  const plan = planConversions(files, formats, documentPath !== undefined);
+  const { files: converted, failed } = await convertHere(plan, documentPath, folder);
+  for (const [format, reason] of failed) {
+    process.stderr.write(`${format} is left to the coordinator, for it cannot be made here: ${reason}\n`);
+  }
+  return { all: [...files, ...converted], there: [...plan.there, ...failed.keys()] };
+}
+
+async function ensureModel(
+  registry: ModelRegistry,
+  options: Options,
+  files: readonly LocalFile[],
+  signal: AbortSignal,
+): Promise<void> {
+  const { model, framework, useCase } = options;
+  try {
+    await registry.model(String(model), signal);
+  } catch (error) {
+    if (!(error instanceof OctomilClientError) || error.code !== 'model_not_found') throw error;
+    const main = files.find(({ format }) => format !== 'model.json');
+    const told = files.some(({ format }) => format === 'model.json') ? undefined : main?.format;
+    const named = framework ?? (told === 'safetensors' ? undefined : told);
+    await registry.ensureModel({
+      name: String(model),
+      signal,
+      ...(named === undefined ? {} : { framework: String(named) }),
+      ...(useCase === undefined ? {} : { useCase: String(useCase) }),
+    });
+  }
+}
+
+/** As a shell reads it. */
+function quoted(word: unknown): string {
+  const text = String(word);
+  return /^[\w./:@-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
