@@ -23,6 +23,10 @@ export interface GenerationRequest {
   readonly stop: readonly string[];
   readonly seed: number | undefined;
   readonly responseFormat: ResponseFormat;
+  /** -2 to 2: makes a token less probable each time that it has come. Default 0. */
+  readonly frequencyPenalty?: number;
+  /** -2 to 2: makes a token less probable once it has come. Default 0. */
+  readonly presencePenalty?: number;
 }
 
 export interface TokenUsage {
@@ -53,11 +57,26 @@ export interface EngineDescription {
   /** How many generations run at once. */
   readonly parallelSequences: number;
   readonly canEmbed: boolean;
+  /** A draft model proposes tokens. Default false. */
+  readonly speculative?: boolean;
+}
+
+/** How the process of an engine is. */
+export interface EngineHealth {
+  readonly state: 'loading' | 'ready' | 'failed' | 'stopped';
+  /** What the engine's process has in memory; undefined while there is none. */
+  readonly rssBytes: number | undefined;
+  /** Times that it was started anew. */
+  readonly restarts: number;
+  /** Why it failed, where it did. */
+  readonly reason: string | undefined;
 }
 
 /** Generates text on this machine. One engine holds one model. */
 export interface GenerationEngine {
   readonly description: EngineDescription;
+  /** Left out by engines without a process of their own. */
+  health?(): EngineHealth;
   /**
    * Ends with exactly one `done`, or throws.
    *

@@ -1,6 +1,8 @@
+export { checkGguf, type GgufInfo } from './check-gguf.js';
 export type {
   ChatMessage,
   EngineDescription,
+  EngineHealth,
   FinishReason,
   GenerationEngine,
   GenerationEvent,
@@ -8,3 +10,5 @@ export type {
   ResponseFormat,
   TokenUsage,
 } from './engine.js';
+export { LlamaEngine, type LlamaEngineOptions, openLlamaEngine } from './llama-engine.js';
+export { JSON_OBJECT_GRAMMAR, schemaToGrammar } from './schema-grammar.js';

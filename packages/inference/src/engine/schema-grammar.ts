@@ -30,7 +30,8 @@ const TYPES = Object.keys(KEYWORDS);
 
 const MAX_RULES = 2_000;
 const MAX_DEPTH = 64;
-const MAX_LENGTH = 10_000;
+/** What llama.cpp takes as a number of repetitions. */
+const MAX_LENGTH = 2_000;
 const MAX_ITEMS = 1_000;
 /** Digits of numbers without bounds: what a double holds, so that nothing overflows to infinity. */
 const BASIC_RULES: Readonly<Record<string, string>> = {
@@ -299,7 +300,7 @@ class Converter {
     }
     let target: unknown = this.#root;
     for (const part of pointer.split('/').slice(1)) {
-      const key = decodeURIComponent(part).replaceAll('~1', '/').replaceAll('~0', '~');
+      const key = unescaped(part);
       target =
         typeof target === 'object' && target !== null && Object.hasOwn(target, key)
           ? (target as Schema)[key]
@@ -344,7 +345,9 @@ function choice(expressions: readonly string[]): string {
 function literal(value: unknown, at: string): string {
   const json = JSON.stringify(value);
   if (json === undefined) throw unsupported(at, 'it is no JSON value');
-  return `"${json.replaceAll(/[\\"]/g, '\\$&').replaceAll('\n', '\\n')}"`;
+  // Escaped, what is not ASCII can be said with any vocabulary.
+  const ascii = json.replaceAll(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return `"${ascii.replaceAll(/[\\"]/g, '\\$&')}"`;
 }
 
 /** Digit by digit: the shortest way to hold an integer within bounds (both inclusive). */
@@ -422,6 +425,17 @@ function asObject(value: unknown, at: string): Record<string, unknown> {
 function stringList(value: unknown, at: string): readonly string[] {
   if (Array.isArray(value) && value.every((item) => typeof item === 'string')) return value;
   throw unsupported(at, 'it must be a list of names');
+}
+
+/** A part of a JSON pointer in a fragment (RFC 6901, section 6). */
+function unescaped(part: string): string {
+  let decoded = part;
+  try {
+    decoded = decodeURIComponent(part);
+  } catch {
+    // A % that begins no character stands for itself.
+  }
+  return decoded.replaceAll('~1', '/').replaceAll('~0', '~');
 }
 
 function count(value: unknown, at: string, most: number): number {

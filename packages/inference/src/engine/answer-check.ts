@@ -1,0 +1,68 @@
+import { OctomilError } from '@octomil/shared/errors';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import type { ResponseFormat } from './engine.js';
+import { JSON_OBJECT_GRAMMAR, schemaToGrammar } from './schema-grammar.js';
+
+/** How an answer is held to a format: by a grammar while it is made, and by a check of the whole. */
+export interface FormatRule {
+  readonly grammar: string;
+  /** @throws OctomilError `inference_failed` for a text that is not of the format */
+  check(text: string): void;
+}
+
+/**
+ * Undefined for plain text.
+ *
+ * @throws OctomilError `invalid_input` for a schema that cannot be enforced
+ */
+export function formatRule(format: ResponseFormat): FormatRule | undefined {
+  switch (format.type) {
+    case 'text':
+      return undefined;
+    case 'json_object':
+      return {
+        grammar: JSON_OBJECT_GRAMMAR,
+        check: (text) => {
+          const value = parse(text);
+          if (typeof value !== 'object' || value === null || Array.isArray(value)) throw violation('is no JSON object');
+        },
+      };
+    case 'json_schema': {
+      const grammar = schemaToGrammar(format.schema);
+      const validate = compile(format.schema);
+      return {
+        grammar,
+        check: (text) => {
+          if (!validate(parse(text))) throw violation('does not match the schema');
+        },
+      };
+    }
+  }
+}
+
+function compile(schema: Readonly<Record<string, unknown>>): (value: unknown) => boolean {
+  // Which draft it says to be of does not matter: the keywords that are let through mean the same in all.
+  const { $schema: _, ...plain } = schema;
+  try {
+    // An instance of its own, so that an $id may come again in another schema.
+    const validate = new Ajv2020({ strict: false, validateFormats: false, validateSchema: false }).compile(plain);
+    return (value) => validate(value) === true;
+  } catch (cause) {
+    throw new OctomilError('invalid_input', 'response_format: the schema is not a valid JSON schema', {
+      cause,
+      details: { field: 'response_format' },
+    });
+  }
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw violation('is not JSON');
+  }
+}
+
+function violation(what: string): OctomilError {
+  return new OctomilError('inference_failed', `the model's answer ${what}, and was not passed on as one that does`);
+}

@@ -1,0 +1,82 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import type { EntryPoint } from '@octomil/shared/runtime';
+import type { FromEngine, ToEngine } from './engine-messages.js';
+
+const TAIL_CHARACTERS = 4_000;
+
+/** One engine process, from its start to its end. */
+export class EngineChild {
+  /** Resolves with how it ended, when it is gone and its output is read; never rejects. */
+  readonly ended: Promise<string>;
+  readonly #process: ChildProcess;
+  readonly #listeners = new Map<number, (message: FromEngine) => void>();
+  #tail = '';
+  #rssBytes: number | undefined;
+
+  constructor(entry: EntryPoint, onMessage: (message: FromEngine) => void) {
+    this.#process = fork(entry.path, {
+      execArgv: entry.execArgv,
+      serialization: 'advanced',
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      // No build from source, and no debugger that is called to a crash and takes seconds.
+      env: { ...process.env, NODE_LLAMA_CPP_SKIP_DOWNLOAD: 'true', GGML_NO_BACKTRACE: '1' },
+    });
+    const child = this.#process;
+    // Both are read: a full pipe would stop the engine.
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.#tail = (this.#tail + text).slice(-TAIL_CHARACTERS);
+      });
+    }
+    child.on('message', (message: FromEngine) => {
+      if ('rssBytes' in message) this.#rssBytes = message.rssBytes;
+      if (message.type === 'text') {
+        for (const chunk of message.chunks) this.#listeners.get(chunk[0])?.({ type: 'text', chunks: [chunk] });
+      } else if ('id' in message) this.#listeners.get(message.id)?.(message);
+      else onMessage(message);
+    });
+    this.ended = new Promise((resolve) => {
+      child.on('close', (code, signal) =>
+        resolve(signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`),
+      );
+      child.on('error', (error) => {
+        this.#tail += error.message;
+        // A process that never started has no `close`.
+        if (child.pid === undefined) resolve('it could not be started');
+      });
+    });
+  }
+
+  get pid(): number | undefined {
+    return this.#process.pid;
+  }
+
+  get rssBytes(): number | undefined {
+    return this.#rssBytes;
+  }
+
+  /** The last line that it wrote, which says what llama.cpp stumbled on; empty where there is none. */
+  get lastLine(): string {
+    const lines = this.#tail.trim().split('\n');
+    return (lines.findLast((line) => /assert|error|fail/i.test(line)) ?? lines.at(-1) ?? '').trim().slice(0, 300);
+  }
+
+  listen(id: number, listener: (message: FromEngine) => void): void {
+    this.#listeners.set(id, listener);
+  }
+
+  forget(id: number): void {
+    this.#listeners.delete(id);
+  }
+
+  send(message: ToEngine): void {
+    // A closed channel means that the process is ending; `ended` tells those who wait.
+    if (this.#process.connected) this.#process.send(message, () => undefined);
+  }
+
+  /** It holds nothing that a clean end would save. */
+  async kill(): Promise<void> {
+    this.#process.kill('SIGKILL');
+    await this.ended;
+  }
+}

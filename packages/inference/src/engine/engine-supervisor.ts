@@ -1,0 +1,171 @@
+import { OctomilError } from '@octomil/shared/errors';
+import type { Clock, EntryPoint, Logger } from '@octomil/shared/runtime';
+import type { EngineHealth } from './engine.js';
+import { EngineChild } from './engine-child.js';
+import type { FromEngine, LoadOptions } from './engine-messages.js';
+
+export interface SupervisorOptions {
+  readonly load: LoadOptions;
+  readonly entry: EntryPoint;
+  readonly loadTimeoutMs: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Run before each start, so that what would end the process is found first. @throws OctomilError */
+  readonly check: () => Promise<void>;
+}
+
+const FIRST_DELAY_MS = 500;
+const LONGEST_DELAY_MS = 60_000;
+/** A process that lived this long begins with the first delay again. */
+const STEADY_MS = 60_000;
+
+/**
+ * Keeps the process of a model running. When it dies, or cannot load the model, it is started anew after 0.5 s, 1 s … 60 s;
+ * until then whoever asks for it hears why, and when to come back.
+ */
+export class EngineSupervisor {
+  readonly #options: SupervisorOptions;
+  #child: EngineChild | undefined;
+  /** Settles with the start that is under way, or that was the last. */
+  #loaded: Promise<EngineChild>;
+  #state: EngineHealth['state'] = 'loading';
+  #failure: OctomilError | undefined;
+  #failures = 0;
+  #starts = 0;
+  #retryAtMs = 0;
+  #callOffRestart: () => void = () => undefined;
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#loaded = this.#start();
+  }
+
+  get health(): EngineHealth {
+    return {
+      state: this.#state,
+      rssBytes: this.#child?.rssBytes,
+      restarts: Math.max(0, this.#starts - 1),
+      reason: this.#failure?.reason,
+    };
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /**
+   * The process with the model in memory; waits while it is being loaded.
+   *
+   * @throws OctomilError why there is none, with `retryAfterSeconds`; the signal's reason
+   */
+  child(signal?: AbortSignal): Promise<EngineChild> {
+    if (this.#state === 'failed' || this.#state === 'stopped') return Promise.reject(this.#refusal());
+    if (signal === undefined || this.#state === 'ready') return this.#loaded;
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => reject(signal.reason);
+      if (signal.aborted) onAbort();
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#loaded.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.#state = 'stopped';
+    this.#failure = new OctomilError('runtime_unavailable', 'the engine was stopped');
+    this.#callOffRestart();
+    await this.#child?.kill();
+  }
+
+  #start(): Promise<EngineChild> {
+    this.#starts += 1;
+    this.#state = 'loading';
+    const loaded = this.#load();
+    // Whoever asks is told; nobody may be asking.
+    loaded.catch(() => undefined);
+    return loaded;
+  }
+
+  async #load(): Promise<EngineChild> {
+    const { entry, load, clock, loadTimeoutMs, logger, check } = this.#options;
+    let child: EngineChild | undefined;
+    try {
+      await check();
+      const outcome = Promise.withResolvers<void>();
+      const onMessage = (message: FromEngine): void => {
+        if (message.type === 'loaded') outcome.resolve();
+        if (message.type === 'load_failed') outcome.reject(OctomilError.fromBody(message.error));
+      };
+      this.#requireRunning();
+      child = new EngineChild(entry, onMessage);
+      const started = child;
+      this.#child = started;
+      const callOff = clock.after(loadTimeoutMs, () =>
+        outcome.reject(
+          new OctomilError('model_load_failed', `the model was not loaded within ${loadTimeoutMs} ms, the limit`),
+        ),
+      );
+      void started.ended.then((how) => {
+        outcome.reject(diedLoading(how, started.lastLine));
+        this.#onEnd(started, how);
+      });
+      started.send({ type: 'load', options: load });
+      await outcome.promise.finally(callOff);
+      this.#requireRunning();
+      this.#state = 'ready';
+      this.#failure = undefined;
+      const readyAtMs = clock.now();
+      void started.ended.then(() => {
+        if (clock.now() - readyAtMs > STEADY_MS) this.#failures = 0;
+      });
+      logger.info({ pid: started.pid, rssBytes: started.rssBytes }, 'model loaded');
+      return started;
+    } catch (error) {
+      const failure = error instanceof OctomilError ? error : diedLoading('it failed', String(error));
+      // The reason comes from loading, not from the end that follows it.
+      this.#fail(failure);
+      await child?.kill();
+      throw this.#refusal();
+    }
+  }
+
+  #onEnd(child: EngineChild, how: string): void {
+    if (this.#child !== child) return;
+    this.#child = undefined;
+    if (this.#state !== 'ready') return;
+    const { logger } = this.#options;
+    logger.warn({ how, lastLine: child.lastLine }, 'the engine process ended; it will be started anew');
+    this.#fail(new OctomilError('model_load_failed', `the engine process is being started anew: ${how}`));
+  }
+
+  #fail(failure: OctomilError): void {
+    if (this.#state === 'stopped') return;
+    const { clock, logger } = this.#options;
+    this.#state = 'failed';
+    this.#failure = failure;
+    const delayMs = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#failures);
+    this.#failures += 1;
+    this.#retryAtMs = clock.now() + delayMs;
+    logger.warn({ reason: failure.reason, delayMs }, 'the engine cannot be used; it will be tried again');
+    this.#callOffRestart = clock.after(delayMs, () => {
+      this.#loaded = this.#start();
+    });
+  }
+
+  #refusal(): OctomilError {
+    const { code, reason, details } = this.#failure ?? diedLoading('it ended', '');
+    const leftSeconds = Math.max(1, Math.ceil((this.#retryAtMs - this.#options.clock.now()) / 1_000));
+    return new OctomilError(code, reason, {
+      ...(details === undefined ? {} : { details }),
+      ...(this.#state === 'stopped' ? {} : { retryAfterSeconds: leftSeconds }),
+    });
+  }
+
+  #requireRunning(): void {
+    if (this.#state === 'stopped') throw this.#refusal();
+  }
+}
+
+function diedLoading(how: string, lastLine: string): OctomilError {
+  const said = lastLine === '' ? '' : ` (${lastLine})`;
+  return new OctomilError('model_load_failed', `the engine process did not survive loading the model: ${how}${said}`);
+}

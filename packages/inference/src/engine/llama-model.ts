@@ -1,0 +1,321 @@
+import { randomInt } from 'node:crypto';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { ChatMessage, FinishReason } from './engine.js';
+import type { Completion, ConstrainedRequest, LoadOptions } from './engine-messages.js';
+import {
+  type ChatItem,
+  type ChatWrapper,
+  type Llama,
+  type LlamaEmbeddingContext,
+  type LlamaLibrary,
+  type LlamaModel,
+  type LlamaSequence,
+  loadLlamaLibrary,
+  type Token,
+} from './llama-library.js';
+import { type Lease, SequencePool } from './sequence-pool.js';
+import { StopSequences } from './stop-sequences.js';
+import { TokenText } from './token-text.js';
+
+/** Prompt tokens that are read between two looks at the signal; also llama.cpp's default batch. */
+const PREFILL_TOKENS = 512;
+const UNKNOWN_CHARACTER = '\uFFFD';
+/** Tokens looked back at for the penalties of repeated ones. */
+const PENALTY_TOKENS = 256;
+
+/** Is given text as it is generated; a promise pauses the generation. */
+export type TextSink = (text: string) => Promise<void> | undefined;
+
+/** A model in memory, within the process that is for it alone. */
+export class LoadedModel {
+  readonly contextTokens: number;
+  readonly #library: LlamaLibrary;
+  readonly #llama: Llama;
+  readonly #model: LlamaModel;
+  readonly #wrapper: ChatWrapper | null;
+  readonly #pool: SequencePool;
+  readonly #options: LoadOptions;
+  #embedding: Promise<LlamaEmbeddingContext> | undefined;
+  #unspeakable: object | undefined;
+
+  private constructor(parts: {
+    library: LlamaLibrary;
+    llama: Llama;
+    model: LlamaModel;
+    sequences: readonly LlamaSequence[];
+    contextTokens: number;
+    options: LoadOptions;
+  }) {
+    this.#library = parts.library;
+    this.#llama = parts.llama;
+    this.#model = parts.model;
+    this.#wrapper = parts.library.resolveChatWrapper(parts.model);
+    this.#pool = new SequencePool(parts.sequences);
+    this.#options = parts.options;
+    this.contextTokens = parts.contextTokens;
+  }
+
+  /** @throws OctomilError `runtime_unavailable`, `model_load_failed` */
+  static async load(options: LoadOptions): Promise<LoadedModel> {
+    const library = await loadLlamaLibrary();
+    const { contextTokens: contextSize, parallelSequences: sequences, threads } = options;
+    try {
+      const llama = await library.getLlama({
+        gpu: options.gpu ? 'auto' : false,
+        build: 'never',
+        skipDownload: true,
+        // The library's own default is at least 4 threads, which spin against each other on fewer cores.
+        maxThreads: threads,
+        logLevel: 'error',
+        progressLogs: false,
+      });
+      const model = await llama.loadModel({ modelPath: options.modelPath });
+      const context = await model.createContext({ contextSize, sequences, threads });
+      const makeDraft = await drafting(library, llama, model, options);
+      return new LoadedModel({
+        library,
+        llama,
+        model,
+        sequences: Array.from({ length: sequences }, () => context.getSequence(makeDraft())),
+        // The library rounds up; what was asked for holds.
+        contextTokens: Math.min(context.contextSize, contextSize),
+        options,
+      });
+    } catch (error) {
+      throw toOctomilError(error, 'model_load_failed');
+    }
+  }
+
+  /** @throws OctomilError `context_too_large`, `invalid_input` for a grammar, `inference_failed`; the signal's reason */
+  async generate(request: ConstrainedRequest, signal: AbortSignal, say: TextSink): Promise<Completion> {
+    const { tokens, stops } = this.#promptOf(request);
+    // The last place of the context cannot be filled without shifting it.
+    const room = this.contextTokens - tokens.length - 1;
+    if (room < 1) {
+      throw new OctomilError(
+        'context_too_large',
+        `the prompt has ${tokens.length} tokens; the context holds ${this.contextTokens}, and an answer needs some of them`,
+        { details: { promptTokens: tokens.length, contextTokens: this.contextTokens } },
+      );
+    }
+    const constraint = request.grammar === undefined ? {} : await this.#constrain(request.grammar);
+    const lease = await this.#pool.take(tokens, signal);
+    try {
+      return await this.#run(lease, request, { tokens, stops, room, constraint, signal, say });
+    } finally {
+      lease.release();
+    }
+  }
+
+  /** @throws OctomilError `context_too_large`, `invalid_input`; the signal's reason */
+  async embed(
+    inputs: readonly string[],
+    signal: AbortSignal,
+  ): Promise<{ vectors: Float32Array[]; promptTokens: number }> {
+    const tokenized = inputs.map((input) => this.#model.tokenize(input, false));
+    tokenized.forEach((tokens, index) => {
+      if (tokens.length === 0) throw new OctomilError('invalid_input', `input ${index} is empty`);
+      if (tokens.length + 2 < this.contextTokens) return;
+      throw new OctomilError(
+        'context_too_large',
+        `input ${index} has ${tokens.length} tokens; the context holds ${this.contextTokens}`,
+        { details: { promptTokens: tokens.length, contextTokens: this.contextTokens } },
+      );
+    });
+    this.#embedding ??= this.#model.createEmbeddingContext({
+      contextSize: this.contextTokens,
+      batchSize: this.contextTokens,
+      threads: this.#options.threads,
+    });
+    const context = await this.#embedding;
+    const vectors: Float32Array[] = [];
+    for (const tokens of tokenized) {
+      signal.throwIfAborted();
+      vectors.push(normalised((await context.getEmbeddingFor(tokens)).vector));
+    }
+    return { vectors, promptTokens: tokenized.reduce((sum, tokens) => sum + tokens.length, 0) };
+  }
+
+  /** Message text is tokenized without special tokens: what looks like the end of a turn in it is text. */
+  #promptOf({ input, grammar, stop }: ConstrainedRequest): { tokens: Token[]; stops: readonly string[] } {
+    if ('prompt' in input) {
+      const tokens = this.#model.tokenize(input.prompt, false);
+      const { bos, shouldPrependBosToken } = this.#model.tokens;
+      if ((shouldPrependBosToken || tokens.length === 0) && bos !== null) tokens.unshift(bos);
+      return { tokens, stops: stop };
+    }
+    if (this.#wrapper === null) {
+      throw new OctomilError('invalid_input', 'this model has no chat template; give it a prompt to continue');
+    }
+    const chatHistory = [...input.messages.map(chatItem), { type: 'model' as const, response: [] }];
+    const state = this.#wrapper.generateContextState({ chatHistory });
+    const ends = state.stopGenerationTriggers.filter((trigger) => typeof trigger === 'string');
+    return {
+      tokens: state.contextText.tokenize(this.#model.tokenizer),
+      // Some models spell the end of a turn; within a grammar nothing but the grammar ends.
+      stops: grammar === undefined ? [...stop, ...ends] : stop,
+    };
+  }
+
+  async #constrain(grammar: string): Promise<{ grammarEvaluationState: object; tokenBias: object }> {
+    let compiled: object;
+    try {
+      compiled = await this.#llama.createGrammar({ grammar });
+    } catch (cause) {
+      throw new OctomilError(
+        'invalid_input',
+        'response_format: the engine cannot hold to this schema; make its lengths and counts smaller',
+        { cause, details: { field: 'response_format' } },
+      );
+    }
+    return {
+      grammarEvaluationState: new this.#library.LlamaGrammarEvaluationState({ model: this.#model, grammar: compiled }),
+      tokenBias: this.#ban(),
+    };
+  }
+
+  /** Bytes of a character that never ends would break JSON, and control tokens are in no text: both are left out. */
+  #ban(): object {
+    if (this.#unspeakable !== undefined) return this.#unspeakable;
+    const model = this.#model;
+    const banned = [...model.iterateAllTokens()].filter(
+      (token) =>
+        !model.isEogToken(token) &&
+        (model.isSpecialToken(token) || model.detokenize([token], true).includes(UNKNOWN_CHARACTER)),
+    );
+    this.#unspeakable = this.#library.TokenBias.for(model).set(banned, 'never');
+    return this.#unspeakable;
+  }
+
+  async #run(
+    { sequence }: Lease,
+    request: ConstrainedRequest,
+    work: {
+      readonly tokens: Token[];
+      readonly stops: readonly string[];
+      readonly room: number;
+      readonly constraint: { readonly grammarEvaluationState?: object; readonly tokenBias?: object };
+      readonly signal: AbortSignal;
+      readonly say: TextSink;
+    },
+  ): Promise<Completion> {
+    const { tokens, signal, say } = work;
+    const before = { ...sequence.tokenPredictions };
+    // All but the last, so that there is something to go on from.
+    await sequence.adaptStateToTokens(tokens.slice(0, -1), false);
+    const cachedTokens = sequence.nextTokenIndex;
+    for (let at = cachedTokens; at < tokens.length - 1; at += PREFILL_TOKENS) {
+      signal.throwIfAborted();
+      await sequence.evaluateWithoutGeneratingNewTokens(
+        tokens.slice(at, Math.min(at + PREFILL_TOKENS, tokens.length - 1)),
+      );
+    }
+    const generated: Token[] = [];
+    const text = new TokenText((some, last) => this.#model.detokenize(some, false, last));
+    const stops = new StopSequences(work.stops);
+    const limit = Math.min(request.maxTokens ?? work.room, work.room);
+    const evaluation = sequence.evaluate(tokens.slice(-1), {
+      temperature: request.temperature,
+      topP: request.topP,
+      seed: request.seed ?? randomInt(2 ** 31),
+      ...penalties(request, generated),
+      ...work.constraint,
+    });
+    let finishReason: FinishReason = 'stop';
+    let stopped = false;
+    for await (const token of evaluation) {
+      signal.throwIfAborted();
+      generated.push(token);
+      const piece = stops.add(text.add(token));
+      stopped = piece.stopped;
+      if (piece.text !== '') await say(piece.text);
+      if (stopped) break;
+      if (generated.length >= limit) {
+        finishReason = 'length';
+        break;
+      }
+    }
+    signal.throwIfAborted();
+    if (!stopped) {
+      const rest = stops.add(text.end());
+      const last = rest.stopped ? rest.text : rest.text + stops.end();
+      if (rest.stopped) finishReason = 'stop';
+      if (last !== '') await say(last);
+    }
+    return {
+      finishReason,
+      usage: {
+        promptTokens: tokens.length,
+        completionTokens: generated.length,
+        cachedTokens,
+        estimated: false,
+      },
+      ...(this.#options.draftModelPath === undefined ? {} : { speculative: speculation(sequence, before) }),
+    };
+  }
+}
+
+/** A draft sequence for each sequence, or nothing without a draft model. */
+async function drafting(
+  library: LlamaLibrary,
+  llama: Llama,
+  model: LlamaModel,
+  options: LoadOptions,
+): Promise<() => { readonly tokenPredictor: object } | undefined> {
+  if (options.draftModelPath === undefined) return () => undefined;
+  const draft = await llama.loadModel({ modelPath: options.draftModelPath });
+  if (!sameVocabulary(model, draft)) {
+    throw new OctomilError(
+      'model_load_failed',
+      'the draft model has another vocabulary than the model it is to draft for',
+    );
+  }
+  const context = await draft.createContext({
+    contextSize: options.contextTokens,
+    sequences: options.parallelSequences,
+    threads: options.threads,
+  });
+  // With its default of no tokens at least, no prediction was ever used.
+  return () => ({ tokenPredictor: new library.DraftSequenceTokenPredictor(context.getSequence(), { minTokens: 1 }) });
+}
+
+function sameVocabulary(one: LlamaModel, other: LlamaModel): boolean {
+  const tokens = [...one.iterateAllTokens()];
+  if ([...other.iterateAllTokens()].length !== tokens.length) return false;
+  return tokens.every((token) => one.detokenize([token], true) === other.detokenize([token], true));
+}
+
+function chatItem({ role, content }: ChatMessage): ChatItem {
+  if (role === 'assistant') return { type: 'model', response: [content] };
+  return { type: role === 'system' ? 'system' : 'user', text: content };
+}
+
+function penalties(request: ConstrainedRequest, generated: readonly Token[]): { readonly repeatPenalty?: object } {
+  const { frequencyPenalty = 0, presencePenalty = 0 } = request;
+  if (frequencyPenalty === 0 && presencePenalty === 0) return {};
+  return {
+    repeatPenalty: {
+      punishTokens: () => generated.slice(-PENALTY_TOKENS),
+      maxPunishTokens: PENALTY_TOKENS,
+      penalty: 1,
+      frequencyPenalty,
+      presencePenalty,
+    },
+  };
+}
+
+function speculation(
+  sequence: LlamaSequence,
+  before: { readonly used: number; readonly validated: number; readonly refuted: number },
+): { readonly drafted: number; readonly accepted: number } {
+  const { used, validated, refuted } = sequence.tokenPredictions;
+  return { drafted: validated - before.validated + refuted - before.refuted, accepted: used - before.used };
+}
+
+function normalised(vector: readonly number[]): Float32Array {
+  const length = Math.hypot(...vector);
+  if (!Number.isFinite(length) || length === 0) {
+    throw new OctomilError('inference_failed', 'the model gave an embedding without a direction');
+  }
+  return Float32Array.from(vector, (value) => value / length);
+}
