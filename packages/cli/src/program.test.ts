@@ -13,7 +13,8 @@ interface Finished {
 /** The real command, in a process of its own. */
 function octomil(args: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Finished> {
   const main = entryPoint(import.meta.url, 'main');
-  const { OCTOMIL_API_KEY: _key, OCTOMIL_API_BASE: _base, ...outer } = process.env;
+  const { OCTOMIL_API_KEY: _key, OCTOMIL_API_BASE: _base, ...inherited } = process.env;
+  const outer = { ...inherited, OCTOMIL_CREDENTIALS: '/nowhere/credentials' };
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
@@ -27,9 +28,22 @@ function octomil(args: readonly string[], environment: Readonly<Record<string, s
 test('explains itself', async () => {
   const { code, out } = await octomil(['--help']);
   expect(code).toBe(0);
-  for (const command of ['demo', 'up', 'agent', 'train', 'sessions', 'rounds', 'keys', 'enroll', 'models', 'devices']) {
-    expect(out).toContain(`  ${command} `);
-  }
+  const groups = Object.fromEntries(
+    [...out.matchAll(/^(\S.*):\n((?: {2}.*\n)+)/gm)].map(([, name = '', lines = '']) => [
+      name,
+      [...lines.matchAll(/^ {2}([a-z]+)/gm)].map(([, command]) => command),
+    ]),
+  );
+  expect(groups).toEqual({
+    Options: [],
+    'Coordinator and agents': ['demo', 'up', 'agent', 'config', 'backup', 'restore'],
+    Training: ['train', 'sessions', 'rounds'],
+    Models: ['push', 'pull', 'convert', 'check', 'models', 'versions'],
+    Rollouts: ['deploy', 'rollouts'],
+    Devices: ['devices', 'groups'],
+    'Organizations and access': ['federation', 'login', 'logout', 'keys', 'enroll', 'audit'],
+    Commands: ['help'],
+  });
 });
 
 test.each([
@@ -40,6 +54,17 @@ test.each([
   [['train', '--federation', 'f', '--model', 'm', '--update-format', 'zip'], 'Allowed choices are delta, weights.'],
   [['demo', '--model', 'cnn'], 'Allowed choices are logistic, mlp.'],
   [['models', 'show'], "missing required argument 'model'"],
+  [['push', '.'], "required option '-m, --model <name>' not specified"],
+  [['push', '--version'], "option '-v, --version <version>' argument missing"],
+  [['convert', 'x.pt', '--to', 'tflite'], 'Allowed choices are safetensors, pytorch, onnx, npz.'],
+  [['deploy', 'heart', '--rollout', '101'], 'It must be a number, 0 to 100.'],
+  [['deploy', 'heart', '--max-failure-ratio', '5'], 'It must be a number, 0 to 1.'],
+  [['deploy', 'heart', '--max-metric-drop', 'f1=0.1'], 'Write it as accuracy, auc, loss, = and a number'],
+  [['deploy', 'heart', '--on-breach', 'shrug'], 'Allowed choices are rollback, pause.'],
+  [['deploy', 'heart', '--draft', '--watch'], "option '--draft' cannot be used with option '--watch'"],
+  [['rollouts', 'list', 'heart', '--status', 'done'], 'Allowed choices are draft, active, paused'],
+  [['rollouts', 'advance', 'heart', '--to', '50', '--increment', '5'], 'cannot be used with option'],
+  [['federation', 'share', 'heart'], "required option '-f, --federation <federation>' not specified"],
 ])('%j is a usage error', async (args, message) => {
   const { code, out, err } = await octomil(args);
   expect(err).toContain(message);
@@ -50,7 +75,9 @@ test.each([
 test('an error has its code on standard error, exit code 1 and no stack', async () => {
   const without = await octomil(['models', 'list']);
   expect(without).toMatchObject({ code: 1, out: '' });
-  expect(without.err).toBe('error [invalid_api_key]: no API key was given; pass apiKey or set OCTOMIL_API_KEY\n');
+  expect(without.err).toBe(
+    'error [invalid_api_key]: no API key was given; run "octomil login", or set OCTOMIL_API_KEY\n',
+  );
   const debugged = await octomil(['models', 'list'], { OCTOMIL_DEBUG: '1' });
   expect(debugged.err).toContain('    at ');
 });
@@ -73,9 +100,10 @@ test('--json prints one document with what the coordinator answered, names in ca
     const asJson = await octomil(['models', 'list', '--json'], environment);
     expect(JSON.parse(asJson.out)).toEqual([{ id: 'm1', name: 'heart', createdAt: '2026-01-01T00:00:00Z' }]);
     const asText = await octomil(['models', 'list'], environment);
-    expect(asText.out).toMatch(/ID +Name +Framework +Made/);
-    expect(asText.out).toMatch(/m1 +heart +– +2026-01-01/);
-    expect(seen).toEqual(['/api/v1/models', 'Bearer edg_test', '/api/v1/models', 'Bearer edg_test']);
+    expect(asText.out).toMatch(/ID +Name +Framework +Latest +Made/);
+    expect(asText.out).toMatch(/m1 +heart +– +– +2026-01-01/);
+    const asked = ['/api/v1/models?limit=100&offset=0', 'Bearer edg_test'];
+    expect(seen).toEqual([...asked, ...asked]);
   } finally {
     server.close();
   }

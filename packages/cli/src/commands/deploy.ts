@@ -1,5 +1,4 @@
 import type { Client, DeviceSelector, HealthGates, RolloutSettings } from '@octomil/sdk';
-import { OctomilError } from '@octomil/shared/errors';
 import { connect } from '../access/connect.js';
 import type { Options } from '../program.js';
 import { percentText, print } from '../terminal/output.js';
@@ -9,7 +8,7 @@ import { watchRollout } from '../terminal/watch-rollout.js';
 export async function deploy(options: Options, model: string): Promise<number> {
   const client = await connect();
   const version = String(options['version'] ?? (await client.registry.latestVersion(model)).version);
-  const settings = await withDeviceIds(client, rolloutSettings(options, model, version));
+  const settings = await withKnownDevices(client, rolloutSettings(options, model, version));
   const rollout = await client.rollouts.create(settings);
   if (options['json'] !== true || options['watch'] !== true) {
     await print(options['json'], rollout, () => {
@@ -19,12 +18,6 @@ export async function deploy(options: Options, model: string): Promise<number> {
     });
   }
   if (options['watch'] !== true) return 0;
-  if (rollout.status === 'draft') {
-    throw new OctomilError(
-      'invalid_input',
-      `there is nothing to watch of a draft; octomil rollouts start ${model} ${rollout.id}`,
-    );
-  }
   return watchRollout(client, { modelId: model, rolloutId: rollout.id }, options['json']);
 }
 
@@ -63,9 +56,14 @@ export function rolloutSettings(options: Options, modelId: string, version: stri
   };
 }
 
-/** People name devices by their identifiers; a selector holds ids. */
-async function withDeviceIds(client: Client, settings: RolloutSettings): Promise<RolloutSettings> {
-  const devices = settings.selector?.devices;
+/**
+ * People name devices by their identifiers; a selector holds ids. A group that was mistyped would be a rollout to nobody.
+ *
+ * @throws OctomilClientError `device_not_registered`, `not_found` for a group
+ */
+async function withKnownDevices(client: Client, settings: RolloutSettings): Promise<RolloutSettings> {
+  const { devices, groups = [] } = settings.selector ?? {};
+  await Promise.all(groups.map((group) => client.groups.get({ group })));
   if (devices === undefined) return settings;
   const found = await Promise.all(devices.map((deviceId) => client.devices.get({ deviceId })));
   return { ...settings, selector: { ...settings.selector, devices: found.map(({ id }) => id) } };

@@ -44,7 +44,7 @@ export function register(program: Command, define: DefineCommand): void {
           ]),
         )
         .option('--reason <text>', 'for the history')
-        .option('--draft', 'start it later: octomil rollouts start')
+        .addOption(new Option('--draft', 'start it later: octomil rollouts start').conflicts('watch'))
         .option('--watch', 'show it until it ends; 1 is the exit code of one that was rolled back'),
     async (options, model = '') => (await import('./deploy.js')).deploy(options, model),
   );

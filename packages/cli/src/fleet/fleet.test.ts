@@ -165,14 +165,14 @@ test('the command line trains, shows what happened and pulls', async () => {
   expect(await octomil('rounds', 'list', result.sessionId)).toMatch(/train +completed/);
 
   const file = join(fleet.folder, 'risk.safetensors');
-  await octomil('models', 'pull', 'risk', '--model-version', '3.0.0', '--output', file);
+  await octomil('pull', 'risk', '--version', '3.0.0', '--output', file);
   expect(
     createHash('sha256')
       .update(await readFile(file))
       .digest('hex'),
   ).toBe(result.digest);
-  await octomil('models', 'push', 'risk', file, '--model-version', '4.0.0');
-  await octomil('models', 'publish', 'risk', '4.0.0');
+  await octomil('push', file, '--model', 'risk', '--version', '4.0.0');
+  await octomil('versions', 'publish', 'risk', '4.0.0');
   expect(await octomil('models', 'show', 'risk')).toMatch(/4\.0\.0 +published/);
 }, 60_000);
 

@@ -214,7 +214,7 @@ test('a body that is wrong in one place names it, its value and its limits', asy
 
 test('an unknown version to pull leaves no file', async () => {
   const file = join(fleet.folder, 'none.safetensors');
-  const { exitCode, err } = await command(['models', 'pull', 'risk', '--model-version', '9.9.9', '--output', file]);
+  const { exitCode, err } = await command(['pull', 'risk', '--version', '9.9.9', '--output', file]);
   expect(exitCode).toBe(1);
   expect(err).toMatch(/^error \[version_not_found\]: /m);
   expect((await readdir(fleet.folder)).filter((name) => name.includes('none'))).toEqual([]);

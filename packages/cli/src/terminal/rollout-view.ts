@@ -40,6 +40,14 @@ export function rolloutLine(rollout: Rollout): string {
   return `stage ${stage}  ${percentText(rolloutPercentage)}  ${status}${counts}${reason ? `  ${reason}` : ''}`;
 }
 
+/** It has ended, and where it was completed every device of its share has said how the version does there. */
+export function isSettled({ status, devices, gate, health }: Rollout): boolean {
+  if (status === 'rolled_back' || status === 'failed') return true;
+  if (status !== 'completed') return false;
+  if (gate?.verdict === 'breach' && health.onBreach !== 'pause') return false;
+  return devices === undefined || devices.active + devices.failed >= devices.inStage;
+}
+
 /** Why it stands where it stands: what the rollout says of itself, else what its gates wait for. */
 export function lastReason({ reason, gate }: Rollout): string | null {
   return reason ?? gate?.reason ?? null;

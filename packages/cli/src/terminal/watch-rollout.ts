@@ -1,13 +1,17 @@
-import { type Client, isFinished, type Rollout } from '@octomil/sdk';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Client, Rollout } from '@octomil/sdk';
 import { interruptible } from './interrupt.js';
-import { drawRollout, foldRollout, type RolloutView, rolloutLine } from './rollout-view.js';
+import { drawRollout, foldRollout, isSettled, type RolloutView, rolloutLine } from './rollout-view.js';
 
 /** Between two looks. */
 const LOOK_EVERY_MS = 1_000;
+/** A completed rollout of which nothing is heard for so long waits for devices that are away. */
+const QUIET_MS = 60_000;
 
 /**
- * Shows a rollout until it has ended: a table that is drawn anew in a terminal, a line per change elsewhere, a line of JSON
- * per change for programs. Ctrl-C ends the watching alone.
+ * Shows a rollout until it has ended and its devices have said how they do, for until then a bad version may still be
+ * rolled back: a table that is drawn anew in a terminal, a line per change elsewhere, a line of JSON per change for
+ * programs. Ctrl-C ends the watching alone.
  *
  * @returns 0 when it was completed, 1 when it was rolled back or failed, 130 when interrupted
  */
@@ -18,11 +22,24 @@ export async function watchRollout(
 ): Promise<number> {
   const { signal, release } = interruptible();
   const show = await screen(json === true);
-  let last: Rollout | undefined;
   try {
-    for await (const rollout of rollouts.watch({ ...of, intervalMs: LOOK_EVERY_MS, signal })) {
-      last = rollout;
-      await show.rollout(rollout);
+    let seen = '';
+    let changedAtMs = performance.now();
+    while (true) {
+      const rollout = await rollouts.get({ ...of, signal });
+      const now = JSON.stringify(rollout);
+      if (now !== seen) {
+        changedAtMs = performance.now();
+        await show.rollout(rollout);
+      }
+      seen = now;
+      if (isSettled(rollout)) return rollout.status === 'completed' ? 0 : 1;
+      if (rollout.status === 'completed' && performance.now() - changedAtMs > QUIET_MS) {
+        show.end();
+        process.stderr.write('It is completed; devices that were not heard of get it when they connect.\n');
+        return 0;
+      }
+      await sleep(LOOK_EVERY_MS, undefined, { signal });
     }
   } catch (error) {
     if (!signal.aborted) throw error;
@@ -33,7 +50,6 @@ export async function watchRollout(
     show.end();
     release();
   }
-  return last !== undefined && isFinished(last) && last.status === 'completed' ? 0 : 1;
 }
 
 interface Screen {
