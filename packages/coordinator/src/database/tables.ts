@@ -26,6 +26,8 @@ export interface ApiKeysTable {
   prefix: string;
   /** SHA-256 of the key, hexadecimal. Keys hold 256 random bits, so a slow hash would add nothing. */
   key_hash: string;
+  /** Signs the addresses made for this key. Unlike the hash, nobody outside can compute it. */
+  signing_key: Generated<string>;
   scopes: Json<string[]>;
   created_at: Timestamp;
   last_used_at: NullableTimestamp;

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHmac, randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
@@ -130,4 +130,35 @@ test('a published client’s device token may get the address of a file, until t
     .where('device_identifier', '=', device_identifier)
     .execute();
   expect((await fetch(String(address.body['url']))).status).toBe(403);
+});
+
+test('nobody can sign an address with what they hold: neither a key’s owner nor a device', async () => {
+  const secret = randomBytes(300);
+  await client.upload({ version: '1.0.0' }, secret);
+  const { kysely } = client.coordinator.context.database;
+  const { id: versionId } = await kysely
+    .selectFrom('versions')
+    .select('id')
+    .where('model_id', '=', client.modelId)
+    .executeTakeFirstOrThrow();
+  const forged = (purpose: string, caller: string, subject: string, held: string): string => {
+    const claims = { k: caller, s: subject, e: Date.now() + 60_000 };
+    const payload = Buffer.from(JSON.stringify(claims)).toString('base64url');
+    // All that is kept of a key or token is its SHA-256, which whoever holds it can compute as well.
+    const mac = createHmac('sha256', sha256(Buffer.from(held)))
+      .update(`${purpose}\0${payload}`)
+      .digest('base64url');
+    return `${payload}.${mac}`;
+  };
+  const bytes = JSON.stringify([versionId, 'pytorch']);
+  await client.asOutsider(async (org_id) => {
+    const { keyId } = await client.coordinator.context.keys.verify(client.key);
+    expect((await fetch(client.url(`/downloads/${forged('download', keyId, bytes, client.key)}`))).status).toBe(403);
+    const upload = forged('upload', keyId, `uploads/${client.modelId}/next/x/y`, client.key);
+    expect((await fetch(client.url(`/uploads/${upload}`), { method: 'PUT', body: 'x' })).status).toBe(403);
+    const bootstrap = { org_id, device_identifier: 'forger', scopes: ['devices:heartbeat'] };
+    const { body } = await client.json('POST', '/device-auth/bootstrap', bootstrap);
+    const device = forged('download', `device:${body['device_id']}`, bytes, String(body['refresh_token']));
+    expect((await fetch(client.url(`/downloads/${device}`))).status).toBe(403);
+  });
 });

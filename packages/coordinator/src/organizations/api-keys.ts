@@ -16,7 +16,7 @@ const MAX_CACHED = 10_000;
 /** How exact `last_used_at` is, so that not every request writes. */
 const LAST_USED_EVERY_MS = 60_000;
 
-export type ApiKey = Omit<Selectable<ApiKeysTable>, 'key_hash'>;
+export type ApiKey = Omit<Selectable<ApiKeysTable>, 'key_hash' | 'signing_key'>;
 
 export interface CreatedKey {
   readonly row: ApiKey;
@@ -128,15 +128,15 @@ export class ApiKeys {
     });
   }
 
-  /** The secret by which upload addresses are signed for this key; `undefined` once it is revoked. */
+  /** By which addresses are signed for this key; not known to who holds the key, and `undefined` once it is revoked. */
   async signingSecret(keyId: string): Promise<string | undefined> {
     const row = await this.#database.kysely
       .selectFrom('api_keys')
-      .select('key_hash')
+      .select('signing_key')
       .where('id', '=', keyId)
       .where('revoked_at', 'is', null)
       .executeTakeFirst();
-    return row?.key_hash;
+    return row?.signing_key;
   }
 
   async #row(hash: string): Promise<Selectable<ApiKeysTable> | undefined> {

@@ -113,6 +113,8 @@ const STATEMENTS = [
   `alter table devices add column identity text not null default 'enrolled' check (identity in ('enrolled', 'shared'))`,
   `alter table devices add column facts jsonb not null default '{}'`,
   `alter table devices add column installed jsonb not null default '{}'`,
+  `alter table api_keys add column signing_key text not null
+     default gen_random_uuid()::text || gen_random_uuid()::text`,
   `alter table devices add column download_key text not null
      default gen_random_uuid()::text || gen_random_uuid()::text`,
   `create index devices_newest on devices (organization_id, created_at desc, id)`,
