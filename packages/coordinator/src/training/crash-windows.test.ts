@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { sql } from 'kysely';
 import type { TrainingAggregator } from './ports.js';
+import { RoundStore } from './round-store.js';
 import { TEST_DATABASES } from './testing/test-databases.js';
 import {
   answer,
@@ -82,6 +83,27 @@ for (const kind of TEST_DATABASES) {
       const stored: string[] = [];
       for await (const { key: name } of on.objects.list('updates/')) stored.push(name);
       expect(stored).toHaveLength(1);
+    });
+
+    test('a claim that is given up is free at once, also by a clock that still shows the same time', async () => {
+      const first = await on.engine();
+      await on.device('a');
+      await on.device('b');
+      const session = await on.session(first);
+      const [round] = await on.rounds(session);
+      const id = round?.id ?? '';
+      // The embedded database's clock has milliseconds; a transaction's now() stands still on both.
+      await on.database.transact(async (kysely) => {
+        const rounds = new RoundStore({ ...on.database, kysely });
+        await sql`update rounds set state = 'aggregating', owner = 'killed', owner_until = now() + interval '9 seconds'
+          where id = ${id}`.execute(kysely);
+        expect(await rounds.due()).toEqual([]);
+        await rounds.releaseAll();
+        expect(await rounds.due()).toEqual([id]);
+        expect(await rounds.tally(id)).toMatchObject({ orphaned: true });
+        expect(await rounds.takeOver(id, 'next', 1_000)).toBe(true);
+        expect(await rounds.takeOver(id, 'third', 1_000)).toBe(false);
+      });
     });
 
     test('killed while it aggregated: on the embedded database the next start goes on at once', async () => {

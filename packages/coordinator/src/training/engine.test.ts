@@ -186,6 +186,18 @@ for (const kind of TEST_DATABASES) {
       });
     });
 
+    test('devices that are merely registered are not counted on: no agent of theirs ever connected', async () => {
+      const engine = await on.engine();
+      const app = await on.device('app', { site: {}, online: false });
+      await on.device('agent', { online: false });
+      await sql`update devices set identity = 'shared'`.execute(on.database.kysely);
+      await expect(on.session(engine, { min_updates: 2 })).rejects.toMatchObject({ code: 'insufficient_devices' });
+      await sql`update devices set site = ${JSON.stringify(ALLOW_ALL)}::jsonb where id = ${app}`.execute(
+        on.database.kysely,
+      );
+      await on.session(engine, { min_updates: 2 });
+    });
+
     test('a round waits for devices that are offline, and starts when they come', async () => {
       const engine = await on.engine();
       const a = await on.device('a');

@@ -107,7 +107,7 @@ export class RoundStore {
       select r.state, s.state as "sessionState", r.accepted_updates as accepted, r.min_updates as "minUpdates",
         r.target_devices as target, r.retries, coalesce(r.deadline_at <= now(), false) as "deadlinePassed",
         coalesce(${PATIENCE_OVER}, false) as "patienceOver",
-        coalesce(r.state = 'aggregating' and r.owner_until < now(), false) as orphaned,
+        coalesce(r.state = 'aggregating' and r.owner_until <= now(), false) as orphaned,
         t.asked, t.working, t.overdue
       from rounds r join training_sessions s on s.id = r.session_id,
         lateral (select count(*)::integer as asked,
@@ -126,7 +126,7 @@ export class RoundStore {
         and (s.admission = 'assigned' or r.state <> 'collecting' or r.deadline_at <= now()
           or (r.deadline_at is not null and r.accepted_updates >= r.min_updates)) and (
         r.state in ('scheduled', 'selecting')
-        or (r.state = 'aggregating' and r.owner_until < now())
+        or (r.state = 'aggregating' and r.owner_until <= now())
         or (r.state = 'collecting' and (
           r.deadline_at <= now()
           or (r.kind = 'train' and r.accepted_updates >= r.min_updates)
@@ -234,7 +234,7 @@ export class RoundStore {
   async takeOver(roundId: string, owner: string, ownerLeaseMs: number): Promise<boolean> {
     const { rows } = await sql<{ id: string }>`
       update rounds set owner = ${owner}, owner_until = now() + make_interval(secs => ${ownerLeaseMs / 1000})
-      where id = ${roundId} and state = 'aggregating' and owner_until < now() returning id`.execute(
+      where id = ${roundId} and state = 'aggregating' and owner_until <= now() returning id`.execute(
       this.#database.kysely,
     );
     return rows.length === 1;

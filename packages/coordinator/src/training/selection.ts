@@ -67,8 +67,8 @@ export class DeviceSelector {
   }
 
   /**
-   * Counts devices that could ever answer: enrolled and not refused by what they declared, online or not. Stops at
-   * `enough`.
+   * Counts devices that could ever answer: not refused by what they declared, online or not. A device that was merely
+   * registered counts once an agent of it has connected: apps register too, and answer no session. Stops at `enough`.
    */
   async countPossible(
     request: Omit<SelectionRequest, 'count' | 'start'>,
@@ -124,7 +124,8 @@ export class DeviceSelector {
       select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
       from devices d
       where d.organization_id = any(${organizationIds}::text[]) and d.status = 'active'
-        and (d.identity = 'enrolled' or (select f.shared_identities from federations f where f.id = ${demand.federation.id}))
+        and (d.identity = 'enrolled' or (d.site <> '{}' and (
+          select f.shared_identities from federations f where f.id = ${demand.federation.id})))
         and d.placement >= ${from}::float8 and d.placement < ${to}::float8
         ${after === undefined ? sql`` : sql`and (d.placement, d.id) > (${after.placement}::float8, ${after.id})`}
         ${online ? sql`and d.lease_until > now()` : sql``}
