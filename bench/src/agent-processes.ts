@@ -77,7 +77,7 @@ export async function startAgentProcess(task: LoadProcessTask, logFile: string):
   return { child, task };
 }
 
-export async function endProcess({ child }: AgentProcess, signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+export async function endProcess({ child }: Pick<AgentProcess, 'child'>, signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exited = once(child, 'exit');
   child.kill(signal);

@@ -51,6 +51,27 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     needsPostgres: () => true,
     run: async (options) => (await import('./artifact.js')).artifactBench({ sizeMib: option(options, 'size-mib') }),
   },
+  rest: {
+    summary: 'latency of REST under an open loop of requests, and how many reads a second there can be',
+    options: { 'requests-per-second': 500, connections: 50, seconds: 30 },
+    needsPostgres: () => true,
+    run: async (options) =>
+      (await import('./rest.js')).restBench({
+        requestsPerSecond: option(options, 'requests-per-second'),
+        connections: option(options, 'connections'),
+        seconds: option(options, 'seconds'),
+      }),
+  },
+  rollout: {
+    summary: 'a version through 1, 10, 50 and 100 % of simulated devices, and bad canaries that are taken back',
+    options: { devices: 10_000, connections: 100 },
+    needsPostgres: () => true,
+    run: async (options) =>
+      (await import('./rollout.js')).rolloutBench({
+        devices: option(options, 'devices'),
+        connections: option(options, 'connections'),
+      }),
+  },
   'idle-agent': {
     summary: 'memory of a connected agent without a trainer process',
     options: {},

@@ -47,13 +47,16 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
+/** With `OCTOMIL_BENCH_PROFILES` in the environment, a folder, it leaves a processor profile there when it stops. */
 export async function startCoordinatorProcess(options: CoordinatorProcessOptions): Promise<CoordinatorProcess> {
   mkdirSync(options.dataDir, { recursive: true });
   const main = join(dirname(fileURLToPath(import.meta.resolve('@octomil/coordinator'))), 'main.js');
   const { DATABASE_URL: _, REDIS_URL: __, ...environment } = process.env;
   const log = openSync(options.logFile, 'a');
   const startedAt = performance.now();
-  const child = spawn(process.execPath, [main], {
+  const profiles = environment['OCTOMIL_BENCH_PROFILES'];
+  const profiling = profiles === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profiles}`];
+  const child = spawn(process.execPath, [...profiling, main], {
     stdio: ['ignore', log, log],
     env: {
       ...environment,
