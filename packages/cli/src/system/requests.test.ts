@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { Federation, ModelRegistry, Organization } from '@octomil/sdk';
+import { Federation, Groups, ModelRegistry, Organization } from '@octomil/sdk';
 import { type Fleet, GENERATED_TARGET, startFleet } from '../fleet/fleet.js';
 import { octomil } from './octomil-command.js';
 import { inTerminal, type TerminalResult } from './terminal.js';
@@ -99,6 +99,8 @@ test('whatever belongs to one organization does not exist for another, on every 
   const [device] = await fleet.organization.listDevices();
   const [key] = await fleet.organization.listKeys();
   const federation = await fleet.federation().id();
+  const rollout = await fleet.registry.createRollout({ modelId: 'risk', version: version.version });
+  const group = await new Groups({ apiBase: fleet.apiBase, apiKey: fleet.apiKey }).create({ name: 'ours' });
   const byRoute: Readonly<Record<string, string>> = {
     models: result.modelId,
     training: result.modelId,
@@ -110,14 +112,17 @@ test('whatever belongs to one organization does not exist for another, on every 
     'api-keys': String(key?.['id']),
     versions: String(version['version']),
     artifacts: 'weights',
+    rollouts: String(rollout.id),
+    'device-groups': group.id,
+    personalized: String(device?.['id']),
   };
   const { body: openApi } = await request('GET', '/openapi.json', foreignKey);
   const paths = openApi['paths'] as Record<string, Record<string, unknown>>;
   const tried: string[] = [];
   const wrong: string[] = [];
   for (const [template, methods] of Object.entries(paths)) {
-    // Transfers are for devices, by their credential and a ticket (see the tests of updates); uploads by a signature.
-    if (!template.includes('{') || /\/(transfers|uploads)\//.test(template)) continue;
+    // Transfers and artifacts are for devices, by their credential and a ticket; uploads and downloads by a signature.
+    if (!template.includes('{') || /v1\/(transfers|uploads|downloads|artifacts)\//.test(template)) continue;
     const path = template.replace(
       /([\w-]+)\/\{\w+\}/g,
       (_, before: string) => `${before}/${byRoute[before] ?? before}`,
@@ -150,12 +155,25 @@ test('whatever belongs to one organization does not exist for another, on every 
 /** A body that passes the schema, so that what is answered is about whose row it is. */
 function bodyFor(method: string, template: string): unknown {
   if (method === 'get' || method === 'delete') return undefined;
-  if (template.endsWith('/upload-url')) return { version: '9.0.0', format: 'safetensors', filename: 'w.safetensors' };
-  if (template.endsWith('/confirm-upload')) {
-    return { version: '9.0.0', format: 'safetensors', storage_key: 'uploads/x', file_size: 8 };
-  }
-  return {};
+  return BODIES.find(([ending]) => template.endsWith(ending))?.[1] ?? {};
 }
+
+const BODIES: readonly (readonly [ending: string, body: unknown])[] = [
+  ['/upload-url', { version: '9.0.0', format: 'safetensors', filename: 'w.safetensors' }],
+  ['/confirm-upload', { version: '9.0.0', format: 'safetensors', storage_key: 'uploads/x', file_size: 8 }],
+  ['/versions', { version: '9.0.0', format: 'safetensors', storage_path: 'uploads/x' }],
+  ['/metrics', { metrics: { accuracy: 1 } }],
+  ['/conversions', { formats: ['onnx'] }],
+  ['/rollouts', { version: '1.0.0' }],
+  ['/update-percentage', { percentage: 50 }],
+  ['/invite', { org_ids: ['org'] }],
+  ['/federations/{id}/models', { model_id: 'risk' }],
+  ['/shared-identities', { allowed: true }],
+  ['/personalized/{device_id}', { weights_data: 'AAAA' }],
+  ['/devices/{id}', { labels: {} }],
+  ['/devices', { devices: ['site-1'] }],
+  ['/devices/remove', { devices: ['site-1'] }],
+];
 
 test.each([
   ['an unknown model', ['--model', 'nobody'], /^error \[model_not_found\]: there is no model "nobody"/m],
