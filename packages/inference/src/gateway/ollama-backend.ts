@@ -1,0 +1,137 @@
+import type { Clock } from '@octomil/shared/runtime';
+import type { ChatRequest, Generated, InferenceBackend } from './backend.js';
+import { type BackendTimeouts, DEFAULT_TIMEOUTS } from './deadlines.js';
+import { type ReadOutcome, Upstream } from './upstream.js';
+import { errorInStream, unreadable } from './upstream-failure.js';
+
+export interface BackendOptions {
+  readonly baseUrl: string;
+  readonly timeouts?: Partial<BackendTimeouts>;
+  readonly clock: Clock;
+}
+
+interface Line {
+  readonly error?: unknown;
+  readonly done?: unknown;
+  readonly done_reason?: unknown;
+  readonly message?: { readonly content?: unknown; readonly thinking?: unknown } | null;
+  readonly prompt_eval_count?: unknown;
+  readonly eval_count?: unknown;
+}
+
+/** A server that speaks Ollama's own protocol: lines of JSON from `/api/chat`, vectors from `/api/embed`. */
+export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): InferenceBackend {
+  const upstream = new Upstream({
+    name: 'ollama',
+    baseUrl: baseUrl.replace(/\/+$/, ''),
+    headers: {},
+    timeouts: { ...DEFAULT_TIMEOUTS, ...timeouts },
+    clock,
+  });
+  return {
+    name: upstream.name,
+    origin: upstream.origin,
+    generate: async (request, { signal, streaming, onTexts }) => {
+      let generated: Generated | undefined;
+      await upstream.stream({
+        path: '/api/chat',
+        body: chatBody(request),
+        signal,
+        streaming,
+        onLines: (lines, flow) => {
+          const texts: string[] = [];
+          let outcome: ReadOutcome = 'nothing';
+          for (const text of lines) {
+            if (text === '' || text === '\r') continue;
+            const line = parse(upstream.name, text);
+            if (line.error !== undefined) throw errorInStream(upstream.name, line.error);
+            const content = line.message?.content;
+            if (typeof content === 'string' && content !== '') texts.push(content);
+            else if (line.message?.thinking) outcome = 'content';
+            if (line.done !== true) continue;
+            generated = {
+              finishReason: typeof line.done_reason === 'string' ? line.done_reason : 'stop',
+              usage: { promptTokens: count(line.prompt_eval_count), completionTokens: count(line.eval_count) },
+            };
+            break;
+          }
+          if (texts.length > 0) {
+            outcome = 'content';
+            onTexts(texts, flow);
+          }
+          return generated === undefined ? outcome : 'closed';
+        },
+      });
+      return generated ?? { finishReason: 'stop', usage: { promptTokens: undefined, completionTokens: undefined } };
+    },
+    embed: async (model, inputs, signal) => {
+      const answer = (await upstream.json('POST', '/api/embed', { model, input: inputs, truncate: false }, signal)) as {
+        embeddings?: unknown;
+        prompt_eval_count?: unknown;
+      };
+      return {
+        vectors: vectorsOf(upstream.name, answer.embeddings, inputs.length),
+        promptTokens: count(answer.prompt_eval_count),
+      };
+    },
+    health: async (signal) => {
+      const [version, tags] = (await Promise.all([
+        upstream.json('GET', '/api/version', undefined, signal),
+        upstream.json('GET', '/api/tags', undefined, signal),
+      ])) as [{ version?: unknown } | null, { models?: unknown } | null];
+      const models = Array.isArray(tags?.models) ? (tags.models as { name?: unknown; model?: unknown }[]) : [];
+      return {
+        version: typeof version?.version === 'string' ? version.version : undefined,
+        models: models.map(({ name, model }) => name ?? model).filter((name) => typeof name === 'string'),
+      };
+    },
+    stop: () => upstream.stop(),
+  };
+}
+
+function chatBody(request: ChatRequest): object {
+  const { responseFormat } = request;
+  return {
+    model: request.model,
+    messages: request.messages.map(({ role, content }) => ({ role, content })),
+    stream: true,
+    // Its default cuts a long prompt silently.
+    truncate: false,
+    ...(responseFormat === undefined || responseFormat.type === 'text'
+      ? {}
+      : { format: responseFormat.type === 'json_object' ? 'json' : responseFormat.schema }),
+    // Absent ones are left out by JSON.
+    options: {
+      temperature: request.temperature,
+      top_p: request.topP,
+      top_k: request.topK,
+      num_predict: request.maxTokens,
+      stop: request.stop,
+      seed: request.seed,
+      presence_penalty: request.presencePenalty,
+      frequency_penalty: request.frequencyPenalty,
+    },
+  };
+}
+
+function parse(backend: string, text: string): Line {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null) return value as Line;
+  } catch {
+    // Told below.
+  }
+  throw unreadable(backend, text);
+}
+
+export function count(value: unknown): number | undefined {
+  return typeof value === 'number' && value >= 0 ? value : undefined;
+}
+
+/** @throws OctomilError `inference_failed` unless there is a vector of numbers for each input */
+export function vectorsOf(backend: string, value: unknown, expected: number): number[][] {
+  const isVector = (item: unknown): item is number[] =>
+    Array.isArray(item) && item.length > 0 && item.every((number) => typeof number === 'number');
+  if (Array.isArray(value) && value.length === expected && value.every(isVector)) return value;
+  throw unreadable(backend, `${expected} vectors were asked for; it answered ${String(JSON.stringify(value))}`);
+}

@@ -1,0 +1,157 @@
+import type { ChatRequest, Generated, InferenceBackend, ReportedUsage } from './backend.js';
+import { DEFAULT_TIMEOUTS } from './deadlines.js';
+import { type BackendOptions, count, vectorsOf } from './ollama-backend.js';
+import { type ReadOutcome, Upstream } from './upstream.js';
+import { errorInStream, unreadable } from './upstream-failure.js';
+
+export interface OpenAiBackendOptions extends BackendOptions {
+  /** Sent as a bearer token; never logged. */
+  readonly apiKey?: string | undefined;
+}
+
+interface Chunk {
+  readonly error?: unknown;
+  readonly choices?: readonly {
+    readonly delta?: Delta | null;
+    readonly message?: Delta | null;
+    readonly finish_reason?: unknown;
+  }[];
+  readonly usage?: { readonly prompt_tokens?: unknown; readonly completion_tokens?: unknown } | null;
+}
+
+interface Delta {
+  readonly content?: unknown;
+  readonly reasoning_content?: unknown;
+}
+
+/**
+ * A server that speaks OpenAI's protocol, such as vLLM, llama.cpp or `octomil serve`.
+ *
+ * An address without a path gets `/v1`.
+ */
+export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBackendOptions): InferenceBackend {
+  const upstream = new Upstream({
+    name: 'openai',
+    baseUrl: apiRoot(baseUrl),
+    headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` },
+    timeouts: { ...DEFAULT_TIMEOUTS, ...timeouts },
+    clock,
+  });
+  return {
+    name: upstream.name,
+    origin: upstream.origin,
+    generate: async (request, { signal, streaming, onTexts }) => {
+      let finishReason: string | undefined;
+      let usage: ReportedUsage = { promptTokens: undefined, completionTokens: undefined };
+      await upstream.stream({
+        path: '/chat/completions',
+        body: chatBody(request),
+        signal,
+        streaming,
+        onLines: (lines, flow) => {
+          const texts: string[] = [];
+          let outcome: ReadOutcome = 'nothing';
+          for (const text of lines) {
+            const data = dataOf(text);
+            if (data === undefined) continue;
+            if (data === '[DONE]') {
+              finishReason ??= 'stop';
+              outcome = 'closed';
+              break;
+            }
+            const chunk = parse(upstream.name, data);
+            if (chunk.error !== undefined && chunk.error !== null) throw errorInStream(upstream.name, chunk.error);
+            if (chunk.usage) {
+              usage = {
+                promptTokens: count(chunk.usage.prompt_tokens),
+                completionTokens: count(chunk.usage.completion_tokens),
+              };
+            }
+            const choice = chunk.choices?.[0];
+            const delta = choice?.delta ?? choice?.message;
+            const content = delta?.content;
+            if (typeof content === 'string' && content !== '') texts.push(content);
+            else if (delta?.reasoning_content && outcome === 'nothing') outcome = 'content';
+            if (typeof choice?.finish_reason === 'string') finishReason = choice.finish_reason;
+          }
+          if (texts.length > 0) {
+            if (outcome === 'nothing') outcome = 'content';
+            onTexts(texts, flow);
+          }
+          return outcome !== 'closed' && finishReason !== undefined ? 'finished' : outcome;
+        },
+      });
+      return { finishReason: finishReason ?? 'stop', usage } satisfies Generated;
+    },
+    embed: async (model, inputs, signal) => {
+      const answer = (await upstream.json(
+        'POST',
+        '/embeddings',
+        { model, input: inputs, encoding_format: 'float' },
+        signal,
+      )) as { data?: unknown; usage?: { prompt_tokens?: unknown } };
+      const rows = Array.isArray(answer.data) ? (answer.data as { embedding?: unknown; index?: unknown }[]) : [];
+      const ordered = rows.toSorted((a, b) => Number(a.index ?? 0) - Number(b.index ?? 0));
+      const vectors = ordered.map(({ embedding }) => embedding);
+      return {
+        vectors: vectorsOf(upstream.name, vectors, inputs.length),
+        promptTokens: count(answer.usage?.prompt_tokens),
+      };
+    },
+    health: async (signal) => {
+      const list = (await upstream.json('GET', '/models', undefined, signal)) as { data?: unknown } | null;
+      const models = Array.isArray(list?.data) ? (list.data as { id?: unknown }[]) : [];
+      return { version: undefined, models: models.map(({ id }) => id).filter((id) => typeof id === 'string') };
+    },
+    stop: () => upstream.stop(),
+  };
+}
+
+function apiRoot(baseUrl: string): string {
+  const root = baseUrl.replace(/\/+$/, '').replace(/\/chat\/completions$/, '');
+  return new URL(root).pathname === '/' ? `${root}/v1` : root;
+}
+
+/** What a line of server-sent events carries; whole JSON counts too, from servers that do not stream. */
+function dataOf(line: string): string | undefined {
+  const text = line.endsWith('\r') ? line.slice(0, -1) : line;
+  if (text.startsWith('data:')) return text.slice(text.charCodeAt(5) === 0x20 ? 6 : 5);
+  if (text.startsWith('{')) return text;
+  // Comments, `event:`, `id:`, and the empty line that ends an event.
+  return undefined;
+}
+
+function parse(backend: string, data: string): Chunk {
+  try {
+    const value: unknown = JSON.parse(data);
+    if (typeof value === 'object' && value !== null) return value as Chunk;
+  } catch {
+    // Told below.
+  }
+  throw unreadable(backend, data);
+}
+
+function chatBody(request: ChatRequest): object {
+  const { responseFormat } = request;
+  return {
+    model: request.model,
+    messages: request.messages,
+    stream: true,
+    stream_options: { include_usage: true },
+    temperature: request.temperature,
+    top_p: request.topP,
+    top_k: request.topK,
+    max_tokens: request.maxTokens,
+    stop: request.stop,
+    seed: request.seed,
+    presence_penalty: request.presencePenalty,
+    frequency_penalty: request.frequencyPenalty,
+    response_format:
+      responseFormat?.type === 'json_schema'
+        ? {
+            type: 'json_schema',
+            json_schema: { name: responseFormat.name, strict: true, schema: responseFormat.schema },
+          }
+        : responseFormat,
+  };
+}

@@ -1,0 +1,219 @@
+import { OctomilError } from '@octomil/shared/errors';
+import type { Clock } from '@octomil/shared/runtime';
+import { Agent, type Dispatcher, request } from 'undici';
+import type { FlowControl } from './backend.js';
+import { type BackendTimeouts, Deadlines } from './deadlines.js';
+import { LineSplitter } from './line-splitter.js';
+import { endedEarly, networkFailure, refusal } from './upstream-failure.js';
+
+export interface UpstreamOptions {
+  readonly name: string;
+  /** Base address; paths are put behind it. */
+  readonly baseUrl: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly timeouts: BackendTimeouts;
+  readonly clock: Clock;
+}
+
+/** What the lines of one read meant. */
+export type ReadOutcome =
+  /** Nothing that counts as progress. */
+  | 'nothing'
+  | 'content'
+  /** The answer is whole; only figures may follow. */
+  | 'finished'
+  /** Nothing can follow. */
+  | 'closed';
+
+export interface StreamCall {
+  readonly path: string;
+  readonly body: unknown;
+  readonly signal: AbortSignal;
+  readonly streaming: boolean;
+  /** Throwing ends the request. */
+  readonly onLines: (lines: readonly string[], flow: FlowControl) => ReadOutcome;
+}
+
+const MAX_JSON_BYTES = 64 * 1024 * 1024;
+const MAX_ERROR_BYTES = 64 * 1024;
+/** After the last text, for the usage. */
+const GRACE_MS = 2_000;
+/** A kept connection that the server closed meanwhile: nothing was sent yet, so another one may be tried. */
+const STALE = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
+
+type Response = Dispatcher.ResponseData;
+
+/** HTTP to one server: its connections, its time limits, and its failures in our words. */
+export class Upstream {
+  readonly name: string;
+  readonly origin: string;
+  readonly #options: UpstreamOptions;
+  readonly #agent: Agent;
+
+  constructor(options: UpstreamOptions) {
+    this.#options = options;
+    this.name = options.name;
+    this.origin = new URL(options.baseUrl).origin;
+    // The limits of a request are ours: undici's do not tell text from keep-alive comments.
+    this.#agent = new Agent({
+      connect: { timeout: options.timeouts.connectMs },
+      headersTimeout: 0,
+      bodyTimeout: 0,
+    });
+  }
+
+  /**
+   * Sends a request and reads its answer line by line, until it is whole.
+   *
+   * @throws OctomilError as `InferenceBackend.generate`
+   */
+  async stream(call: StreamCall): Promise<void> {
+    await this.#within(call.signal, call.streaming, async (signal, deadlines) => {
+      const response = await this.#send('POST', call.path, call.body, signal);
+      await this.#readLines(response, call, deadlines);
+    });
+  }
+
+  /** @throws OctomilError as `InferenceBackend.generate` */
+  async json(method: 'GET' | 'POST', path: string, body: unknown, signal: AbortSignal): Promise<unknown> {
+    return this.#within(signal, false, async (inner) => {
+      const response = await this.#send(method, path, body, inner);
+      const text = await readText(response, MAX_JSON_BYTES, this.name);
+      try {
+        return JSON.parse(text) as unknown;
+      } catch {
+        throw new OctomilError('inference_failed', `${this.name} answered what is not JSON: ${text.slice(0, 100)}`, {
+          details: { provider: this.name },
+        });
+      }
+    });
+  }
+
+  stop(): Promise<void> {
+    return this.#agent.destroy();
+  }
+
+  async #within<T>(
+    signal: AbortSignal,
+    streaming: boolean,
+    work: (signal: AbortSignal, deadlines: Deadlines) => Promise<T>,
+  ): Promise<T> {
+    signal.throwIfAborted();
+    const { timeouts, clock } = this.#options;
+    const inner = new AbortController();
+    const leave = (): void => inner.abort(signal.reason);
+    signal.addEventListener('abort', leave, { once: true });
+    const deadlines = new Deadlines({
+      backend: this.name,
+      timeouts,
+      streaming,
+      clock,
+      expired: (error) => inner.abort(error),
+    });
+    try {
+      return await work(inner.signal, deadlines);
+    } catch (error) {
+      // Whoever aborts says why; what undici throws then says less.
+      if (inner.signal.aborted) throw inner.signal.reason;
+      inner.abort();
+      throw networkFailure(this.name, this.origin, error, false);
+    } finally {
+      deadlines.close();
+      signal.removeEventListener('abort', leave);
+    }
+  }
+
+  async #send(method: 'GET' | 'POST', path: string, body: unknown, signal: AbortSignal): Promise<Response> {
+    const { baseUrl, headers } = this.#options;
+    const send = (): Promise<Response> =>
+      request(`${baseUrl}${path}`, {
+        method,
+        dispatcher: this.#agent,
+        signal,
+        headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+    let response: Response;
+    try {
+      response = await send();
+    } catch (error) {
+      if (signal.aborted || !STALE.has(String((error as { code?: unknown }).code))) throw error;
+      response = await send();
+    }
+    if (response.statusCode >= 200 && response.statusCode < 300) return response;
+    const retryAfter = response.headers['retry-after'];
+    const said = await readText(response, MAX_ERROR_BYTES, this.name).catch(() => '');
+    throw refusal(this.name, response.statusCode, said, typeof retryAfter === 'string' ? retryAfter : undefined);
+  }
+
+  #readLines({ body }: Response, { onLines }: StreamCall, deadlines: Deadlines): Promise<void> {
+    const splitter = new LineSplitter();
+    let isWhole = false;
+    let isClosed = false;
+    const flow: FlowControl = {
+      pause: () => {
+        deadlines.pause();
+        body.pause();
+      },
+      resume: () => {
+        deadlines.resume();
+        body.resume();
+      },
+    };
+    return new Promise((resolve, reject) => {
+      const take = (lines: readonly string[]): void => {
+        const outcome = onLines(lines, flow);
+        if (outcome === 'content') deadlines.content();
+        if (outcome === 'closed') {
+          isClosed = true;
+          // What follows is read away, so that the connection can serve again; not for ever.
+          const cancel = this.#options.clock.after(GRACE_MS, () => body.destroy());
+          body.once('close', cancel);
+          resolve();
+        } else if (outcome === 'finished' && !isWhole) {
+          isWhole = true;
+          deadlines.grace(GRACE_MS);
+        }
+      };
+      body.on('data', (chunk: Buffer) => {
+        if (isClosed) return;
+        try {
+          const lines = splitter.push(chunk);
+          if (lines.length > 0) take(lines);
+        } catch (error) {
+          reject(error);
+        }
+      });
+      body.once('end', () => {
+        if (isClosed) return;
+        try {
+          const rest = splitter.rest();
+          if (rest.trim() !== '') take([rest]);
+          if (isWhole) resolve();
+          else reject(endedEarly(this.name));
+        } catch (error) {
+          reject(error);
+        }
+      });
+      body.on('error', (error) => {
+        if (isWhole) resolve();
+        else reject(networkFailure(this.name, this.origin, error, true));
+      });
+    });
+  }
+}
+
+async function readText(response: Response, maxBytes: number, backend: string): Promise<string> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of response.body as AsyncIterable<Buffer>) {
+    bytes += part.length;
+    if (bytes > maxBytes) {
+      throw new OctomilError('inference_failed', `${backend} answered more than ${maxBytes} bytes`, {
+        details: { provider: backend },
+      });
+    }
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString('utf8');
+}
