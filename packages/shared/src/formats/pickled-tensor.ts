@@ -25,14 +25,15 @@ export function tensorOf([source = null, offset, size = null, stride = null]: re
   if (!isKind(source, 'storage')) throw corrupt(`a tensor lies in ${describe(source)}`);
   const shape = counts(size);
   const strides = counts(stride);
-  if (!isCount(offset) || shape === undefined || strides?.length !== shape.length || shape.length > MAX_RANK) {
+  if (!isCount(offset) || shape === undefined || strides?.length !== shape.length) {
     throw corrupt('a tensor has an offset, size or stride that is none');
   }
   return { kind: 'tensor', storage: source, offset, shape, strides };
 }
 
 function counts(value: PickleValue): readonly number[] | undefined {
-  if (!isKind(value, 'tuple')) return undefined;
+  // Its length first: one tuple of a million numbers may be the shape of every tensor.
+  if (!isKind(value, 'tuple') || value.items.length > MAX_RANK) return undefined;
   return value.items.every(isCount) ? value.items : undefined;
 }
 

@@ -187,6 +187,26 @@ describe('refused', () => {
     ).rejects.toMatchObject({ code: 'corrupt_file' });
   });
 
+  test('what a few instructions share is not worked through again and again', async () => {
+    const empty = new Uint8Array();
+    const shared = `}q\x00(${'K\x01K\x01'.repeat(100_000)}u0`;
+    const short = (index: number): string => `M${String.fromCharCode(index & 255, index >> 8)}`;
+    const users = Array.from({ length: 60_000 }, (_, index) => `${short(index)}h\x00`).join('');
+    const { others } = await readTorchZip(await zipOf(pickle(`\x80\x02${shared}}(${users}u.`), empty));
+    expect(others).toHaveLength(60_000);
+    const long = `X\x00\x20\x00\x00${'n'.repeat(0x2000)}`;
+    const names = Array.from({ length: 60_000 }, (_, index) => `${short(index)}N`).join('');
+    await expect(readTorchZip(await zipOf(pickle(`\x80\x02}${long}}(${names}us.`), empty))).rejects.toThrow(
+      /too many or too long names/,
+    );
+    const storage = '(X\x07\x00\x00\x00storagectorch\nHalfStorage\nX\x01\x00\x00\x000NK\x06tQ';
+    const rank = `(${'K\x00'.repeat(200_000)}tq\x000`;
+    const tensors = `${storage}K\x00h\x00h\x00`;
+    expect(() => readPickle(pickle(`\x80\x02${rank}ctorch._utils\n_rebuild_tensor_v2\n(${tensors}tR.`))).toThrow(
+      /offset, size or stride that is none/,
+    );
+  });
+
   test('a deflated entry, a damaged one, a legacy file', async () => {
     const bytes = await collect(writeTorchZip([{ name: 'w', shape: [4], data: Float32Array.of(1, 2, 3, 4) }]));
     const deflated = Buffer.from(bytes);

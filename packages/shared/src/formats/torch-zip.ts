@@ -38,6 +38,8 @@ const DEFAULT_MAX_BYTES = 1_000_000_000;
 const MAX_DEPTH = 32;
 /** Tensors may share storages (tied weights), but not unfold a small file into a large model. */
 const MAX_SHARES = 8;
+/** All names together: a prefix is shared, but each name is a text of its own once it is looked up. */
+const MAX_NAME_CHARACTERS = 32 * 1024 * 1024;
 
 /**
  * Reads the zip that `torch.save` writes of a state dict: contiguous or strided tensors of floats or integers, tied
@@ -120,15 +122,22 @@ function listTensors(value: PickleValue, maxTensors: number): { found: FoundTens
   const found = new Map<string, FoundTensor>();
   const others: string[] = [];
   let seen = 0;
+  let characters = 0;
+  // Made once for a dictionary, however often it is shared: it may have a million entries for one key.
+  const latest = new Map<object, ReadonlyMap<PickleValue, PickleValue>>();
   const walk = (dict: Extract<PickleValue, { kind: 'dict' }>, prefix: string, depth: number): void => {
     if (depth > MAX_DEPTH) throw corrupt(`its dictionaries nest more than ${MAX_DEPTH} deep`);
     // A later value of a key replaces an earlier one.
-    for (const [key, inner] of new Map(dict.entries)) {
+    const values = latest.get(dict) ?? new Map(dict.entries);
+    latest.set(dict, values);
+    for (const [key, inner] of values) {
       if (typeof key !== 'string' && typeof key !== 'number') throw corrupt(`a key is ${describe(key)}`);
       const name = `${prefix}${key}`;
       seen++;
+      characters += name.length;
       // Values may be shared, so a few instructions could describe endlessly many names.
-      if (seen > 4 * maxTensors || name.length > 10_000) throw corrupt('it describes too many or too long names');
+      if (seen > 4 * maxTensors || name.length > 10_000 || characters > MAX_NAME_CHARACTERS)
+        throw corrupt('it describes too many or too long names');
       if (isKind(inner, 'dict')) walk(inner, `${name}.`, depth + 1);
       else if (!isKind(inner, 'tensor')) others.push(name);
       else if (found.has(name)) throw corrupt(`two tensors are named ${JSON.stringify(name)}`);
