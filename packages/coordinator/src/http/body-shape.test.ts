@@ -39,6 +39,13 @@ test.each([
   expect(refused.json()).toMatchObject({ code: 'invalid_input', message: expect.stringContaining('NUL') });
 });
 
+test.each(['{"name":["a\\ud800"]}', '{"\\udc00":1}'])('half a character is no text: %s', async (payload) => {
+  const refused = await post(payload);
+  expect(refused.statusCode).toBe(400);
+  expect(refused.json()).toMatchObject({ code: 'invalid_input', message: expect.stringContaining('surrogate') });
+  expect((await post('{"name":"a\\ud83d\\ude00"}')).statusCode).toBe(200);
+});
+
 test('a part of an address may be as long as a signed upload address', async () => {
   expect((await post('{}', `/echo/${'a'.repeat(600)}`)).statusCode).toBe(200);
 });

@@ -5,7 +5,7 @@ const MAX_DEPTH = 100;
 
 /**
  * Refuses what is JSON and yet cannot be kept: nesting that would overflow the stack of whoever walks it, and NUL
- * characters, which PostgreSQL has no place for.
+ * characters and halves of surrogate pairs, which PostgreSQL has no place for.
  *
  * @throws OctomilError `invalid_input`
  */
@@ -13,13 +13,13 @@ export function checkBodyShape(body: unknown): void {
   const open: { value: unknown; depth: number }[] = [{ value: body, depth: 1 }];
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     const { value, depth } = next;
-    if (typeof value === 'string') refuseNul(value);
+    if (typeof value === 'string') refuseUnkept(value);
     else if (typeof value === 'object' && value !== null) {
       if (depth > MAX_DEPTH) {
         throw new OctomilError('invalid_input', `the body nests deeper than ${MAX_DEPTH} levels; flatten it`);
       }
       for (const [key, inner] of Object.entries(value)) {
-        refuseNul(key);
+        refuseUnkept(key);
         open.push({ value: inner, depth: depth + 1 });
       }
     }
@@ -32,7 +32,13 @@ export function checkAddress(url: string): void {
   throw new OctomilError('invalid_input', 'the address holds a NUL character (%00); leave it out');
 }
 
-function refuseNul(text: string): void {
-  if (!text.includes('\0')) return;
-  throw new OctomilError('invalid_input', 'the body holds a NUL character (\\u0000); leave it out');
+function refuseUnkept(text: string): void {
+  if (text.includes('\0')) {
+    throw new OctomilError('invalid_input', 'the body holds a NUL character (\\u0000); leave it out');
+  }
+  if (text.isWellFormed()) return;
+  throw new OctomilError(
+    'invalid_input',
+    'the body holds half a surrogate pair, such as \\ud800; send whole characters',
+  );
 }

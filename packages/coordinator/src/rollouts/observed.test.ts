@@ -37,10 +37,18 @@ test('an evaluation on fewer than ten rows is dropped, whatever an agent says', 
   expect(few?.health).toMatchObject({ evaluation: null, baseline: { count: 10 } });
 });
 
+test('texts that the database cannot hold do not reach it: they would fail the rows of other devices too', () => {
+  const message = `a\0b${'x'.repeat(1996)}\u{1F600}`;
+  const [read] = parseObserved([{ ...one, problem: { code: 'c\0\ud800', message } }]);
+  expect(read?.problem).toEqual({ code: 'c\ufffd', message: `ab${'x'.repeat(1996)}\ufffd` });
+});
+
 test.each([
   [[{ ...one, modelId: '' }], 'models[0].model_id'],
   [[one, { ...one, state: 'exploded' }], 'models[1].state'],
   [[{ ...one, versionId: 'v'.repeat(65) }], 'models[0].version_id'],
+  [[{ ...one, versionId: 'v\0' }], 'models[0].version_id'],
+  [[{ ...one, modelId: 'm\ud800' }], 'models[0].model_id'],
   [[{ ...one, rolloutId: -1 }], 'models[0].rollout_id'],
   [[{ ...one, rolloutId: 2n ** 60n }], 'models[0].rollout_id'],
   [[one, one], 'models[1].model_id'],

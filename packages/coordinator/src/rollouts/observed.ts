@@ -76,7 +76,8 @@ function parseOne(raw: RawObservedModel, where: string): ObservedDeviceModel {
 
 function idOf(value: unknown, field: string): string | null {
   if (value === undefined || value === null || value === '') return null;
-  if (typeof value === 'string' && value.length <= MAX_ID_LENGTH) return value;
+  const isId = typeof value === 'string' && value.length <= MAX_ID_LENGTH;
+  if (isId && !value.includes('\0') && value.isWellFormed()) return value;
   throw invalid(field, value, `an id of at most ${MAX_ID_LENGTH} characters`);
 }
 
@@ -93,9 +94,14 @@ function problemOf(value: RawObservedModel['problem']): ObservedDeviceModel['pro
   if (value === undefined || value === null) return null;
   const { code, message } = value;
   return {
-    code: (typeof code === 'string' && code !== '' ? code : 'unknown').slice(0, MAX_CODE_LENGTH),
-    message: (typeof message === 'string' ? message : '').slice(0, MAX_MESSAGE_LENGTH),
+    code: kept(typeof code === 'string' && code !== '' ? code : 'unknown', MAX_CODE_LENGTH),
+    message: kept(typeof message === 'string' ? message : '', MAX_MESSAGE_LENGTH),
   };
+}
+
+/** What the database can hold: rows of many devices are written together, and one bad text would fail them all. */
+function kept(text: string, maxLength: number): string {
+  return text.slice(0, maxLength).replaceAll('\0', '').toWellFormed();
 }
 
 /** Only what is known is kept, so that no other text of a device reaches a row. */
