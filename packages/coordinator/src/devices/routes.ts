@@ -80,9 +80,8 @@ export function registerDeviceRoutes(app: App, { devices, desired }: DeviceRoute
 
   app.get('/api/v1/devices/:id', { schema: { summary: 'One device', tags, params: Params } }, async (request) => {
     const organizationId = organizationFor(request, request.params.id, 'devices:read');
-    const device = await records.find(organizationId, request.params.id);
-    const [groups, models] = await Promise.all([records.groupsOf(device.id), records.modelsOf(device.id)]);
-    return { ...deviceView(device), groups, models };
+    const { record, groups, models } = await records.details(organizationId, request.params.id);
+    return { ...deviceView(record), groups, models };
   });
 
   app.patch(

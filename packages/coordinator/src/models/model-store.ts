@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import { type RawBuilder, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
+import { GatheredReads } from '../database/gathered-reads.js';
 import type { ModelsTable } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 
@@ -27,9 +28,23 @@ export interface ModelFilter {
 
 export class ModelStore {
   readonly #database: Database;
+  /** Nearly every request about a model begins with this. */
+  readonly #byId: GatheredReads<string, Model>;
 
   constructor(database: Database) {
     this.#database = database;
+    this.#byId = new GatheredReads(
+      (id) => id,
+      async (ids) => {
+        const rows = await database.kysely
+          .selectFrom('models')
+          .selectAll()
+          .where(sql<boolean>`id = any(${ids}::text[])`)
+          .where('deleted_at', 'is', null)
+          .execute();
+        return new Map(rows.map((row) => [row.id, row]));
+      },
+    );
   }
 
   /** @throws OctomilError `conflict` with the id of the model that has the name, in any case of letters */
@@ -61,22 +76,25 @@ export class ModelStore {
     if (filter.framework !== undefined) query = query.where('framework', '=', filter.framework);
     if (filter.use_case !== undefined) query = query.where('use_case', '=', filter.use_case);
     if (filter.is_baseline !== undefined) query = query.where('is_baseline', '=', filter.is_baseline);
-    const { total } = await query.select((e) => e.fn.countAll<number>().as('total')).executeTakeFirstOrThrow();
-    let page = query.selectAll().orderBy('created_at', 'desc').orderBy('id').offset(filter.offset);
+    const counted = query.select((e) => e.fn.countAll<number>().as('total'));
+    let page = query
+      .selectAll()
+      .select(counted.as('total'))
+      .orderBy('created_at', 'desc')
+      .orderBy('id')
+      .offset(filter.offset);
     if (filter.limit !== undefined) page = page.limit(filter.limit);
-    return { models: await page.execute(), total };
+    const rows = await page.execute();
+    // Past the end no row says how many there are.
+    const total = rows[0]?.total ?? (await counted.executeTakeFirstOrThrow()).total;
+    return { models: rows.map(({ total: _, ...model }) => model), total };
   }
 
   /** The organization's own, by id, or by name in any case of letters. */
   async find(organizationId: string, idOrName: string): Promise<Model | undefined> {
-    const byId = await this.#database.kysely
-      .selectFrom('models')
-      .selectAll()
-      .where('organization_id', '=', organizationId)
-      .where('id', '=', idOrName)
-      .where('deleted_at', 'is', null)
-      .executeTakeFirst();
-    return byId ?? (await this.#byName(organizationId, idOrName));
+    const byId = await this.#byId.get(idOrName);
+    if (byId?.organization_id === organizationId) return byId;
+    return this.#byName(organizationId, idOrName);
   }
 
   /** To be changed by the organization. @throws OctomilError `model_not_found`, `forbidden` for what another member shares */

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { type Kysely, type Selectable, sql } from 'kysely';
+import { type AliasedRawBuilder, type Kysely, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
+import { GatheredReads } from '../database/gathered-reads.js';
 import type {
   ArtifactsTable,
   ConversionsTable,
@@ -59,9 +60,35 @@ export interface VersionWithArtifacts extends Version {
 
 export class VersionStore {
   readonly #database: Database;
+  readonly #byName: GatheredReads<NamedVersion, VersionWithArtifacts>;
+  readonly #allOf: GatheredReads<string, VersionWithArtifacts[]>;
 
   constructor(database: Database) {
     this.#database = database;
+    this.#byName = new GatheredReads(nameOf, async (named) => {
+      const models = named.map(({ modelId }) => modelId);
+      const names = named.map(({ version }) => version);
+      const rows = await database.kysely
+        .selectFrom('versions')
+        .selectAll()
+        .select(partsOf('versions'))
+        .where(sql<boolean>`(model_id, version) in (select * from unnest(${models}::text[], ${names}::text[]))`)
+        .execute();
+      return new Map(rows.map(withParts).map((row) => [nameOf({ modelId: row.model_id, version: row.version }), row]));
+    });
+    this.#allOf = new GatheredReads(
+      (modelId) => modelId,
+      async (modelIds) => {
+        const rows = await database.kysely
+          .selectFrom('versions')
+          .selectAll()
+          .select(partsOf('versions'))
+          .where(sql<boolean>`model_id = any(${modelIds}::text[])`)
+          .orderBy('sequence', 'desc')
+          .execute();
+        return Map.groupBy(rows.map(withParts), (row) => row.model_id);
+      },
+    );
   }
 
   /**
@@ -183,15 +210,19 @@ export class VersionStore {
     modelId: string,
     filter: { status?: VersionStatus; limit?: number; offset?: number } = {},
   ): Promise<VersionWithArtifacts[]> {
+    if (filter.status === undefined && filter.limit === undefined && (filter.offset ?? 0) === 0) {
+      return (await this.#allOf.get(modelId)) ?? [];
+    }
     let query = this.#database.kysely
       .selectFrom('versions')
       .selectAll()
+      .select(partsOf('versions'))
       .where('model_id', '=', modelId)
       .orderBy('sequence', 'desc')
       .offset(filter.offset ?? 0);
     if (filter.status !== undefined) query = query.where('status', '=', filter.status);
     if (filter.limit !== undefined) query = query.limit(filter.limit);
-    return this.#withArtifacts(await query.execute());
+    return (await query.execute()).map(withParts);
   }
 
   async count(modelId: string, status?: VersionStatus): Promise<number> {
@@ -205,13 +236,13 @@ export class VersionStore {
       .selectFrom('versions as v')
       .innerJoin('models as m', 'm.id', 'v.model_id')
       .selectAll('v')
+      .select(partsOf('v'))
       .select('m.name as model_name')
       .where('v.id', '=', versionId)
       .executeTakeFirst();
     if (row === undefined) return undefined;
     const { model_name, ...plain } = row;
-    const [version] = await this.#withArtifacts([plain]);
-    return version === undefined ? undefined : { version, model: { name: model_name } };
+    return { version: withParts(plain), model: { name: model_name } };
   }
 
   /** The newest version of each of these models, drafts included. */
@@ -220,23 +251,29 @@ export class VersionStore {
     const rows = await this.#database.kysely
       .selectFrom('versions')
       .selectAll()
+      .select(partsOf('versions'))
       .distinctOn('model_id')
       .where('model_id', 'in', modelIds)
       .orderBy('model_id')
       .orderBy('sequence', 'desc')
       .execute();
-    return new Map((await this.#withArtifacts(rows)).map((row) => [row.model_id, row]));
+    return new Map(rows.map((row) => [row.model_id, withParts(row)]));
   }
 
   /** By semantic version, sequence number, or `latest`: the newest that is published. */
   async find(modelId: string, name: string): Promise<VersionWithArtifacts | undefined> {
     const wanted = parseVersionName(name);
-    let query = this.#database.kysely.selectFrom('versions').selectAll().where('model_id', '=', modelId);
-    if (wanted === 'latest') query = query.where('status', '=', 'published').orderBy('sequence', 'desc').limit(1);
-    else if ('sequence' in wanted) query = query.where('sequence', '=', wanted.sequence);
-    else query = query.where('version', '=', wanted.version);
-    const [found] = await this.#withArtifacts(await query.execute());
-    return found;
+    if (wanted !== 'latest' && 'version' in wanted) return this.#byName.get({ modelId, version: wanted.version });
+    const query = this.#database.kysely
+      .selectFrom('versions')
+      .selectAll()
+      .select(partsOf('versions'))
+      .where('model_id', '=', modelId);
+    const row = await (wanted === 'latest'
+      ? query.where('status', '=', 'published').orderBy('sequence', 'desc').limit(1)
+      : query.where('sequence', '=', wanted.sequence)
+    ).executeTakeFirst();
+    return row === undefined ? undefined : withParts(row);
   }
 
   /** @throws OctomilError `version_not_found` */
@@ -264,9 +301,7 @@ export class VersionStore {
       .returning('id')
       .executeTakeFirst();
     if (published !== undefined) return;
-    const [now] = await this.#withArtifacts(
-      await this.#database.kysely.selectFrom('versions').selectAll().where('id', '=', version.id).execute(),
-    );
+    const now = (await this.byId(version.id))?.version;
     if (now?.status === 'published') return;
     if (now?.status === 'converting') {
       const missing = now.conversions.filter(({ state }) => state !== 'ready');
@@ -302,34 +337,43 @@ export class VersionStore {
       .where('id', '=', version.id)
       .execute();
   }
+}
 
-  async #withArtifacts(rows: readonly Version[]): Promise<VersionWithArtifacts[]> {
-    if (rows.length === 0) return [];
-    const ids = rows.map((row) => row.id);
-    const checkpointIds = rows.flatMap(({ checkpoint_id }) => checkpoint_id ?? []);
-    const { kysely } = this.#database;
-    const [artifacts, conversions, checkpoints] = await Promise.all([
-      kysely.selectFrom('artifacts').selectAll().where('version_id', 'in', ids).orderBy('created_at').execute(),
-      kysely
-        .selectFrom('conversions')
-        .select(['version_id', 'format', 'state', 'reason_code', 'reason'])
-        .where('version_id', 'in', ids)
-        .orderBy('format')
-        .execute(),
-      checkpointIds.length === 0
-        ? []
-        : kysely.selectFrom('checkpoints').select(['id', 'round_id']).where('id', 'in', checkpointIds).execute(),
-    ]);
-    const artifactsOf = Map.groupBy(artifacts, (artifact) => artifact.version_id);
-    const conversionsOf = Map.groupBy(conversions, (conversion) => conversion.version_id);
-    const roundOf = new Map(checkpoints.map(({ id, round_id }) => [id, round_id]));
-    return rows.map((row) => ({
-      ...row,
-      artifacts: artifactsOf.get(row.id) ?? [],
-      conversions: conversionsOf.get(row.id) ?? [],
-      round_id: roundOf.get(row.checkpoint_id ?? '') ?? null,
-    }));
-  }
+interface NamedVersion {
+  readonly modelId: string;
+  readonly version: string;
+}
+
+function nameOf({ modelId, version }: NamedVersion): string {
+  return `${modelId} ${version}`;
+}
+
+/** What belongs to a version, as JSON in its row: one statement instead of one for each kind. */
+interface Parts {
+  readonly artifacts: readonly (Omit<Artifact, 'created_at'> & { readonly created_at: string })[];
+  readonly conversions: readonly Conversion[];
+  readonly round_id: string | null;
+}
+
+/** @param table what the statement calls `versions` */
+function partsOf(table: 'versions' | 'v') {
+  const id = sql.ref(`${table}.id`);
+  return [
+    sql<Parts['artifacts']>`(select coalesce(jsonb_agg(a order by a.created_at), '[]')
+      from artifacts a where a.version_id = ${id})`.as('artifacts'),
+    sql<
+      Parts['conversions']
+    >`(select coalesce(jsonb_agg(jsonb_build_object('version_id', c.version_id, 'format', c.format,
+        'state', c.state, 'reason_code', c.reason_code, 'reason', c.reason) order by c.format), '[]')
+      from conversions c where c.version_id = ${id})`.as('conversions'),
+    sql<string | null>`(select k.round_id from checkpoints k where k.id = ${sql.ref(`${table}.checkpoint_id`)})`.as(
+      'round_id',
+    ),
+  ] as const satisfies readonly AliasedRawBuilder<unknown, keyof Parts>[];
+}
+
+function withParts(row: Version & Parts): VersionWithArtifacts {
+  return { ...row, artifacts: row.artifacts.map((file) => ({ ...file, created_at: new Date(file.created_at) })) };
 }
 
 async function lockVersions(

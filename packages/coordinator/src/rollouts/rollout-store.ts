@@ -1,6 +1,7 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { type Kysely, type RawBuilder, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
+import { GatheredReads } from '../database/gathered-reads.js';
 import type { RolloutHistoryTable, RolloutState, RolloutsTable, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 import { canMoveRollout, UNSETTLED_STATES } from './rollout-machine.js';
@@ -41,9 +42,14 @@ export interface NewRollout {
 /** Statements about rollouts. Whoever moves one names the state and stage it was in; times are the database's. */
 export class RolloutStore {
   readonly #database: Database;
+  readonly #byId: GatheredReads<number, Rollout>;
 
   constructor(database: Database) {
     this.#database = database;
+    this.#byId = new GatheredReads(String, async (ids) => {
+      const rows = await this.#select().where(sql<boolean>`rollouts.id = any(${ids}::bigint[])`).execute();
+      return new Map(rows.map((row) => [String(row.id), row]));
+    });
   }
 
   #select(within: Kysely<Tables> = this.#database.kysely) {
@@ -61,11 +67,8 @@ export class RolloutStore {
 
   /** @throws OctomilError `not_found` */
   async get(modelId: string, id: number): Promise<Rollout> {
-    const found = await this.#select()
-      .where('rollouts.id', '=', id)
-      .where('rollouts.model_id', '=', modelId)
-      .executeTakeFirst();
-    if (found === undefined) throw new OctomilError('not_found', `the model has no rollout ${id}`);
+    const found = await this.#byId.get(id);
+    if (found?.model_id !== modelId) throw new OctomilError('not_found', `the model has no rollout ${id}`);
     return found;
   }
 

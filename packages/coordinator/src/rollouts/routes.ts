@@ -1,6 +1,7 @@
 import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
+import { GatheredReads } from '../database/gathered-reads.js';
 import { type App, requireScope, type Scope } from '../http/index.js';
 import type { Model } from '../models/model-store.js';
 import { affectedJson, historyJson, judgementJson, rolloutJson } from './rollout-json.js';
@@ -60,6 +61,7 @@ const DeleteQuery = Type.Object({ force: Type.Optional(Type.Boolean()) });
 /** Staged rollouts of a model's versions. */
 export function registerRolloutRoutes(app: App, { rollouts, registry }: RolloutRoutesOptions): void {
   const { commands, store } = rollouts;
+  const figuresOf = sharedFigures(rollouts);
   const base = '/api/v1/models/:id/rollouts';
   const one = `${base}/:rid`;
   const modelOf = async (
@@ -75,10 +77,8 @@ export function registerRolloutRoutes(app: App, { rollouts, registry }: RolloutR
     return store.get(model.id, rid);
   };
   const withFigures = async (rollout: Rollout): Promise<Record<string, unknown>> => {
-    const judgement = await rollouts.judgement(rollout);
-    if (judgement === undefined) return rolloutJson(rollout);
-    const { total } = await rollouts.countAffected(rollout);
-    return { ...rolloutJson(rollout), ...judgementJson(judgement, total) };
+    const figures = await figuresOf(rollout);
+    return figures === undefined ? rolloutJson(rollout) : { ...rolloutJson(rollout), ...figures };
   };
 
   app.post(
@@ -253,6 +253,27 @@ export function registerRolloutRoutes(app: App, { rollouts, registry }: RolloutR
       return { ...rolloutJson(deleted), deleted: true };
     },
   );
+}
+
+type Figures = Record<string, unknown>;
+
+/** Everybody who watches a rollout asks for the same figures, which cost more the more devices it has: they share them. */
+function sharedFigures(rollouts: RolloutService): (rollout: Rollout) => Promise<Figures | undefined> {
+  const asked = new Map<number, GatheredReads<Rollout, Figures>>();
+  const read = async ([rollout]: readonly Rollout[]): Promise<ReadonlyMap<string, Figures>> => {
+    if (rollout === undefined) return new Map();
+    const [judgement, { total }] = await Promise.all([rollouts.judgement(rollout), rollouts.countAffected(rollout)]);
+    return new Map(judgement === undefined ? [] : [[String(rollout.id), judgementJson(judgement, total)]]);
+  };
+  return async (rollout) => {
+    const reads = asked.get(rollout.id) ?? new GatheredReads(({ id }: Rollout) => String(id), read);
+    asked.set(rollout.id, reads);
+    try {
+      return await reads.get(rollout);
+    } finally {
+      if (reads.idle) asked.delete(rollout.id);
+    }
+  };
 }
 
 /** A person may be faster than a gate that waits, but not pass one that is breached. @throws `gate_breached` */
