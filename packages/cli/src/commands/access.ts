@@ -39,8 +39,8 @@ export function register(program: Command, define: DefineCommand): void {
           { title: 'Name', value: (row) => text(row['name']) },
           { title: 'Begins with', value: (row) => text(row['prefix']) },
           { title: 'Scopes', value: (row) => list(row['scopes']) },
-          { title: 'Last used', value: (row) => text(row['lastUsedAt']) },
-          { title: 'Revoked', value: (row) => text(row['revokedAt']) },
+          { title: 'Last used', value: (row) => timeText(row['lastUsedAt']) },
+          { title: 'Revoked', value: (row) => timeText(row['revokedAt']) },
         ],
         'There are no keys.',
       ),
@@ -82,7 +82,7 @@ export function register(program: Command, define: DefineCommand): void {
     (command) =>
       command
         .option('--actor <who>', 'only of this key, device, or coordinator')
-        .option('--action <name>', 'only of this kind, such as rollout.advance')
+        .option('--action <name>', 'only of this kind, such as rollout.rolled_back')
         .option('--resource <name>', 'only of this')
         .option('--since <time>', 'such as 2026-01-31T12:00:00Z')
         .option('--until <time>')

@@ -12,9 +12,11 @@ export async function deploy(options: Options, model: string): Promise<number> {
   const rollout = await client.rollouts.create(settings);
   if (options['json'] !== true || options['watch'] !== true) {
     await print(options['json'], rollout, () => {
-      const doing = rollout.status === 'draft' ? 'is a draft' : `is ${rollout.status}`;
-      const target = percentText(rollout.targetPercentage);
-      return `Rollout ${rollout.id} of ${model} ${rollout.version} ${doing}: ${percentText(rollout.rolloutPercentage)} of the devices now, ${target} in the end.`;
+      const { id, status, rolloutPercentage, targetPercentage } = rollout;
+      const doing = status === 'draft' ? 'is a draft' : `is ${status}`;
+      const when = status === 'draft' ? 'first' : 'now';
+      const shares = `${percentText(rolloutPercentage)} of the devices ${when}, ${percentText(targetPercentage)} in the end`;
+      return `Rollout ${id} of ${model} ${rollout.version} ${doing}: ${shares}.`;
     });
   }
   if (options['watch'] !== true) return 0;

@@ -53,7 +53,7 @@ export function register(program: Command, define: DefineCommand): void {
         [
           { title: 'Model', value: (model) => model.name },
           { title: 'ID', value: (model) => model.id },
-          { title: 'Shared by', value: (model) => text(model['sharedBy']) },
+          { title: 'Shared by', value: (model) => text(model['orgId']) },
         ],
         'No model is shared in it.',
       );

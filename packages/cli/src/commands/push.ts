@@ -1,14 +1,14 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { type ModelRegistry, OctomilClientError, ModelRegistry as Registry } from '@octomil/sdk';
+import { ModelRegistry, type ModelVersion, OctomilClientError } from '@octomil/sdk';
 import { connection } from '../access/connect.js';
 import type { Options } from '../program.js';
 import { convertHere, planConversions } from '../push/local-conversion.js';
 import { documentBeside, type LocalFile, modelFilesAt } from '../push/local-files.js';
 import { pushFiles } from '../push/push-files.js';
 import { interruptible } from '../terminal/interrupt.js';
-import { bytesText, print } from '../terminal/output.js';
+import { bytesText, print, table } from '../terminal/output.js';
 
 /** Makes a version of a file, or of the model files in a folder. */
 export async function push(options: Options, path = '.'): Promise<void> {
@@ -19,7 +19,7 @@ export async function push(options: Options, path = '.'): Promise<void> {
     .filter((format) => format !== '');
   const { model, version, publish, json } = options;
   const access = await connection();
-  const registry = new Registry(access);
+  const registry = new ModelRegistry(access);
   const { signal, release } = interruptible();
   const folder = await mkdtemp(join(tmpdir(), 'octomil-push-'));
   try {
@@ -38,27 +38,28 @@ export async function push(options: Options, path = '.'): Promise<void> {
     const of = { modelId: String(model), version: pushed.version, signal };
     if (publish === true || options['wait'] === true) pushed = await registry.conversions.ready(of);
     if (publish === true) pushed = await registry.publishVersion(of);
-    await print(json, pushed, () =>
+    await print(json, pushed, async () =>
       [
         `${String(model)} ${pushed.version} is ${pushed.status}.`,
-        ...all.map(
-          ({ path: file, format, sizeBytes }) =>
-            `  ${format ?? 'other'}  ${basename(file)}  ${bytesText(sizeBytes)}${file.startsWith(folder) ? ', converted here' : ''}`,
-        ),
-        ...(pushed.status === 'converting'
-          ? [
-              `The coordinator makes ${there.join(', ')}; see: octomil versions formats ${quoted(model)} ${pushed.version}`,
-            ]
-          : []),
-        ...(pushed.status === 'draft'
-          ? [`Publish it: octomil versions publish ${quoted(model)} ${pushed.version}`]
-          : []),
+        await table(all, [
+          { title: 'Format', value: (file) => file.format },
+          { title: 'File', value: (file) => basename(file.path) },
+          { title: 'Size', value: (file) => bytesText(file.sizeBytes), align: 'right' },
+          { title: 'Made', value: (file) => (file.path.startsWith(folder) ? 'here' : null) },
+        ]),
+        ...nextSteps(quoted(model), pushed, there),
       ].join('\n'),
     );
   } finally {
     release();
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+function nextSteps(model: string, { version, status }: ModelVersion, there: readonly string[]): string[] {
+  if (status === 'draft') return [`Publish it: octomil versions publish ${model} ${version}`];
+  if (status !== 'converting') return [];
+  return [`The coordinator makes ${there.join(', ')}; see: octomil versions formats ${model} ${version}`];
 }
 
 /** What can be made here is; what remains is the coordinator's. */

@@ -23,7 +23,7 @@ export function register(program: Command, define: DefineCommand): void {
   define(versions, 'show <model> <version>', 'show a version (latest: the newest published)', none, async (...args) => {
     const [{ json }, model = '', version = ''] = args;
     const found = await (await registry()).version(model, version);
-    await print(json, found, () => fields(found));
+    await print(json, found, () => versionText(found));
   });
   for (const [action, done] of [
     ['publish', 'published'],
@@ -42,7 +42,7 @@ export function register(program: Command, define: DefineCommand): void {
   define(versions, 'lineage <model> <version>', 'show what a version was made of', none, async (...args) => {
     const [{ json }, model = '', version = ''] = args;
     const lineage = await (await registry()).lineage({ modelId: model, version });
-    await print(json, lineage, () => fields(lineage));
+    await print(json, lineage, () => lineageTable(lineage['chain']));
   });
   define(
     versions,
@@ -112,6 +112,36 @@ export function versionTable(rows: readonly ModelVersion[]): Promise<string> {
     ],
     'It has no version yet.',
   );
+}
+
+async function versionText(found: ModelVersion): Promise<string> {
+  const { id, sequence, version, status, description, metrics, createdBy, createdAt, publishedAt } = found;
+  const figures = fields((metrics ?? {}) as Record<string, unknown>);
+  const files = await table(rowsOf(found['artifacts']), [
+    { title: 'Format', value: (row) => text(row['format']) },
+    { title: 'File', value: (row) => text(row['file_name']) },
+    { title: 'Size', value: (row) => bytesText(row['size_bytes']), align: 'right' },
+    { title: 'SHA-256', value: (row) => text(row['sha256']) },
+  ]);
+  const told = fields({ version, sequence, status, description, createdBy, createdAt, publishedAt, id });
+  return [told, ...(figures === '' ? [] : [figures]), files].join('\n\n');
+}
+
+function lineageTable(chain: unknown): Promise<string> {
+  return table(rowsOf(chain), [
+    { title: 'Version', value: (row) => text(row['version']) },
+    { title: 'Status', value: (row) => text(row['status']) },
+    { title: 'Origin', value: (row) => text(row['origin']) },
+    { title: 'Session', value: (row) => text(row['session_id']) },
+    { title: 'Algorithm', value: (row) => text(row['strategy']) },
+    { title: 'Rounds', value: (row) => text(row['rounds']), align: 'right' },
+    { title: 'Sites', value: (row) => text(row['participants']), align: 'right' },
+    { title: 'Made', value: (row) => timeText(row['created_at']) },
+  ]);
+}
+
+function rowsOf(value: unknown): Record<string, unknown>[] {
+  return Array.isArray(value) ? (value as Record<string, unknown>[]) : [];
 }
 
 const none = (): void => undefined;
