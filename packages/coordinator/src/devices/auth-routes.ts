@@ -77,6 +77,7 @@ export function registerDeviceAuthRoutes(app: App, { devices, verifyKey }: Devic
       const bearer = bearerOf(request);
       let deviceId: string;
       if (bearer.startsWith('oet_')) {
+        refuseRegistry(scopes);
         const enrolled = await devices.enroll({
           enrollmentToken: bearer,
           deviceIdentifier: identifier,
@@ -132,6 +133,20 @@ function bearerOf(request: FastifyRequest): string {
   throw new OctomilError(
     'authentication_failed',
     'send an enrolment token (oet_…) or an API key with the scope devices:register as "Authorization: Bearer …"',
+  );
+}
+
+/**
+ * Whoever made an enrolment token let one device in, not a reader of every model: what it should run, it gets without.
+ *
+ * @throws `forbidden`
+ */
+function refuseRegistry(scopes: readonly DeviceTokenScope[]): void {
+  if (!scopes.includes('models:read')) return;
+  throw new OctomilError(
+    'forbidden',
+    'an enrolment token does not open the registry: leave models:read out, or bootstrap with an API key that has devices:register and models:read',
+    { details: { required_scope: 'models:read' } },
   );
 }
 

@@ -169,6 +169,40 @@ test('whoever holds the organization key neither speaks for an enrolled device n
   expect(again.body).not.toHaveProperty('access_token');
   const refused = await bootstrap('ward');
   expect(code(refused)).toEqual([403, 'forbidden']);
+  // The keys that published clients carry.
+  const token = key('devices:heartbeat', 'control:refresh');
+  const wide = key('devices:heartbeat', 'devices:write');
+  const payload = { device_identifier: 'ward', battery_pct: 1, models: [], modelInventory: [] };
+  const id = String(again.body['id']);
+  for (const path of [
+    `/devices/${id}/heartbeat`,
+    '/devices/heartbeat',
+    '/devices/ward/sync',
+    `/devices/${id}/observed-state`,
+  ]) {
+    expect([path, (await ask('POST', path, { token, payload })).status]).toEqual([path, 403]);
+    expect([path, (await ask('POST', path, { token: wide, payload })).status]).toEqual([path, 200]);
+  }
+});
+
+test('a key that may look at devices learns what they should run, and not where to get it', async () => {
+  const { modelId, versionId } = await insertVersion();
+  const artifacts = [{ format: 'safetensors', fileName: 'w', sha256: SHA, sizeBytes: BYTES.length }];
+  const version = { modelId, modelName: 'risk', versionId, version: '1.0.0', rolloutId: 7, artifacts };
+  desired = [{ ...version, activation: 'immediate' }];
+  const device = await register({ device_identifier: 'looked-at' });
+  const path = `/devices/${String(device.body['id'])}/desired-state`;
+  const manifest = async (...scopes: string[]) => {
+    const { models } = (await ask('GET', path, { token: key(...scopes) })).body as {
+      models: { artifactManifest: { downloadUrl: unknown; files: { downloadUrl: unknown }[] } }[];
+    };
+    const [model] = models;
+    return [model?.artifactManifest.downloadUrl, model?.artifactManifest.files[0]?.downloadUrl];
+  };
+  expect(await manifest('devices:read')).toEqual([null, null]);
+  const address = expect.stringContaining('/artifacts/download/');
+  expect(await manifest('devices:read', 'models:read')).toEqual([address, address]);
+  expect(await manifest('control:refresh')).toEqual([address, address]);
 });
 
 test('tokens: bootstrap, use by scope, rotate; a spent one ends the chain', async () => {
@@ -263,6 +297,8 @@ test('an access token ends by its time, by its revocation and with its device', 
 
 test('an enrolment token buys tokens for a device of its own identity, once', async () => {
   const enrollmentToken = await insertEnrollmentToken(database, organizationId);
+  // It lets a device in, and lets nobody read every model; refused before it is spent.
+  expect((await bootstrap('site', { scopes: ['devices:write', 'models:read'] }, enrollmentToken)).status).toBe(403);
   const made = await bootstrap('site', {}, enrollmentToken);
   expect(made).toMatchObject({ status: 201, body: { scopes: ['devices:write'] } });
   expect((await ask('GET', `/devices/${made.id}`, { token: made.access })).body).toMatchObject({

@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import { type App, requireScope } from '../http/index.js';
 import type { DesiredSource } from './desired-source.js';
-import { organizationFor } from './device-access.js';
+import { organizationFor, requireVoice } from './device-access.js';
 import { factsOf } from './device-facts.js';
 import { MAX_OFFSET } from './device-records.js';
 import type { DeviceService } from './device-service.js';
@@ -152,6 +152,9 @@ export function registerDeviceRoutes(app: App, { devices, desired }: DeviceRoute
   };
 
   const beat = async (request: FastifyRequest, organizationId: string, device: string) => {
+    const { principal } = request;
+    const narrow = principal?.kind === 'key' && !principal.scopes.some((held) => /^(admin|devices:write)$/.test(held));
+    if (narrow) requireVoice(request, await records.find(organizationId, device));
     const now = await records.heartbeat(organizationId, device, factsOf(request.body));
     return { status: 'ok', server_time: now.toISOString(), metadata: {} };
   };

@@ -8,7 +8,8 @@ import { type App, requireDevice } from '../http/index.js';
 import { sendArtifact } from '../models/send-artifact.js';
 import type { SignedAddresses } from '../models/signed-address.js';
 import type { DesiredModelFacts, DesiredSource } from './desired-source.js';
-import { organizationFor } from './device-access.js';
+import { mayFetchFor, organizationFor, requireVoice } from './device-access.js';
+import type { DeviceRecord } from './device-records.js';
 import type { DeviceService } from './device-service.js';
 import { readReports, resolveReports, type WireReport } from './reported-models.js';
 
@@ -70,12 +71,16 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
       return { url: `${originOf(request)}/api/v1/artifacts/download/${token}`, expiresAt };
     };
 
-  const manifestOf = async (request: FastifyRequest, deviceId: string, model: DesiredModelFacts) => {
-    const sign = signer(request, deviceId, DOWNLOAD_VALID_MS);
+  const manifestOf = async (
+    request: FastifyRequest,
+    device: Pick<DeviceRecord, 'id' | 'identity'>,
+    model: DesiredModelFacts,
+  ) => {
+    const sign = mayFetchFor(request, device) ? signer(request, device.id, DOWNLOAD_VALID_MS) : undefined;
     const files = await Promise.all(
       model.artifacts.map(async ({ fileName, sha256, sizeBytes, format }) => {
-        const { url } = await sign(model.versionId, sha256);
-        return { path: fileName, size: sizeBytes, sha256, format, downloadUrl: url };
+        const address = await sign?.(model.versionId, sha256);
+        return { path: fileName, size: sizeBytes, sha256, format, downloadUrl: address?.url ?? null };
       }),
     );
     // One file stands for all where a client reads only one: the largest holds the weights.
@@ -93,7 +98,7 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
 
   const stateView = async (
     request: FastifyRequest,
-    deviceId: string,
+    device: DeviceRecord,
     models: readonly DesiredModelFacts[],
     { known, inventory }: { known: string | null | undefined; inventory: readonly unknown[] },
   ) => {
@@ -101,7 +106,7 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
     const now = new Date(devices.nowMs()).toISOString();
     return {
       schemaVersion: SCHEMA_VERSION,
-      deviceId,
+      deviceId: device.id,
       generatedAt: now,
       serverTimestamp: now,
       stateVersion,
@@ -115,7 +120,7 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
           deploymentId: String(model.rolloutId),
           rolloutId: String(model.rolloutId),
           activationPolicy: model.activation,
-          artifactManifest: await manifestOf(request, deviceId, model),
+          artifactManifest: await manifestOf(request, device, model),
         })),
       ),
       gcEligibleArtifactIds: unwanted(inventory, models),
@@ -124,8 +129,8 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
   };
 
   const desiredState = async (request: FastifyRequest, id: string, known: string | null | undefined) => {
-    const { id: deviceId } = await deviceOf(request, id);
-    return stateView(request, deviceId, await desired.desiredState(deviceId), { known, inventory: [] });
+    const device = await deviceOf(request, id);
+    return stateView(request, device, await desired.desiredState(device.id), { known, inventory: [] });
   };
 
   app.get(
@@ -155,7 +160,9 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
       schema: { summary: 'Say what is installed, and learn what should be', tags, params: Params, body: SyncBody },
     },
     async (request) => {
-      const { id: deviceId, organizationId } = await deviceOf(request, request.params.id);
+      const device = await deviceOf(request, request.params.id);
+      requireVoice(request, device);
+      const { id: deviceId, organizationId } = device;
       const { modelInventory, activeVersions, knownStateVersion } = request.body;
       const models = await desired.desiredState(deviceId);
       const inventory = modelInventory ?? [];
@@ -167,7 +174,7 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
         }));
         await observe(organizationId, deviceId, reports, models);
       }
-      return stateView(request, deviceId, models, { known: knownStateVersion, inventory });
+      return stateView(request, device, models, { known: knownStateVersion, inventory });
     },
   );
 
@@ -187,7 +194,9 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
     '/api/v1/devices/:id/observed-state',
     { config, schema: { summary: 'Say what a device runs', tags, params: Params, body: ObservedBody } },
     async (request) => {
-      const { id: deviceId, organizationId } = await deviceOf(request, request.params.id);
+      const device = await deviceOf(request, request.params.id);
+      requireVoice(request, device);
+      const { id: deviceId, organizationId } = device;
       const reports = readReports(request.body.models ?? [], 'models');
       const count = await observe(organizationId, deviceId, reports, await desired.desiredState(deviceId));
       return { deviceId, status: 'ok', models: count, serverTimestamp: new Date(devices.nowMs()).toISOString() };
@@ -233,7 +242,8 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
     { schema: { summary: 'Files of a version that the calling device should run', tags, params: ArtifactParams } },
     async (request) => {
       const { deviceId, model } = await wanted(request, request.params.id);
-      return { ...(await manifestOf(request, deviceId, model)), modelId: model.modelId, version: model.version };
+      const device = { id: deviceId, identity: 'enrolled' } as const;
+      return { ...(await manifestOf(request, device, model)), modelId: model.modelId, version: model.version };
     },
   );
 
