@@ -55,3 +55,23 @@ test("the README's code runs as it stands", async () => {
   const { digest } = await fleet.registry.pullModel({ model: 'heart' });
   expect(out).toContain(digest);
 }, 60_000);
+
+test("the README's commands for the registry and rollouts run as they stand", async () => {
+  const commands = /```sh\n(?<commands>octomil push [^`]*)```/.exec(readFileSync(README, 'utf8'))?.groups?.['commands'];
+  expect(commands).toContain('octomil rollouts watch');
+  await writeFile(join(folder, 'model.pt'), 'weights that somebody brought');
+  const { execArgv, path } = entryPoint(import.meta.url, '../main');
+  const words = [process.execPath, ...execArgv, path].map((word) => `'${word}'`).join(' ');
+  const out = await new Promise<string>((resolve, reject) => {
+    execFile(
+      'bash',
+      ['-euc', `octomil() { ${words} "$@"; }\n${commands}`],
+      { env: { ...process.env, OCTOMIL_API_BASE: fleet.apiBase, OCTOMIL_API_KEY: fleet.apiKey }, cwd: folder },
+      (error, text, problem) => (error === null ? resolve(text) : reject(new Error(problem, { cause: error }))),
+    );
+  });
+  expect(out).toMatch(/triage 1\.0\.0 is published\./);
+  expect(out).toMatch(/completed +100 % +the first devices do well/);
+  const [rollout] = await fleet.registry.rollouts.list({ modelId: 'triage' });
+  expect(rollout).toMatchObject({ version: '1.0.0', status: 'completed' });
+}, 90_000);
