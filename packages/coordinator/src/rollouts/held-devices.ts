@@ -151,8 +151,11 @@ export class HeldDevices {
       }
       for (const [organizationId, devices] of changed) await this.#tellAll(organizationId, devices);
     } catch (error) {
+      // Nobody waits for devices that have gone; asking for them would go on after the coordinator stopped.
+      for (const deviceId of deviceIds) if (this.#held.has(deviceId)) this.#toRead.add(deviceId);
+      this.#reading = this.#toRead.size > 0;
+      if (!this.#reading) return;
       this.#logger.warn({ error }, 'could not read what devices should run; trying again in a second');
-      for (const deviceId of deviceIds) this.#toRead.add(deviceId);
       this.#clock.after(1_000, () => void this.#read());
       return;
     }

@@ -100,7 +100,9 @@ function metricBreach(gates: Gates, seen: RolloutAggregate): GateVerdict | undef
 
 function waitFor(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined {
   if (seen.active < gates.minDevices) {
-    return wait(`${seen.active} devices run the version and ${gates.minDevices} must before the next stage`);
+    return wait(
+      `${seen.active} devices run the version and ${gates.minDevices} must before the next stage; if the share holds fewer, advance it by hand`,
+    );
   }
   if (seen.pending > seen.active + seen.failed) {
     return wait(`${seen.pending} devices have not answered yet, more than have`);

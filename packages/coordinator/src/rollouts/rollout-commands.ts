@@ -188,7 +188,8 @@ export class RolloutCommands {
   }
 
   /**
-   * Removes a rollout and its history. One that decides what devices run is rolled back first, which needs `force`.
+   * Removes a rollout and its history. One that decides what devices run is rolled back first, which needs `force`, as
+   * does the removal of one that devices would go back to.
    *
    * @throws OctomilError `not_found`, `wrong_state` without `force`
    */
@@ -205,6 +206,14 @@ export class RolloutCommands {
           'wrong_state',
           `rollout ${id} is ${rollout.state} and decides what devices run; roll it back first, or delete it with force=true, which does both`,
           { details: { rollout_id: id, status: rollout.state } },
+        );
+      }
+      const newest = rollout.covered ? await store.newestInForce(modelId, transaction) : undefined;
+      if (newest?.previous_version_id === rollout.version_id && !force) {
+        throw new OctomilError(
+          'wrong_state',
+          `rollout ${id} is what devices go back to when rollout ${newest.id} is rolled back; delete it with force=true if they may be left without a version then`,
+          { details: { rollout_id: id, status: rollout.state, newer_rollout_id: newest.id } },
         );
       }
       await store.delete(id, transaction);

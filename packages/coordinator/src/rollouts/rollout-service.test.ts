@@ -154,6 +154,18 @@ for (const { name, open, skip } of DATABASES) {
       expect(row).toMatchObject({ previous_version_id: null, rollout_id: null, version_id: rollout.version_id });
     });
 
+    test('a device outside the stage has no say in it', async () => {
+      const { rollout } = await scene({ initialRatio: 0.5, health: { min_devices: 1 } });
+      const inside = await inShare(rollout);
+      const outside = deviceIds.filter((id) => !inside.includes(id));
+      for (const id of outside) await say(id, rollout, { state: 'failed', activeVersionId: null });
+      await say(inside[0] ?? '', rollout);
+      expect(await bench.service.judgement(rollout)).toMatchObject({
+        seen: { aggregate: { active: 1, failed: 0 } },
+        verdict: { verdict: 'ok' },
+      });
+    });
+
     test('figures are added up over devices: errors, latency against the previous version, metrics by rows', async () => {
       const health = { max_latency_ratio: 2, max_metric_drop: { metric: 'accuracy', drop: 0.1 } };
       const { first, rollout } = await scene({ initialRatio: 0.5, health });
@@ -318,6 +330,19 @@ for (const { name, open, skip } of DATABASES) {
       expect(await remove(true)).toMatchObject({ state: 'rolled_back' });
       expect(new Set(await desired(model.id))).toEqual(new Set([first.id]));
       expect(await codeOf(remove(true))).toBe('not_found');
+    });
+
+    test('what devices would go back to is deleted by force only', async () => {
+      const { model, first, rollout } = await scene({ initialRatio: 1 });
+      const older = (await bench.service.store.list(model.id)).at(-1)?.id ?? 0;
+      await expect(bench.service.commands.delete(model.id, older, false)).rejects.toMatchObject({
+        code: 'wrong_state',
+        reason: expect.stringContaining('go back to'),
+      });
+      await bench.service.commands.rollback(model.id, rollout.id, null, ME);
+      expect(new Set(await desired(model.id))).toEqual(new Set([first.id]));
+      await bench.service.commands.delete(model.id, older, true);
+      expect(new Set(await desired(model.id))).toEqual(new Set([undefined]));
     });
 
     test('pages of affected devices go round the placements, by cursor and by offset, and name what devices said', async () => {

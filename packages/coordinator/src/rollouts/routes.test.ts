@@ -245,7 +245,10 @@ test('percentages go neither down nor beyond the target; both are named', async 
   expect(await ask('DELETE', `${one}?force=true`)).toMatchObject({ status: 200, body: { status: 'rolled_back' } });
 });
 
-test('advancing past a breached gate is refused, and the rollout taken back', async () => {
+test.each([
+  ['advance', {}],
+  ['update-percentage', { percentage: 100 }],
+])('going past a breached gate by %s is refused, and the rollout taken back', async (action, payload) => {
   const scene = await newModel();
   const base = `/${scene.model.id}/rollouts`;
   const start = { version: scene.version, start_immediately: true, rollout_percentage: 50 };
@@ -257,8 +260,8 @@ test('advancing past a breached gate is refused, and the rollout taken back', as
       { modelId: rollout.model_id, versionId: rollout.version_id, rolloutId: rollout.id, state: 'failed' },
     ]);
   }
-  const refused = await ask('POST', `${base}/${rollout.id}/advance`, {});
-  expect(refused.status).toBe(409);
+  const refused = await ask('POST', `${base}/${rollout.id}/${action}`, payload);
+  expect(refused).toMatchObject({ status: 409, body: { code: 'gate_breached' } });
   expect((await ask('GET', `${base}/${rollout.id}`)).body).toMatchObject({
     status: expect.stringMatching(/^roll/),
     reason_code: 'gate_breached',

@@ -195,7 +195,9 @@ export function registerRolloutRoutes(app: App, { rollouts, registry }: RolloutR
     async (request) => {
       const { model, actor } = await modelOf(request, 'rollouts:write', request.params.id);
       const { percentage, reason = null } = request.body;
-      return rolloutJson(await commands.updateShare(model.id, request.params.rid, ratioOf(percentage), reason, actor));
+      const { rid } = request.params;
+      await refuseBreach(rollouts, await store.get(model.id, rid));
+      return rolloutJson(await commands.updateShare(model.id, rid, ratioOf(percentage), reason, actor));
     },
   );
 
