@@ -2,6 +2,7 @@ import type { Clock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { ObservedDeviceModel } from './observed.js';
+import { REACHES } from './reaches-sql.js';
 
 interface Waiting {
   readonly deviceId: string;
@@ -16,7 +17,8 @@ const MAX_ROWS = 1_000;
 
 /**
  * Stores what devices say of their models, many devices in one statement. Every id must be the organization's: an entry
- * about another model is left out, and an unknown version or rollout of a known model is stored as none.
+ * about another model is left out; an unknown version, and a rollout that does not reach the device, are stored as none:
+ * what a device says of a stage that it is not in must not decide about it.
  */
 export class Observations {
   readonly #database: Database;
@@ -93,7 +95,7 @@ export class Observations {
         previous_version_id text, state text, reason_code text, reason text, health jsonb)
       join devices d on d.id = said.device_id
       join models m on m.id = said.model_id and m.organization_id = d.organization_id
-      left join rollouts r on r.id = said.rollout_id and r.model_id = m.id
+      left join rollouts r on r.id = said.rollout_id and r.model_id = m.id and ${REACHES}
       left join versions v on v.id = said.version_id and v.model_id = m.id
       left join versions a on a.id = said.active_version_id and a.model_id = m.id
       left join versions p on p.id = said.previous_version_id and p.model_id = m.id

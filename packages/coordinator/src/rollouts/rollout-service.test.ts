@@ -154,18 +154,6 @@ for (const { name, open, skip } of DATABASES) {
       expect(row).toMatchObject({ previous_version_id: null, rollout_id: null, version_id: rollout.version_id });
     });
 
-    test('a device outside the stage has no say in it', async () => {
-      const { rollout } = await scene({ initialRatio: 0.5, health: { min_devices: 1 } });
-      const inside = await inShare(rollout);
-      const outside = deviceIds.filter((id) => !inside.includes(id));
-      for (const id of outside) await say(id, rollout, { state: 'failed', activeVersionId: null });
-      await say(inside[0] ?? '', rollout);
-      expect(await bench.service.judgement(rollout)).toMatchObject({
-        seen: { aggregate: { active: 1, failed: 0 } },
-        verdict: { verdict: 'ok' },
-      });
-    });
-
     test('figures are added up over devices: errors, latency against the previous version, metrics by rows', async () => {
       const health = { max_latency_ratio: 2, max_metric_drop: { metric: 'accuracy', drop: 0.1 } };
       const { first, rollout } = await scene({ initialRatio: 0.5, health });
