@@ -72,6 +72,17 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
         connections: option(options, 'connections'),
       }),
   },
+  devices: {
+    summary: 'choosing devices and pages of them, with a million registered; writes docs/query-plans.md',
+    options: { devices: 1_000_000, select: 1_000, repeats: 30 },
+    needsPostgres: () => true,
+    run: async (options) =>
+      (await import('./million-devices.js')).millionDevicesBench({
+        devices: option(options, 'devices'),
+        select: option(options, 'select'),
+        repeats: option(options, 'repeats'),
+      }),
+  },
   'idle-agent': {
     summary: 'memory of a connected agent without a trainer process',
     options: {},
