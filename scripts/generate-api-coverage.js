@@ -25,6 +25,12 @@ async function readRoutes() {
 /** What a path is called does not matter, only where its parameters are. */
 const shapeOf = (method, path) => `${method.toUpperCase()} ${path.replace(/\{[^}]+\}/g, '{}')}`;
 
+/** The route that answers a published path: the same one, or one whose parameter takes the word there (`latest`). */
+function servedBy(served, shape) {
+  const takes = (route) => new RegExp(`^${route.replaceAll('{}', '[^/]+')}$`).test(shape);
+  return served.get(shape) ?? [...served].find(([route]) => takes(route))?.[1];
+}
+
 function tableOf(paths, wire) {
   const served = new Map();
   for (const [path, item] of Object.entries(paths)) {
@@ -43,7 +49,7 @@ function tableOf(paths, wire) {
       const shape = shapeOf(method, path);
       known.add(shape);
       total += 1;
-      const found = served.get(shape);
+      const found = servedBy(served, shape);
       if (found) count += 1;
       return `| \`${method} ${path}\` | ${clients} | ${found ? 'yes' : 'no'} | ${found ? (found.summary ?? '') : why} |`;
     });
