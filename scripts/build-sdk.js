@@ -8,20 +8,22 @@ import { build } from 'esbuild';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const esm = join(root, 'packages/sdk/dist');
 const target = join(esm, 'cjs');
-/** Copied, so that CommonJS programs of an older TypeScript need no ES module's types to read an error's code. */
-const SHARED = { '@octomil/shared/errors': join(root, 'packages/shared/dist/errors/index.d.ts') };
+/** Copied, so that CommonJS programs of an older TypeScript need no ES module's types to read ours. */
+const ROOM = /^@octomil\/(shared|inference)\/(\w+)$/;
 const IMPORT = /((?:from|import)\s*\(?\s*)(['"])([^'"]+)\2/g;
 
 /** Where a specifier's types lie, and where their copy goes; undefined for what stays as it is. */
 function declarationOf(specifier, from) {
-  if (SHARED[specifier] !== undefined) return SHARED[specifier];
+  const [, workspace, room] = ROOM.exec(specifier) ?? [];
+  if (workspace !== undefined) return join(root, 'packages', workspace, 'dist', room, 'index.d.ts');
   return specifier.startsWith('.') ? join(dirname(from), specifier.replace(/\.js$/, '.d.ts')) : undefined;
 }
 
 function copyOf(declaration) {
   const inSdk = relative(esm, declaration);
+  // Of another workspace: packages/NAME/dist/ROOM/… becomes rooms/NAME/ROOM/….
   const place = inSdk.startsWith('..')
-    ? join('shared', relative(join(root, 'packages/shared/dist'), declaration))
+    ? relative(join(root, 'packages'), declaration).replace(/^(\w+)[\\/]dist[\\/]/, 'rooms/$1/')
     : inSdk;
   return join(target, place.replace(/\.d\.ts$/, '.d.cts'));
 }
@@ -55,8 +57,8 @@ export async function buildCommonJs() {
     platform: 'node',
     format: 'cjs',
     target: 'node20',
-    // Training is loaded with its first use, as the ES module that it is.
-    external: ['#local-training'],
+    // Training and models on the device are loaded with their first use, as the ES modules that they are.
+    external: ['#local-training', '#on-device'],
     sourcemap: true,
     logLevel: 'warning',
   });

@@ -53,8 +53,9 @@ function* loadedBy(file, seen = new Set()) {
   seen.add(file);
   for (const [, specifier] of readFileSync(file, 'utf8').matchAll(STATIC_IMPORT)) {
     if (specifier.startsWith('.')) yield* loadedBy(join(file, '..', specifier.replace(/\.js$/, '.ts')), seen);
-    else if (specifier.startsWith('@octomil/shared/')) {
-      yield* loadedBy(`packages/shared/src/${specifier.slice('@octomil/shared/'.length)}/index.ts`, seen);
+    else if (/^@octomil\/(?:shared|inference)\//.test(specifier)) {
+      const [, workspace, room] = specifier.split('/');
+      yield* loadedBy(`packages/${workspace}/src/${room}/index.ts`, seen);
     } else yield [file, specifier];
   }
 }

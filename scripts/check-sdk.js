@@ -11,12 +11,19 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 const COMMON_JS = `
 const assert = require('node:assert');
-const { Client, FederatedClient, Federation, ModelRegistry, OctomilClientError } = require('@octomil/sdk');
+const { Client, FederatedClient, Federation, ModelRegistry, OctomilClientError, OctoAI } = require('@octomil/sdk');
+const { assignTiers, checkDeterministic, QueryRouter } = require('@octomil/sdk');
 const registry = new ModelRegistry({ apiKey: 'edg_x', apiBase: 'http://127.0.0.1:9/api/v1', maxAttempts: 1 });
 assert.ok(new Client({ apiKey: 'edg_x' }).federation('x') instanceof Federation);
 const client = new FederatedClient({ apiKey: 'edg_x', apiBase: 'http://127.0.0.1:9/api/v1', deviceIdentifier: 'x', maxAttempts: 1 });
 const code = (promise) => promise.then(() => 'none', (error) => error instanceof OctomilClientError && error.code);
-Promise.all([code(registry.listModels()), code(client.register())]).then((codes) => console.log(codes.join()));
+assert.equal(checkDeterministic('what is 2+2?').answer, '4');
+assert.equal(new QueryRouter(assignTiers(['small', 'large'])).route('hello').modelName, 'small');
+const nowhere = new Client({ apiKey: 'edg_x', apiBase: 'http://127.0.0.1:9/api/v1', localUrl: false, maxAttempts: 1 });
+const here = nowhere.predict('none.gguf', { input: 'x' });
+const there = new OctoAI({ apiBase: 'http://127.0.0.1:9/v1', maxAttempts: 1 }).textGen;
+const chat = there.createChatCompletion({ model: 'm', messages: [{ role: 'user', content: 'x' }] });
+Promise.all([code(registry.listModels()), code(client.register()), code(here), code(chat)]).then((codes) => console.log(codes.join()));
 `;
 
 const TYPED = `
@@ -35,6 +42,15 @@ export async function use(): Promise<string> {
   }
   // @ts-expect-error: a version is text
   await registry.publishVersion({ modelId: model.id, version: 1 });
+  const client = new sdk.Client({ apiKey: 'edg_x', route: 'cloud' });
+  const prediction: sdk.Prediction = await client.predict('m', { input: 'x', maxTokens: 1 });
+  if (prediction.metrics.route.target === 'device') return prediction.text;
+  for await (const token of client.streamPredict('m', 'x')) if (token.done) return token.provider ?? '';
+  const completion = await new sdk.OctoAI().textGen.createChatCompletion({ model: 'm', messages: [] });
+  const content: string | null | undefined = completion.choices[0]?.message.content;
+  const decision: sdk.RoutingDecision = new sdk.QueryRouter(sdk.assignTiers(['m'])).route('x');
+  // @ts-expect-error: there is no such tier
+  if (decision.tier === 'slow') return content ?? '';
   const status: sdk.RolloutStatus = rollout.status;
   // @ts-expect-error: there is no such state
   return status === 'gone' ? '' : status;
@@ -44,7 +60,7 @@ export async function use(): Promise<string> {
 function commonJs(folder) {
   writeFileSync(join(folder, 'consumer.cjs'), COMMON_JS);
   const said = execFileSync(process.execPath, [join(folder, 'consumer.cjs')], { encoding: 'utf8', timeout: 30_000 });
-  if (said.trim() !== 'network_unavailable,network_unavailable')
+  if (said.trim() !== 'network_unavailable,network_unavailable,runtime_unavailable,network_unavailable')
     throw new TypeError(`require('@octomil/sdk') said ${said}`);
 }
 
@@ -92,6 +108,8 @@ const PAGE = `(async () => {
     await code(client.registry.model('nobody')),
     await code(client.registry.uploadVersionFromPath({ modelId: model.id, version: '1.1.0', filePath: 'x' })),
     await code(client.registry.pullModelToPath({ model: 'from a page', path: 'x' })),
+    await code(client.predict('from-a-page', { input: 'x', route: 'device' })),
+    octomil.checkDeterministic('what is 2+2?').answer,
   ]);
 })()`;
 const FROM_PAGE = [
@@ -101,6 +119,8 @@ const FROM_PAGE = [
   'model_not_found',
   'runtime_unavailable',
   'runtime_unavailable',
+  'runtime_unavailable',
+  '4',
 ];
 
 async function page() {
@@ -123,7 +143,7 @@ const folder = mkdtempSync(join(tmpdir(), 'octomil-sdk-'));
 try {
   await buildCommonJs();
   mkdirSync(join(folder, 'node_modules/@octomil'), { recursive: true });
-  for (const name of ['sdk', 'shared']) {
+  for (const name of ['sdk', 'shared', 'inference']) {
     symlinkSync(join(root, 'packages', name), join(folder, 'node_modules/@octomil', name), 'junction');
   }
   symlinkSync(join(root, 'node_modules/@types'), join(folder, 'node_modules/@types'), 'junction');

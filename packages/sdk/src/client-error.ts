@@ -36,6 +36,11 @@ export class OctomilClientError extends Error {
     this.details = fields.details;
     this.retryAfterSeconds = fields.retryAfterSeconds;
   }
+
+  /** Whether trying again may help, at once or later. */
+  get retryable(): boolean {
+    return this.retryClass !== 'never';
+  }
 }
 
 const STATUS_CODES: Readonly<Record<number, ErrorCode>> = {
@@ -57,10 +62,8 @@ const STATUS_CODES: Readonly<Record<number, ErrorCode>> = {
  */
 export function errorFromAnswer(response: Response, text: string, request: string): OctomilClientError {
   const body = parseObject(text);
-  const nested = asObject(body?.['error']);
-  const codeGiven = body?.['code'] ?? nested?.['code'];
-  const messageGiven = body?.['message'] ?? nested?.['message'] ?? body?.['detail'];
-  const code = isErrorCode(codeGiven) ? codeGiven : (STATUS_CODES[response.status] ?? 'unknown');
+  const { code: codeGiven, message: messageGiven } = said(body ?? {});
+  const code = codeGiven ?? STATUS_CODES[response.status] ?? 'unknown';
   const reason =
     typeof messageGiven === 'string' && messageGiven !== ''
       ? messageGiven
@@ -73,6 +76,33 @@ export function errorFromAnswer(response: Response, text: string, request: strin
     details: asObject(body?.['details']),
     retryAfterSeconds: retryAfter,
   });
+}
+
+/** Reads an error that comes where an answer was: in a stream, say. */
+export function errorFromFields(fields: Readonly<Record<string, unknown>>, fallback: ErrorCode): OctomilClientError {
+  const { code, message } = said(fields);
+  const reason =
+    typeof message === 'string' && message !== '' ? message : 'the server reported an error without a word';
+  const details = asObject(fields['details'] ?? asObject(fields['error'])?.['details']);
+  return new OctomilClientError(code ?? fallback, reason, { details });
+}
+
+/** Names that OpenAI's clients know, where a server has only those. */
+const FOREIGN_CODES: Readonly<Record<string, ErrorCode>> = {
+  bad_request: 'invalid_input',
+  context_length_exceeded: 'context_too_large',
+  rate_limit_exceeded: 'rate_limited',
+};
+
+/** Ours beside OpenAI's `{ error: { message, code } }` wins; `{ error: "text" }` is a message too. */
+function said(body: Readonly<Record<string, unknown>>): { code: ErrorCode | undefined; message: unknown } {
+  const { error } = body;
+  const nested = asObject(error);
+  const given = [body['code'], nested?.['code']].filter((code) => typeof code === 'string');
+  const code = given.find(isErrorCode) ?? given.map((name) => FOREIGN_CODES[name]).find((named) => named !== undefined);
+  const message =
+    body['message'] ?? nested?.['message'] ?? body['detail'] ?? (nested === undefined ? error : undefined);
+  return { code, message };
 }
 
 /** Seconds form of `Retry-After` (RFC 9110, 10.2.3); the date form is ignored, for clocks differ. */

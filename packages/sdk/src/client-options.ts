@@ -112,7 +112,7 @@ export function plainTextWarning(apiBase: string): string | undefined {
 }
 
 /** Undefined in a browser, where there is no environment. */
-function environmentVariable(name: string): string | undefined {
+export function environmentVariable(name: string): string | undefined {
   const value = typeof process === 'undefined' ? undefined : process.env?.[name];
   return value === '' ? undefined : value;
 }

@@ -22,8 +22,8 @@ export interface RequestOptions {
   readonly timeoutMs?: number;
   /** 1 where the caller has its own way of trying again. */
   readonly maxAttempts?: number;
-  /** Of a POST. Default: a random one per call, the same over its retries. */
-  readonly idempotencyKey?: string;
+  /** Of a POST. Default: a random one per call, the same over its retries. False: none. */
+  readonly idempotencyKey?: string | false;
 }
 
 export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>;
@@ -54,6 +54,11 @@ export class HttpClient {
 
   get orgId(): string | undefined {
     return this.#options.orgId;
+  }
+
+  /** Says something to whoever listens for warnings. */
+  warn(message: string): void {
+    this.#options.onWarning(message);
   }
 
   get timing(): ResolvedOptions['timing'] {
@@ -188,7 +193,7 @@ export class HttpClient {
       if (options.signal?.aborted) throw cancelled(cause);
       const error = timeout.signal.aborted
         ? new OctomilClientError('request_timeout', `${method} ${path} had no answer within ${timeoutMs} ms`, { cause })
-        : unreachable(this.apiBase, cause);
+        : unreachable(this.apiBase, path, cause);
       const unsent = systemCode(cause) === 'ECONNREFUSED' || systemCode(cause) === 'ENOTFOUND';
       return { ok: false, error, unsent, token };
     } finally {
@@ -207,7 +212,7 @@ export class HttpClient {
     if (this.#warned) return;
     this.#warned = true;
     const warning = plainTextWarning(this.apiBase);
-    if (warning !== undefined) this.#options.onWarning(warning);
+    if (warning !== undefined) this.warn(warning);
   }
 
   #url(path: string, query: RequestOptions['query']): string {
@@ -271,7 +276,7 @@ function init(method: string, token: string | undefined, options: RequestOptions
     ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
     accept: 'application/json',
     ...(options.json === undefined ? {} : { 'content-type': 'application/json' }),
-    ...(options.idempotencyKey === undefined ? {} : { 'idempotency-key': options.idempotencyKey }),
+    ...(typeof options.idempotencyKey === 'string' ? { 'idempotency-key': options.idempotencyKey } : {}),
     ...options.headers,
   };
   const body = options.json === undefined ? options.body : JSON.stringify(options.json);
@@ -290,7 +295,7 @@ async function askedToken(provider: AuthTokenProvider, refused: string | undefin
 
 /** Whether sending it twice is the same as once: by the method (a PATCH here sets values), or by its key. */
 function isRepeatable(method: string, options: RequestOptions): boolean {
-  return method !== 'POST' || options.idempotencyKey !== undefined;
+  return method !== 'POST' || typeof options.idempotencyKey === 'string';
 }
 
 function mayRepeat({ error, unsent }: FailedAttempt, repeatable: boolean): boolean {
@@ -308,7 +313,7 @@ function mayRepeat({ error, unsent }: FailedAttempt, repeatable: boolean): boole
 }
 
 /** Version 4 of RFC 9562. `crypto.randomUUID` is missing from pages that came over plain http. */
-function randomUuid(): string {
+export function randomUuid(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x40;
   bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80;
@@ -316,13 +321,14 @@ function randomUuid(): string {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
-function unreachable(apiBase: string, cause: unknown): OctomilClientError {
+function unreachable(apiBase: string, path: string, cause: unknown): OctomilClientError {
   const code = systemCode(cause);
-  return new OctomilClientError(
-    'network_unavailable',
-    `no coordinator answers at ${apiBase}${code === undefined ? '' : ` (${code})`}; start one with "octomil up", or set OCTOMIL_API_BASE`,
-    { cause },
-  );
+  const detail = code === undefined ? '' : ` (${code})`;
+  // The origin alone: what follows it may be a permission.
+  const reason = isAbsolute(path)
+    ? `nobody answers at ${new URL(path).origin}${detail}`
+    : `no coordinator answers at ${apiBase}${detail}; start one with "octomil up", or set OCTOMIL_API_BASE`;
+  return new OctomilClientError('network_unavailable', reason, { cause });
 }
 
 function cancelled(cause: unknown): OctomilClientError {

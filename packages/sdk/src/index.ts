@@ -1,4 +1,5 @@
 export { type AuditEntry, type AuditFilter, AuditLog, type AuditPage } from './audit-log.js';
+export * from './batch.js';
 export { Client } from './client.js';
 export { type ClientErrorFields, OctomilClientError } from './client-error.js';
 export { type AuthTokenProvider, type ClientOptions, DEFAULT_API_BASE, type Timing } from './client-options.js';
@@ -14,6 +15,7 @@ export {
   type FederationOptions,
   type WatchOptions,
 } from './federation.js';
+export * from './inference/index.js';
 export { FederatedClient, type FederatedClientOptions, type RegisterOptions } from './local/federated-client.js';
 export type {
   ClientUpdateResult,
@@ -40,6 +42,7 @@ export type {
 } from './models/model.js';
 export type { PulledFile, PulledModel, PullOptions, PullToPathOptions } from './models/pull.js';
 export type { BlobUploadOptions, NewVersion, UploadOptions, UploadTicket } from './models/push.js';
+export * from './octoai/index.js';
 export { type EnrollmentTokenOptions, type Listed, Organization } from './organization.js';
 export {
   type AffectedDevice,
@@ -60,6 +63,7 @@ export {
   RolloutsApi,
   type RolloutWatchOptions,
 } from './rollouts/rollouts-api.js';
+export * from './routing.js';
 export { type EventStreamOptions, TRAINING_EVENT_TYPES, type TrainingEvent } from './session-events.js';
 export type { HoldoutOptions, LocalTrainingOptions, TrainingOptions } from './training-options.js';
 export { openRun, type ResultOptions, TrainingRun } from './training-run.js';

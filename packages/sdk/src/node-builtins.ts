@@ -16,5 +16,6 @@ interface NodeModules {
   'node:crypto': typeof import('node:crypto');
   'node:fs': typeof import('node:fs');
   'node:fs/promises': typeof import('node:fs/promises');
+  'node:os': typeof import('node:os');
   'node:path': typeof import('node:path');
 }

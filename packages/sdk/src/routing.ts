@@ -1,0 +1,18 @@
+export {
+  assignTiers,
+  type Contribution,
+  checkDeterministic,
+  type DecomposedDecision,
+  type DeterministicResult,
+  type ModelInfo,
+  QueryRouter,
+  type QueryRouterOptions,
+  type RoutedMessage,
+  type RoutingDecision,
+  type RoutingPolicy,
+  RoutingPolicyClient,
+  type RoutingPolicyClientOptions,
+  type SubTask,
+  TIERS,
+  type Tier,
+} from '@octomil/inference/routing';
