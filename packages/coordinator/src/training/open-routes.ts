@@ -8,7 +8,7 @@ import type { JsonObject } from '../database/tables.js';
 import type { App } from '../http/app.js';
 import { checkBodyShape } from '../http/body-shape.js';
 import { discardRest } from '../http/discard-rest.js';
-import { requireScope, type Scope } from '../http/principal.js';
+import { requireScope, requireTokenScope, type Scope } from '../http/principal.js';
 import type { TrainingEngine } from './engine.js';
 import { AggregateBody } from './open-aggregate.js';
 import { BaseBody } from './open-bases.js';
@@ -182,8 +182,8 @@ export function registerOpenRoutes(app: App, { engine, maxInlineBytes = 64 * 102
     { schema: { tags, summary: 'A round and what it asks of clients', params: Id } },
     async (request) => {
       const { principal } = request;
-      const organizationId =
-        principal?.kind === 'device' ? principal.organizationId : requireScope(request, 'training:read').organizationId;
+      if (principal?.kind === 'device') requireTokenScope(principal, 'devices:write');
+      const { organizationId } = principal?.kind === 'device' ? principal : requireScope(request, 'training:read');
       return service.rounds.status(request.params.id, { organizationId });
     },
   );
@@ -266,11 +266,18 @@ export function registerOpenRoutes(app: App, { engine, maxInlineBytes = 64 * 102
   );
 }
 
-/** Who speaks for a device: itself, or a key of its organization. @throws `device_not_registered` for another device */
+/**
+ * Who speaks for a device: itself, or a key of its organization.
+ *
+ * @throws `device_not_registered` for another device, `forbidden` for an access token that was not made to train with
+ */
 function callerFor(request: FastifyRequest, deviceId: string, scope: Scope = 'training:write'): Caller {
   const { principal } = request;
   if (principal?.kind === 'device') {
-    if (principal.deviceId === deviceId) return { organizationId: principal.organizationId, name: principal.deviceId };
+    if (principal.deviceId === deviceId) {
+      requireTokenScope(principal, 'devices:write');
+      return { organizationId: principal.organizationId, name: principal.deviceId };
+    }
     throw new OctomilError(
       'device_not_registered',
       `there is no device "${deviceId.slice(0, 140)}" that this credential speaks for`,
