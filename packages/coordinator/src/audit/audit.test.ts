@@ -110,6 +110,7 @@ test('entries are found by actor, resource, action and time, page by page', asyn
   );
   expect(await entries('?since=2999-01-01T00:00:00Z')).toEqual([]);
   expect(await entries('?until=2999-01-01T00:00:00Z')).toEqual(all);
+  expect((await send('GET', '/api/v1/audit?since=0000-01-01')).status).toBe(400);
   const wrong = await send('GET', '/api/v1/audit?since=yesterday');
   expect(wrong).toMatchObject({ status: 400, body: { details: { field: 'since' } } });
 });

@@ -71,7 +71,8 @@ function entryJson(row: AuditRow) {
 
 function time(field: string, value: string): Date {
   const date = new Date(value);
-  if (/^\d{4}-\d\d-\d\d/.test(value) && !Number.isNaN(date.getTime())) return date;
+  // PostgreSQL has no year 0.
+  if (/^(?!0000)\d{4}-\d\d-\d\d/.test(value) && !Number.isNaN(date.getTime())) return date;
   throw new OctomilError('invalid_input', `querystring: ${field} must be a time such as 2026-01-31T12:00:00Z`, {
     details: { field },
   });
