@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { expect, test } from '@jest/globals';
@@ -44,6 +45,9 @@ test('explains itself', async () => {
     'Organizations and access': ['federation', 'login', 'logout', 'keys', 'enroll', 'audit'],
     Commands: ['help'],
   });
+  const page = await readFile(new URL('../../../docs/cli.md', import.meta.url), 'utf8');
+  for (const command of Object.values(groups).flat())
+    if (command !== 'help') expect(page).toContain(`octomil ${command}`);
 });
 
 test.each([

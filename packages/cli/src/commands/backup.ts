@@ -5,13 +5,13 @@ import { bytesText, print } from '../terminal/output.js';
 
 /** Copies every row and every object of the coordinator that the environment configures. */
 export async function backup({ dataDir, json }: Options, path: string): Promise<void> {
-  const manifest = await backupCoordinator(configOf(dataDir), path, { logger: createLogger('backup', 'warn') });
+  const manifest = await backupCoordinator(configOf(dataDir), path, { logger: createLogger('backup', 'error') });
   await print(json, { path, ...manifest }, () => `${path}\n${contents(manifest)}`);
 }
 
 /** Fills the empty stores of the coordinator that the environment configures. */
 export async function restore({ dataDir, json }: Options, path: string): Promise<void> {
-  const manifest = await restoreCoordinator(configOf(dataDir), path, { logger: createLogger('restore', 'warn') });
+  const manifest = await restoreCoordinator(configOf(dataDir), path, { logger: createLogger('restore', 'error') });
   await print(
     json,
     { path, ...manifest },
