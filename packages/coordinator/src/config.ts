@@ -2,6 +2,8 @@ import { isIP } from 'node:net';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { DEFAULT_OLLAMA_BASE_URL, type GatewayConfig, gatewayConfigFromEnvironment } from '@octomil/inference/gateway';
+import { OctomilError } from '@octomil/shared/errors';
 import {
   choiceSetting,
   describeSettings,
@@ -57,6 +59,18 @@ const SETTINGS = {
     { min: 1, max: 512 },
   ),
   converters: textSetting('OCTOMIL_CONVERTERS', undefined, 'JSON or YAML file of programs that convert model files'),
+  ollamaBaseUrl: textSetting(
+    'OLLAMA_BASE_URL',
+    DEFAULT_OLLAMA_BASE_URL,
+    'Ollama, which inference asks first; none for no Ollama',
+  ),
+  openAiEndpoint: textSetting('OPENAI_API_ENDPOINT', undefined, 'OpenAI-compatible server that inference asks next'),
+  openAiApiKey: textSetting('OPENAI_API_KEY', undefined, 'key of that server', { secret: true }),
+  llmBackendTimeout: textSetting(
+    'LLM_BACKEND_TIMEOUT',
+    '30',
+    'seconds for a whole answer of a model server, or for the first and each next token of a stream',
+  ),
   logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
 };
 
@@ -83,9 +97,15 @@ export interface CoordinatorConfig {
   readonly maxInlineUpdateMib: number;
   /** Absolute path of the file of converters. */
   readonly convertersFile: string | undefined;
+  /** Model servers behind the gateway. */
+  readonly inference: Omit<GatewayConfig, 'openAiApiKey'>;
   readonly logLevel: LogLevel;
   /** What must never be logged: they may hold passwords. */
-  readonly secrets: { readonly databaseUrl: string | undefined; readonly redisUrl: string | undefined };
+  readonly secrets: {
+    readonly databaseUrl: string | undefined;
+    readonly redisUrl: string | undefined;
+    readonly openAiApiKey: string | undefined;
+  };
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -118,6 +138,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
   checkUrl('REDIS_URL', values.redisUrl, ['redis:', 'rediss:'], problems);
   checkUrl('OCTOMIL_PUBLIC_URL', values.publicUrl, ['http:', 'https:'], problems);
   checkProxies(values.trustedProxies, problems);
+  const inference = inferenceOf(values, problems);
   reportProblems(problems);
   return Object.freeze({
     host: values.host,
@@ -137,8 +158,13 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
     rateLimit: values.rateLimit,
     trustedProxies: values.trustedProxies,
     convertersFile: values.converters === undefined ? undefined : resolve(values.converters),
+    inference,
     logLevel: values.logLevel,
-    secrets: Object.freeze({ databaseUrl: values.databaseUrl, redisUrl: values.redisUrl }),
+    secrets: Object.freeze({
+      databaseUrl: values.databaseUrl,
+      redisUrl: values.redisUrl,
+      openAiApiKey: values.openAiApiKey,
+    }),
   });
 }
 
@@ -151,6 +177,9 @@ export function redactedCoordinatorConfig(config: CoordinatorConfig): Record<str
     converters: config.convertersFile,
     tlsCert: config.tls?.certFile,
     tlsKey: config.tls?.keyFile,
+    ollamaBaseUrl: config.inference.ollamaBaseUrl ?? 'none',
+    openAiEndpoint: config.inference.openAiEndpoint,
+    llmBackendTimeout: config.inference.timeoutMs / 1000,
   };
   return Object.fromEntries(
     describeSettings(SETTINGS, values).map((line) => {
@@ -191,6 +220,27 @@ function objectFolderOf(url: string | undefined, dataDir: string, problems: stri
   } catch (error) {
     problems.push(`OBJECT_STORE_URL=${url} is not a folder: ${error instanceof Error ? error.message : error}`);
     return fallback;
+  }
+}
+
+function inferenceOf(
+  values: {
+    readonly ollamaBaseUrl: string;
+    readonly openAiEndpoint: string | undefined;
+    readonly llmBackendTimeout: string;
+  },
+  problems: string[],
+): CoordinatorConfig['inference'] {
+  try {
+    const { openAiApiKey: _, ...inference } = gatewayConfigFromEnvironment({
+      OLLAMA_BASE_URL: values.ollamaBaseUrl,
+      OPENAI_API_ENDPOINT: values.openAiEndpoint,
+      LLM_BACKEND_TIMEOUT: values.llmBackendTimeout,
+    });
+    return Object.freeze(inference);
+  } catch (error) {
+    problems.push(error instanceof OctomilError ? error.reason : String(error));
+    return { ollamaBaseUrl: undefined, openAiEndpoint: undefined, timeoutMs: 0 };
   }
 }
 

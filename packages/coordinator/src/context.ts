@@ -22,6 +22,7 @@ import {
   registerIdempotency,
   SharedCounts,
 } from './http/index.js';
+import { createInferenceService, type InferenceService } from './inference/index.js';
 import { createRegistryRoutes, Registry } from './models/index.js';
 import {
   ApiKeys,
@@ -69,6 +70,7 @@ export interface Context extends Stores {
   readonly engine: TrainingEngine;
   readonly rollouts: RolloutService;
   readonly transfers: TransferService;
+  readonly inference: InferenceService;
   readonly app: App;
   readonly grpc: GrpcServer;
   readonly restUrl: string;
@@ -160,6 +162,12 @@ export async function startContext(
     logger,
     settings: { stagingRoot: stores.uploadFolder },
   });
+  const inference = createInferenceService({
+    database,
+    config: { ...config.inference, openAiApiKey: config.secrets.openAiApiKey },
+    clock,
+    logger,
+  });
 
   let restUrl = '';
   const grpc = createGrpcServer({
@@ -228,6 +236,8 @@ export async function startContext(
   registerTrainingRoutes(app, { engine });
   registerOpenRoutes(app, { engine, maxInlineBytes: config.maxInlineUpdateMib * 1024 * 1024 });
 
+  inference.register(app);
+
   lifecycle.onStop('health object', () => objects.delete(`health/${coordinatorId}`));
   models.artifacts.start();
   lifecycle.onStop('artifact sweep', () => models.artifacts.stop());
@@ -245,6 +255,8 @@ export async function startContext(
   sweeper.start();
   lifecycle.onStop('stored answers', () => sweeper.stop());
   lifecycle.onStop('REST', () => app.close());
+  inference.start();
+  lifecycle.onStop('inference', () => inference.stop());
   restUrl = await listen(app, { host: config.host, port: config.restPort, tls: tls !== undefined });
   lifecycle.onStop('gRPC', () => grpc.stop());
   await grpc.start();
@@ -263,6 +275,7 @@ export async function startContext(
     engine,
     rollouts,
     transfers,
+    inference,
     app,
     grpc,
     restUrl,

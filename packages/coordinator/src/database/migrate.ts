@@ -3,12 +3,14 @@ import { type Kysely, sql } from 'kysely';
 import { type Migration, Migrator } from 'kysely/migration';
 import * as foundation from './migrations/0001-foundation.js';
 import * as registryAndRollouts from './migrations/0002-registry-and-rollouts.js';
+import * as inference from './migrations/0003-inference.js';
 import { withTransactionScope } from './transaction-guard.js';
 
 /** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
 export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0001-foundation': foundation,
   '0002-registry-and-rollouts': registryAndRollouts,
+  '0003-inference': inference,
 };
 
 /**

@@ -32,7 +32,8 @@ const MIN_ROWS = 10;
 
 /**
  * What the devices of a rollout said of its version, in one statement: rows that name another version, which a device
- * had before or got after, do not count. Only what the gates ask for is read, since reports are JSON.
+ * had before or got after, do not count. Only what the gates ask for is read, since reports are JSON. Where a device's
+ * report counts no inferences, the events that it sent of them do.
  *
  * @returns undefined when the rollout is gone
  */
@@ -51,13 +52,22 @@ export async function readAggregate(
         ${figure('evaluation', maxMetricDrop.metric)} as now, ${figure('baseline', maxMetricDrop.metric)} as was`;
   const { rows } = await sql<Row>`
     with said as (
-      select state, health, state = 'active' and active_version_id = version_id as running
+      select device_id, state, health, state = 'active' and active_version_id = version_id as running
       from device_models where rollout_id = ${id}
         and version_id = (select version_id from rollouts where id = ${id})
+    ), events as (
+      select device_id, sum(completed + failed)::float8 as inferences, sum(failed)::float8 as errors,
+        sum(duration_ms) / nullif(sum(completed), 0)::float8 as latency
+      from inference_aggregates
+      where (version_id, organization_id) = (select version_id, organization_id from rollouts where id = ${id})
+        and hour >= (select date_trunc('hour', started_at, 'UTC') from rollouts where id = ${id})
+      group by device_id
     ), figures as (
-      select (health->>'inferences')::float8 as inferences, (health->>'inferenceErrors')::float8 as errors,
-        (health->'latencyMs'->>'mean')::float8 as latency, ${pair}
-      from said where running
+      select case when counts then (health->>'inferences')::float8 else events.inferences end as inferences,
+        case when counts then (health->>'inferenceErrors')::float8 else events.errors end as errors,
+        case when counts then (health->'latencyMs'->>'mean')::float8 else events.latency end as latency, ${pair}
+      from (select *, coalesce((health->>'inferences')::float8, 0) > 0 as counts from said where running) said
+      left join events using (device_id)
     )
     select
       extract(epoch from now() - r.stage_started_at)::float8 as stage_seconds,

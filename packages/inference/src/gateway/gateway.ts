@@ -87,7 +87,7 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
     mayGoOn: () => boolean,
   ): Promise<T> => {
     outer.throwIfAborted();
-    if (stopped) throw new OctomilError('cancelled', 'the gateway was stopped');
+    if (stopped) throw new OctomilError('network_unavailable', 'the gateway is stopping; ask again');
     if (active.size >= maxConcurrent) {
       throw new OctomilError(
         'rate_limited',
@@ -171,7 +171,8 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
     },
     stop: async () => {
       stopped = true;
-      for (const controller of active) controller.abort(new OctomilError('cancelled', 'the gateway was stopped'));
+      for (const controller of active)
+        controller.abort(new OctomilError('stream_interrupted', 'the gateway is stopping'));
       await Promise.all(backends.map((backend) => backend.stop()));
     },
   };

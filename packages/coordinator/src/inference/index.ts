@@ -1,0 +1,1 @@
+export { createInferenceService, type InferenceService, type InferenceServiceOptions } from './inference-service.js';
