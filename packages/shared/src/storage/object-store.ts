@@ -1,3 +1,5 @@
+import type { PartUpload, PartUploads, PresignedRequest } from './buckets/bucket-client.js';
+
 /** One stored object. */
 export interface ObjectStat {
   readonly key: string;
@@ -36,4 +38,17 @@ export interface ObjectStore {
   list(prefix: string): AsyncIterable<ObjectStat>;
   /** The object as a local file: itself where the store is a folder, otherwise a temporary copy. Call `release` when done. */
   localFile(key: string): Promise<{ path: string; release(): Promise<void> }>;
+  /** Where the store is a bucket: what lets others send and fetch bytes without passing them through this process. */
+  readonly direct?: DirectTransfers;
 }
+
+/**
+ * Uploads in parts and downloads by requests that this store signs and others make. Bytes that came so are not to be
+ * trusted before they were read and checked, and not at the key they were sent to: on Azure whoever held a part's request
+ * may replace them until it expires.
+ */
+export interface DirectTransfers extends Omit<PartUploads, 'putPart'> {
+  presignGet(key: string, lifetimeMs: number): Promise<PresignedRequest>;
+}
+
+export type { PartUpload, PresignedRequest };
