@@ -1,7 +1,7 @@
 import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
-import type { App, KeyPrincipal } from '../http/index.js';
+import { type App, bearerOf, type KeyPrincipal } from '../http/index.js';
 import type { DeviceService } from './device-service.js';
 import {
   ACCESS_TTL_SECONDS,
@@ -70,11 +70,14 @@ export function registerDeviceAuthRoutes(app: App, { devices, verifyKey }: Devic
 
   app.post(
     '/api/v1/device-auth/bootstrap',
-    { config, schema: { summary: 'Buy a pair of tokens for a device', tags, body: Bootstrap } },
+    {
+      config: { ...config, readsBearer: true },
+      schema: { summary: 'Buy a pair of tokens for a device', tags, body: Bootstrap },
+    },
     async (request, reply) => {
       const { device_identifier: identifier, access_ttl_seconds } = request.body;
       const scopes = checkTokenScopes(request.body.scopes ?? DEFAULT_TOKEN_SCOPES);
-      const bearer = bearerOf(request);
+      const bearer = requireBearer(request);
       let deviceId: string;
       if (bearer.startsWith('oet_')) {
         refuseRegistry(scopes);
@@ -88,6 +91,7 @@ export function registerDeviceAuthRoutes(app: App, { devices, verifyKey }: Devic
         note(request, enrolled.organizationId, `device:${deviceId}`, deviceId);
       } else {
         const key = await verifyKey(bearer);
+        app.limits.count(key.keyId);
         deviceId = await registered(key, identifier, scopes);
         note(request, key.organizationId, `key:${key.keyId}`, deviceId);
       }
@@ -125,10 +129,8 @@ function note(request: FastifyRequest, organizationId: string, actor: string, de
   request.auditNote = { organizationId, actor, resource: `devices/${deviceId}` };
 }
 
-function bearerOf(request: FastifyRequest): string {
-  const bearer = /^Bearer +(\S+) *$/i.exec(request.headers.authorization ?? '')?.[1];
-  const apiKey = request.headers['x-api-key'];
-  const token = bearer ?? (typeof apiKey === 'string' ? apiKey : undefined);
+function requireBearer({ headers }: FastifyRequest): string {
+  const token = bearerOf(headers);
   if (token !== undefined) return token;
   throw new OctomilError(
     'authentication_failed',

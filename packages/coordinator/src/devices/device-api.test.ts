@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/
 import { createMetrics, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { FileObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
-import { type App, createApp } from '../http/index.js';
+import { type App, createApp, RateLimits } from '../http/index.js';
 import { insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { openTestDatabase } from '../testing/index.js';
 import type { DesiredModelFacts, ReportedModel } from './desired-source.js';
@@ -52,6 +52,7 @@ beforeEach(async () => {
     logger: silentLogger,
     clock,
     metrics: createMetrics({ processMetrics: false }),
+    limits: new RateLimits({ clock, perSecond: PER_SECOND }),
   });
   registerDeviceApi(app, {
     devices,
@@ -73,6 +74,7 @@ beforeEach(async () => {
 });
 afterEach(() => app.close());
 
+const PER_SECOND = 100;
 const BYTES = new TextEncoder().encode('weights of a small model');
 const SHA = createHash('sha256').update(BYTES).digest('hex');
 
@@ -328,6 +330,13 @@ test('bootstrap needs a token or a key that may do it, and gives away no more th
   expect((await bootstrap('x', { scopes: ['models:read'] }, key('devices:register', 'models:read'))).status).toBe(201);
 });
 
+test('bootstraps count as requests of their key', async () => {
+  const token = key('devices:register');
+  const answers = await Promise.all(Array.from({ length: 3 * PER_SECOND }, () => bootstrap('busy', {}, token)));
+  const statuses = new Set(answers.map(({ status }) => status));
+  expect([...statuses].sort()).toEqual([201, 429]);
+});
+
 test('groups: many devices at once, all or none, and only the own ones', async () => {
   const write = { token: key('devices:write') };
   const group = await ask('POST', '/device-groups', { ...write, payload: { name: 'wards & co/1', description: 'd' } });
@@ -432,6 +441,41 @@ test('labels of the organization win, and null takes them away', async () => {
   expect(
     (await ask('PATCH', `/devices/${id}`, { token: `edg_${foreignId}.admin`, payload: { labels: {} } })).status,
   ).toBe(404);
+});
+
+test('a device shows what it runs, also where nothing is active yet', async () => {
+  const reading = { token: key('devices:read') };
+  const id = String((await register({ device_identifier: 'runs' })).body['id']);
+  expect((await ask('GET', `/devices/${id}`, reading)).body['models']).toEqual([]);
+  const { modelId, versionId } = await insertVersion();
+  await database.kysely
+    .insertInto('device_models')
+    .values({
+      device_id: id,
+      model_id: modelId,
+      rollout_id: null,
+      version_id: versionId,
+      active_version_id: null,
+      previous_version_id: null,
+      state: 'failed',
+      reason_code: 'activation_failed',
+      reason: 'not a number',
+    })
+    .execute();
+  expect((await ask('GET', `/devices/${id}`, reading)).body['models']).toEqual([
+    {
+      model_id: modelId,
+      model_name: 'risk',
+      rollout_id: null,
+      version: '1.0.0',
+      active_version: null,
+      previous_version: null,
+      state: 'failed',
+      reason_code: 'activation_failed',
+      reason: 'not a number',
+      reported_at: expect.stringMatching(/Z$/),
+    },
+  ]);
 });
 
 test('pages by cursor meet every device once, also those of one moment', async () => {

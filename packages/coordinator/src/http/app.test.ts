@@ -190,6 +190,19 @@ describe('limits', () => {
     await app.close();
   });
 
+  test('a public route that reads keys itself is no way round it', async () => {
+    const app = await open(new RateLimits({ clock: stoppedClock(), perSecond: 100, failuresPerMinute: 2 }));
+    app.post('/enter', { config: { access: 'public', readsBearer: true } }, async ({ headers }) => {
+      if (headers.authorization === 'Bearer good') return {};
+      throw new OctomilError('invalid_api_key', 'not known');
+    });
+    const enter = async (key: string) =>
+      (await app.inject({ method: 'POST', url: '/enter', headers: { authorization: `Bearer ${key}` } })).statusCode;
+    expect([await enter('bad'), await enter('good'), await enter('bad')]).toEqual([401, 200, 401]);
+    expect([await enter('bad'), await enter('good')]).toEqual([429, 200]);
+    await app.close();
+  });
+
   test('coordinators add up what they counted, and go on alone without a store', async () => {
     const totals = new Map<string, number>();
     let away = false;

@@ -6,6 +6,7 @@ export { IdempotencyStore, IdempotencySweeper, registerIdempotency } from './ide
 export { listen } from './listen.js';
 export {
   type Authenticator,
+  bearerOf,
   type DevicePrincipal,
   type KeyPrincipal,
   type Principal,

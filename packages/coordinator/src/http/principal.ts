@@ -62,14 +62,28 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** `public`: answered without a principal. Default: one is required. */
     access?: 'public';
+    /** For public routes that read the bearer themselves: an address that sends refused ones is asked to wait. */
+    readsBearer?: true;
+  }
+  interface FastifyInstance {
+    /** For routes that find their caller themselves. */
+    limits: RateLimits;
   }
 }
 
 export function registerPrincipal(app: App, authenticator: Authenticator, limits: RateLimits): void {
   app.decorateRequest('principal', undefined);
   app.decorateRequest('bearer', undefined);
+  app.decorate('limits', limits);
+  app.addHook('onResponse', async ({ routeOptions, ip, headers }, { statusCode }) => {
+    if (routeOptions.config.readsBearer !== true) return;
+    if (statusCode === 401) limits.noteFailure(ip);
+    else if (statusCode < 300) limits.noteSuccess(ip, bearerOf(headers) ?? '');
+  });
   app.addHook('onRequest', async (request) => {
-    if (request.is404 || request.routeOptions.config.access === 'public') return;
+    const { access, readsBearer } = request.routeOptions.config;
+    if (readsBearer === true) limits.checkAddress(request.ip, bearerOf(request.headers) ?? '');
+    if (request.is404 || access === 'public') return;
     const token = tokenOf(request.headers);
     limits.checkAddress(request.ip, token);
     let principal: Principal;
@@ -86,11 +100,17 @@ export function registerPrincipal(app: App, authenticator: Authenticator, limits
   });
 }
 
+/** What a request is authenticated by, if anything. */
+export function bearerOf(headers: FastifyRequest['headers']): string | undefined {
+  const apiKey = headers['x-api-key'];
+  return (
+    /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1] ?? (typeof apiKey === 'string' ? apiKey : undefined)
+  );
+}
+
 /** @throws OctomilError `authentication_failed` */
 function tokenOf(headers: FastifyRequest['headers']): string {
-  const bearer = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1];
-  const apiKey = headers['x-api-key'];
-  const token = bearer ?? (typeof apiKey === 'string' ? apiKey : undefined);
+  const token = bearerOf(headers);
   if (token === undefined) {
     throw new OctomilError(
       'authentication_failed',

@@ -80,6 +80,9 @@ export class RateLimits {
   }
 
   noteFailure(address: string): void {
+    // Without a limit nobody looks at them, and nobody forgets them.
+    if (this.#perSecond === 0) return;
+    if (this.#failures.size >= MAX_KNOWN && !this.#failures.has(address)) this.#failures.clear();
     this.#failures.set(address, (this.#failures.get(address) ?? 0) + 1);
   }
 
