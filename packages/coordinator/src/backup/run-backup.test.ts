@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -20,6 +20,16 @@ const environment = (name: string) => ({
   OCTOMIL_GRPC_PORT: '0',
 });
 const settings = { logger: silentLogger };
+
+test('where no coordinator ever was there is nothing to back up, and nothing is made', async () => {
+  const output = join(folder, 'none');
+  const config = readCoordinatorConfig(environment('mistyped'));
+  await expect(backupCoordinator(config, output, settings)).rejects.toMatchObject({
+    code: 'config_invalid',
+    reason: expect.stringContaining('OCTOMIL_DATA_DIR'),
+  });
+  expect(await readdir(folder)).toEqual([]);
+});
 
 test('a coordinator comes back in another folder, with its keys, models and log', async () => {
   const output = join(folder, 'backup');

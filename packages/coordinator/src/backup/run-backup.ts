@@ -1,4 +1,6 @@
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { OctomilError } from '@octomil/shared/errors';
 import { type Clock, createLogger, Lifecycle, type Logger, systemClock } from '@octomil/shared/runtime';
 import { FileObjectStore } from '@octomil/shared/storage';
 import type { CoordinatorConfig } from '../config.js';
@@ -17,13 +19,15 @@ export interface BackupSettings {
  * Backs up the stores of a configuration into the new folder `path`. With PostgreSQL the coordinator may run; the embedded
  * database belongs to one process at a time, so there it must be stopped.
  *
- * @throws OctomilError `store_locked` for an embedded database in use, and whatever `createBackup` throws
+ * @throws OctomilError `store_locked` for an embedded database in use, `config_invalid` where there is none, and whatever
+ * `createBackup` throws
  */
-export function backupCoordinator(
+export async function backupCoordinator(
   config: CoordinatorConfig,
   path: string,
   settings: BackupSettings = {},
 ): Promise<Manifest> {
+  await requireDatabase(config);
   return withDatabase(config, settings, (database, { clock, logger }) => {
     const objects = FileObjectStore.forReading(config.objectFolder);
     return createBackup({ database, objects, output: path, clock, logger });
@@ -47,6 +51,16 @@ export function restoreCoordinator(
     lifecycle.onStop('objects', () => objects.close());
     return restoreBackup({ input: path, database, objects });
   });
+}
+
+/** Opening an embedded database would make one, and its backup would pass for a good one. */
+async function requireDatabase({ dataDir, secrets }: CoordinatorConfig): Promise<void> {
+  if (secrets.databaseUrl !== undefined) return;
+  if ((await stat(join(dataDir, 'database')).catch(() => undefined)) !== undefined) return;
+  throw new OctomilError(
+    'config_invalid',
+    `no coordinator was started on ${dataDir}, so there is nothing to back up; set OCTOMIL_DATA_DIR or DATABASE_URL as for "octomil up"`,
+  );
 }
 
 async function withDatabase(

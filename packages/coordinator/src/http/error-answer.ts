@@ -1,6 +1,7 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Logger } from '@octomil/shared/runtime';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { explainProblems, type SchemaProblem } from './schema-problems.js';
 
 /** `error` in the published documents, by status. */
 const DOCUMENT_NAMES: Readonly<Record<number, string>> = {
@@ -86,15 +87,16 @@ interface FastifyFailure {
   readonly code?: string;
   readonly statusCode: number;
   readonly message: string;
-  readonly validation?: readonly { instancePath?: string; message?: string }[];
+  readonly validation?: readonly SchemaProblem[];
   readonly validationContext?: string;
 }
 
 function translate(thrown: unknown): { error: OctomilError; status: number } {
   if (!(thrown instanceof OctomilError) && isFastifyFailure(thrown) && thrown.statusCode < 500) {
     const code = thrown.statusCode === 413 ? 'too_large' : 'invalid_input';
-    const error = new OctomilError(code, explain(thrown), { cause: thrown });
-    return { error, status: thrown.statusCode };
+    const { reason, field } = explain(thrown);
+    const details = field === '' ? {} : { details: { field } };
+    return { error: new OctomilError(code, reason, { cause: thrown, ...details }), status: thrown.statusCode };
   }
   const error = toOctomilError(thrown);
   return { error, status: error.entry.http };
@@ -114,11 +116,8 @@ const PLAINER: Readonly<Record<string, string>> = {
 };
 
 /** Fastify's own message names neither the field nor what to do. */
-function explain({ code, validation, validationContext, message }: FastifyFailure): string {
-  if (validation === undefined) return PLAINER[code ?? ''] ?? message;
-  const problems = validation.slice(0, 5).map((problem) => {
-    const field = (problem.instancePath ?? '').slice(1).replaceAll('/', '.');
-    return `${field === '' ? '' : `${field} `}${problem.message ?? 'is not valid'}`;
-  });
-  return `${validationContext ?? 'request'}: ${problems.join('; ')}`;
+function explain({ code, validation, validationContext, message }: FastifyFailure): { reason: string; field: string } {
+  if (validation === undefined) return { reason: PLAINER[code ?? ''] ?? message, field: '' };
+  const { reason, field } = explainProblems(validation);
+  return { reason: `${validationContext ?? 'request'}: ${reason}`, field };
 }

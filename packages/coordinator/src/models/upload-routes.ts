@@ -7,6 +7,7 @@ import type { App } from '../http/app.js';
 import { checkBodyShape } from '../http/body-shape.js';
 import { discardRest } from '../http/discard-rest.js';
 import { requireScope } from '../http/principal.js';
+import { explainProblems } from '../http/schema-problems.js';
 import { parseFormat, parseFormats } from './file-formats.js';
 import type { RegisteredFiles } from './registered-files.js';
 import type { Registry } from './registry.js';
@@ -289,11 +290,8 @@ async function versionOfForm(
     const file = files.get('file');
     if (file === undefined) throw new OctomilError('invalid_input', 'file is missing in the form');
     if (!Value.Check(MultipartFields, fields)) {
-      const [problem] = Value.Errors(MultipartFields, fields);
-      throw new OctomilError(
-        'invalid_input',
-        `body: ${(problem?.instancePath ?? '').slice(1)} ${problem?.message ?? 'is not valid'}`,
-      );
+      const { reason, field } = explainProblems(Value.Errors(MultipartFields, fields));
+      throw new OctomilError('invalid_input', `body: ${reason}`, { details: { field } });
     }
     const { version, format, description = '', formats = '' } = fields;
     const main = format === undefined || format === '' ? file : { ...file, format: parseFormat(format) };

@@ -204,7 +204,9 @@ export class RolloutCommands {
       if (decides && !force) {
         throw new OctomilError(
           'wrong_state',
-          `rollout ${id} is ${rollout.state} and decides what devices run; roll it back first, or delete it with force=true, which does both`,
+          rollout.state === 'rolling_back'
+            ? `rollout ${id} is rolling_back: devices are on their way back; wait until it is rolled_back, or delete it with force=true`
+            : `rollout ${id} is ${rollout.state} and decides what devices run; roll it back first, or delete it with force=true, which does both`,
           { details: { rollout_id: id, status: rollout.state } },
         );
       }
