@@ -10,15 +10,33 @@ export interface FormatRule {
   check(text: string): void;
 }
 
+const MAX_KEPT = 64;
+/** The last schemas that were used: most programs have a few, and use them again and again. */
+const kept = new Map<string, FormatRule>();
+
+/** @throws OctomilError `invalid_input` for a schema that cannot be enforced */
+export function checkFormat(format: ResponseFormat): void {
+  formatRule(format);
+}
+
 /**
  * Undefined for plain text.
  *
  * @throws OctomilError `invalid_input` for a schema that cannot be enforced
  */
 export function formatRule(format: ResponseFormat): FormatRule | undefined {
+  if (format.type === 'text') return undefined;
+  const key = JSON.stringify(format.type === 'json_object' ? null : format.schema);
+  const rule = kept.get(key) ?? makeRule(format);
+  kept.delete(key);
+  kept.set(key, rule);
+  const [oldest] = kept.keys();
+  if (kept.size > MAX_KEPT && oldest !== undefined) kept.delete(oldest);
+  return rule;
+}
+
+function makeRule(format: Exclude<ResponseFormat, { type: 'text' }>): FormatRule {
   switch (format.type) {
-    case 'text':
-      return undefined;
     case 'json_object':
       return {
         grammar: JSON_OBJECT_GRAMMAR,

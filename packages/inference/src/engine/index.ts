@@ -1,3 +1,4 @@
+export { checkFormat } from './answer-check.js';
 export { checkGguf, type GgufInfo } from './check-gguf.js';
 export type {
   ChatMessage,
