@@ -56,7 +56,8 @@ export class RequestQueue {
   readonly #stopping = new AbortController();
   #active = 0;
   #state: 'open' | 'stopped' = 'open';
-  #idle = Promise.withResolvers<void>();
+  /** Who waits until nothing runs. Not `Promise.withResolvers`: the SDK's queue also runs where there is none. */
+  readonly #stoppers = new Set<() => void>();
 
   /** @throws OctomilError `invalid_input` for limits that are no positive numbers */
   constructor(options: RequestQueueOptions = {}) {
@@ -134,7 +135,7 @@ export class RequestQueue {
     this.#state = 'stopped';
     for (const waiter of this.#waiting) waiter.giveUp(stopped());
     if (options.abortActive === true) this.#stopping.abort(stopped());
-    if (this.#active > 0) await this.#idle.promise;
+    if (this.#active > 0) await new Promise<void>((resolve) => this.#stoppers.add(resolve));
   }
 
   #signalOf(...signals: readonly (AbortSignal | undefined)[]): AbortSignal {
@@ -183,8 +184,8 @@ export class RequestQueue {
     }
     this.#active -= 1;
     if (this.#active > 0) return;
-    this.#idle.resolve();
-    this.#idle = Promise.withResolvers();
+    for (const wake of this.#stoppers) wake();
+    this.#stoppers.clear();
   }
 }
 

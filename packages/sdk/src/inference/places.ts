@@ -79,6 +79,8 @@ export class Places {
   /** The file that a model would run from here, or why it would not. */
   async #file(model: string): Promise<{ room: OnDevice; file: ModelFile } | string> {
     if (typeof process === 'undefined' || process.getBuiltinModule === undefined) return 'models run only in Node';
+    const { node } = process.versions;
+    if (Number.parseInt(node, 10) < LEAST_NODE) return `models run in Node ${LEAST_NODE} and later, not in ${node}`;
     const modelsFile = this.#modelsFile ?? environmentVariable('OCTOMIL_MODELS_FILE') ?? defaultModelsFile();
     // Most programs have neither: they need not load what reads and runs models.
     if (modelsFile === undefined && !isModelPath(model)) return `there is no models file ${DEFAULT_MODELS_FILE}`;
@@ -130,6 +132,7 @@ export function isModelPath(model: string): boolean {
   return /\.gguf$/i.test(model);
 }
 
+const LEAST_NODE = 22;
 const DEFAULT_MODELS_FILE = '~/.octomil/models.yaml';
 
 function defaultModelsFile(): string | undefined {

@@ -42,6 +42,8 @@ export const DEFAULT_LOCAL_URL = 'http://127.0.0.1:8080';
 const PROBE_TIMEOUT_MS = 2_000;
 const NAMED_PROBE_TIMEOUT_MS = 10_000;
 const KEPT_MS = 15_000;
+/** A server of several models chooses among them by the question. */
+const AUTO = 'auto';
 
 /** Which models a server on this machine has. Asked again after 15 seconds, and never a reason to fail. */
 export class LocalServer {
@@ -68,7 +70,9 @@ export class LocalServer {
     }
     const names = await this.#asked.names;
     if (typeof names === 'string') return names;
-    return names.includes(model) || `the server at ${this.url} has no such model`;
+    return (
+      names.includes(model) || (model === AUTO && names.length > 0) || `the server at ${this.url} has no such model`
+    );
   }
 
   async #ask(): Promise<readonly string[] | string> {
