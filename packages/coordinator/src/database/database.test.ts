@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -196,7 +196,10 @@ for (const { name, open, skip } of implementations) {
 test('a second opening of an embedded database folder is refused and names the holder; closing frees it', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'octomil-'));
   const open = () => openDatabase({ dataDir, logger: silentLogger, clock: systemClock });
+  await chmod(dataDir, 0o755);
   const first = await open();
+  // PGlite's own files are anybody's to change.
+  if (process.platform !== 'win32') expect((await stat(dataDir)).mode & 0o077).toBe(0);
   await expect(open()).rejects.toMatchObject({ code: 'store_locked', details: { folder: dataDir, pid: process.pid } });
   await first.kysely.insertInto('organizations').values({ id: '1', name: 'kept' }).execute();
   await first.close();

@@ -1,3 +1,4 @@
+import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PGlite } from '@electric-sql/pglite';
 import { OctomilError } from '@octomil/shared/errors';
@@ -39,6 +40,12 @@ export async function openPGlite(options: PGliteOptions): Promise<PGliteDatabase
   // PGlite itself does not notice a second process in its folder.
   const lock = dataDir === undefined ? undefined : await lockFolder(dataDir, () => clock.now());
   try {
+    // PGlite writes files that everybody on the machine could change; the rows hold what addresses are signed with.
+    if (dataDir !== undefined) {
+      await chmod(dataDir, 0o700).catch((error: unknown) =>
+        logger.warn({ error, dataDir }, 'other users of this machine may read the database; give the folder mode 0700'),
+      );
+    }
     const pglite = await PGlite.create({
       dataDir: dataDir === undefined ? 'memory://' : join(dataDir, 'pglite'),
       parsers: { [INT8_OID]: parseInt8, [NUMERIC_OID]: parseNumeric },
