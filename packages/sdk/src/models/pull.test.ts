@@ -107,3 +107,9 @@ test('says where it cannot write', async () => {
     reason: expect.stringContaining('ENOENT'),
   });
 });
+
+test('what a server calls a digest leads to no other folder', async () => {
+  serve(undefined, '/../../escaped');
+  await pull();
+  expect(await readdir(folder)).toEqual(['heart.onnx']);
+});

@@ -66,7 +66,8 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
   const { join } = nodeModule('node:path', '');
 
   const first = await askFrom(http, options, 0, undefined);
-  const promised = plainDigest(first.headers.get('x-model-hash') ?? '');
+  // It becomes part of a file's name here.
+  const promised = hexDigest(plainDigest(first.headers.get('x-model-hash') ?? ''));
   const sizeBytes = Number(first.headers.get('content-length') ?? 'none');
   const etag = first.headers.get('etag') ?? undefined;
   if (!Number.isSafeInteger(sizeBytes)) {
@@ -162,6 +163,11 @@ function downloadPath({ model, version = 'latest' }: PullOptions): string {
 function fileNameOf(headers: Headers): string | undefined {
   const name = /filename="?([^";]+)"?/.exec(headers.get('content-disposition') ?? '')?.[1]?.replace(/^.*[\\/]/s, '');
   return name === undefined || /^\.*$/.test(name) ? undefined : name;
+}
+
+/** Empty for what is no SHA-256. */
+function hexDigest(text: string): string {
+  return /^[0-9a-f]{64}$/.test(text) ? text : '';
 }
 
 async function sizeOf(disk: typeof import('node:fs/promises'), path: string): Promise<number> {
