@@ -1,5 +1,6 @@
 import type { DesiredState } from '@octomil/proto';
 import { OctomilError } from '@octomil/shared/errors';
+import { isNamed } from '@octomil/shared/policy';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { Trainer } from '@octomil/shared/training';
 import type { AuditLog } from '../audit/audit-log.js';
@@ -7,7 +8,6 @@ import type { Eligibility } from '../conditions/eligibility.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import { toProblem } from '../connection/problem.js';
 import type { BaseStore } from '../models/base-store.js';
-import { names } from '../policy/policy.js';
 import type { SessionLink } from '../session/session-link.js';
 import { outgoingProblem } from '../training/outgoing-problem.js';
 import { DeployedFolder } from './deployed-folder.js';
@@ -280,7 +280,7 @@ export class Deployments implements InferenceCounters {
 }
 
 function denied(allowed: readonly string[] | undefined, modelName: string): OctomilError | undefined {
-  if (allowed === undefined || names(allowed, modelName)) return undefined;
+  if (allowed === undefined || isNamed(allowed, modelName)) return undefined;
   return new OctomilError(
     'policy_denied',
     `model "${modelName}" may not be deployed here: the site's deployments.models does not name it; the site's owner can add it`,

@@ -1,4 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
+import { isNamed } from '@octomil/shared/policy';
 
 /** One allowance. In a name `*` stands for any characters, so that `*` alone is every name. */
 export interface PolicyRule {
@@ -29,25 +30,6 @@ export type PolicyDecision =
   | { readonly allowed: true; readonly rule: string }
   | { readonly allowed: false; readonly problem: OctomilError };
 
-/** Whether a list of patterns names it; `*` in a pattern stands for any characters. */
-export function names(list: readonly string[], name: string): boolean {
-  return list.some((pattern) => (pattern.includes('*') ? covers(pattern, name) : pattern === name));
-}
-
-/** In one pass over the value: as a regular expression, many stars against a repetitive name take for ever. */
-function covers(pattern: string, value: string): boolean {
-  const [start = '', ...parts] = pattern.split('*');
-  const end = parts.pop() ?? '';
-  if (!value.startsWith(start)) return false;
-  let position = start.length;
-  for (const part of parts) {
-    const found = value.indexOf(part, position);
-    if (found < 0) return false;
-    position = found + part.length;
-  }
-  return value.length - end.length >= position && value.endsWith(end);
-}
-
 /**
  * Pure. For work that belongs to no federation (how a deployed model does here): the first rule that names the model and
  * one of the data sets, with the first data set that it names.
@@ -58,7 +40,7 @@ export function ruleForModel(
   dataSets: readonly string[],
 ): { readonly rule: string; readonly dataSet: string } | undefined {
   for (const rule of policy.allow) {
-    const dataSet = names(rule.models, model) ? dataSets.find((name) => names(rule.dataSets, name)) : undefined;
+    const dataSet = isNamed(rule.models, model) ? dataSets.find((name) => isNamed(rule.dataSets, name)) : undefined;
     if (dataSet !== undefined) return { rule: rule.name, dataSet };
   }
   return undefined;
@@ -70,9 +52,9 @@ export function ruleForModel(
  */
 export function decide(policy: Policy, question: PolicyQuestion): PolicyDecision {
   const { federation, model, dataSet } = question;
-  const byFederation = policy.allow.filter((rule) => names(rule.federations, federation));
-  const byModel = byFederation.filter((rule) => names(rule.models, model));
-  const matching = dataSet === undefined ? byModel : byModel.filter((rule) => names(rule.dataSets, dataSet));
+  const byFederation = policy.allow.filter((rule) => isNamed(rule.federations, federation));
+  const byModel = byFederation.filter((rule) => isNamed(rule.models, model));
+  const matching = dataSet === undefined ? byModel : byModel.filter((rule) => isNamed(rule.dataSets, dataSet));
   const [rule] = matching;
   if (rule !== undefined) return { allowed: true, rule: rule.name };
 

@@ -1,3 +1,4 @@
+import { isNamed } from '@octomil/shared/policy';
 import { readSite, type SiteDataSet, type SiteFacts } from './site-summary.js';
 
 /** A device as selection sees it. */
@@ -52,9 +53,9 @@ export function judge(device: CandidateDevice, demand: Demand): Eligibility {
   if (typeof dataSet === 'string') return refused('data_set', dataSet);
   const rule = site.policyRules.find(
     (candidate) =>
-      matches(candidate.federations, demand.federation.name, demand.federation.id) &&
-      matches(candidate.models, demand.model.name, demand.model.id) &&
-      (dataSet === undefined || matches(candidate.dataSets, dataSet.name)),
+      isNamed(candidate.federations, demand.federation.name, demand.federation.id) &&
+      isNamed(candidate.models, demand.model.name, demand.model.id) &&
+      (dataSet === undefined || isNamed(candidate.dataSets, dataSet.name)),
   );
   if (rule === undefined) return refused('policy', missingRule(site, demand, dataSet));
   return { verdict: 'eligible', dataSet };
@@ -83,25 +84,4 @@ function missingRule(site: SiteFacts, demand: Demand, dataSet: SiteDataSet | und
 
 function refused(rule: string, reason: string): Eligibility {
   return { verdict: 'refused', rule, reason };
-}
-
-/** `*` stands for any characters; anything else for itself. */
-function matches(patterns: readonly string[], ...values: readonly string[]): boolean {
-  return patterns.some((pattern) =>
-    pattern.includes('*') ? values.some((value) => covers(pattern, value)) : values.includes(pattern),
-  );
-}
-
-/** In one pass over the value: as a regular expression, many stars against a repetitive name take for ever. */
-function covers(pattern: string, value: string): boolean {
-  const [start = '', ...parts] = pattern.split('*');
-  const end = parts.pop() ?? '';
-  if (!value.startsWith(start)) return false;
-  let position = start.length;
-  for (const part of parts) {
-    const found = value.indexOf(part, position);
-    if (found < 0) return false;
-    position = found + part.length;
-  }
-  return value.length - end.length >= position && value.endsWith(end);
 }

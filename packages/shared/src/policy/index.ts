@@ -1,0 +1,1 @@
+export { isNamed } from './name-pattern.js';
