@@ -31,7 +31,13 @@ export interface OpenUpdate {
 
 /** What became of an upload. */
 export type UploadOutcome =
-  | { readonly kind: 'counted'; readonly accepted: number; readonly minUpdates: number }
+  | {
+      readonly kind: 'counted';
+      readonly accepted: number;
+      readonly minUpdates: number;
+      /** The object of the update that made way; nothing names it any more. */
+      readonly replacedKey?: string;
+    }
   /** The device has an accepted update in this round already. */
   | { readonly kind: 'answered'; readonly updateId: string; readonly sha256: string }
   /** The round collects no longer. */
@@ -165,12 +171,13 @@ export class OpenStore {
       const answered = await acceptedUpdate(transaction, round.id, update.deviceId);
       if (answered !== undefined) {
         if (!mayReplace || answered.sha256 === update.sha256) return { kind: 'answered', ...answered };
-        await sql`update updates set state = 'rejected', reason_code = 'replaced',
+        await sql`update updates set state = 'rejected', object_key = null, reason_code = 'replaced',
             reason = ${`replaced by update ${update.updateId} of the same device`}
           where id = ${answered.updateId}`.execute(transaction);
         await insertUpdate(transaction, round.id, { ...update, assignmentId: answered.assignmentId });
         await insertEvents(transaction, round.sessionId, [event]);
-        return { kind: 'counted', ...answered };
+        const { accepted, minUpdates, objectKey } = answered;
+        return { kind: 'counted', accepted, minUpdates, replacedKey: objectKey };
       }
       const { rows } = await sql<{ accepted: number; minUpdates: number }>`
         update rounds set accepted_updates = accepted_updates + 1
@@ -281,7 +288,8 @@ async function acceptedUpdate(
   deviceId: string,
 ): Promise<AnsweredRow | undefined> {
   const { rows } = await sql<AnsweredRow>`
-    select u.id as "updateId", u.sha256, u.assignment_id as "assignmentId", r.accepted_updates as accepted,
+    select u.id as "updateId", u.sha256, u.assignment_id as "assignmentId", u.object_key as "objectKey",
+      r.accepted_updates as accepted,
       r.min_updates as "minUpdates"
     from updates u join rounds r on r.id = u.round_id
     where u.round_id = ${roundId} and u.device_id = ${deviceId} and u.state = 'accepted'`.execute(handle);
@@ -292,6 +300,7 @@ interface AnsweredRow {
   updateId: string;
   sha256: string;
   assignmentId: string;
+  objectKey: string;
   accepted: number;
   minUpdates: number;
 }

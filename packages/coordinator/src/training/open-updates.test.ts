@@ -86,6 +86,16 @@ for (const kind of TEST_DATABASES) {
       return [...new Set(weightsFromSafetensors(bytes).flatMap(({ data }) => [...data]))];
     }
 
+    test('an update that makes way for a later one of its device leaves no object behind', async () => {
+      const of = await model();
+      const device = await on.device(`again-${randomUUID()}`);
+      const first = await upload(of, device, 2);
+      for (const value of [3, 4]) await upload(of, device, value);
+      const stored: string[] = [];
+      for await (const { key } of on.objects.list(`updates/${first['round_id']}/`)) stored.push(key);
+      expect(stored).toHaveLength(1);
+    });
+
     const aggregate = (body: Record<string, unknown>) =>
       engine.open.aggregate.aggregate({ model_id: '', ...body }, caller());
 

@@ -235,6 +235,8 @@ export class OpenUpdates {
     if (outcome.kind === 'closed') return undefined;
     const view = uploadView(facts, device, header, update);
     if (outcome.kind === 'counted') {
+      // Such a round may collect for months; updates are swept once their round is over.
+      if (outcome.replacedKey !== undefined) await this.#on.objects.delete(outcome.replacedKey);
       this.#on.tellSession(facts.sessionId);
       const reached = outcome.accepted >= outcome.minUpdates;
       if (reached && facts.config.closesOnRequest !== true) await this.#on.driver.quorumReached(facts);
