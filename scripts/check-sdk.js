@@ -64,6 +64,27 @@ function commonJs(folder) {
     throw new TypeError(`require('@octomil/sdk') said ${said}`);
 }
 
+/** A program that never disposes of anything: the model's process must not keep it from ending. */
+const ON_DEVICE = `
+import { Client } from '@octomil/sdk';
+const client = new Client({ apiKey: 'edg_x', localUrl: false, reportEvents: false });
+const { text, metrics } = await client.predict('tiny.gguf', { input: 'Federated', maxTokens: 4 });
+console.log(text === '' ? 'nothing' : metrics.route.engine);
+`;
+
+async function onDevice(folder) {
+  const { hasLlama, makeTinyGguf } = await import('../packages/inference/dist/engine/testing/index.js');
+  if (!hasLlama()) {
+    console.log('node-llama-cpp is not installed: models on the device are not tried');
+    return;
+  }
+  await makeTinyGguf({ kind: 'bigram', path: join(folder, 'tiny.gguf') });
+  writeFileSync(join(folder, 'on-device.mjs'), ON_DEVICE);
+  const options = { cwd: folder, encoding: 'utf8', timeout: 60_000 };
+  const said = execFileSync(process.execPath, [join(folder, 'on-device.mjs')], options);
+  if (said.trim() !== 'llama.cpp') throw new TypeError(`a model on the device said ${said}`);
+}
+
 /** The examples of docs/sdk.md as the one program that it says they are. */
 function documented() {
   const text = readFileSync(join(root, 'docs/sdk.md'), 'utf8');
@@ -149,6 +170,7 @@ try {
   symlinkSync(join(root, 'node_modules/@types'), join(folder, 'node_modules/@types'), 'junction');
   commonJs(folder);
   types(folder);
+  await onDevice(folder);
   await page();
 } finally {
   rmSync(folder, { recursive: true, force: true });

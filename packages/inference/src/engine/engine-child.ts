@@ -1,4 +1,5 @@
 import { type ChildProcess, fork } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { EntryPoint } from '@octomil/shared/runtime';
 import type { FromEngine, ToEngine } from './engine-messages.js';
 
@@ -33,7 +34,10 @@ export class EngineChild {
       if (message.type === 'text') {
         for (const chunk of message.chunks) this.#listeners.get(chunk[0])?.({ type: 'text', chunks: [chunk] });
       } else if ('id' in message) this.#listeners.get(message.id)?.(message);
-      else onMessage(message);
+      else {
+        if (message.type === 'loaded') this.#keepAlive(this.#listeners.size > 0);
+        onMessage(message);
+      }
     });
     this.ended = new Promise((resolve) => {
       child.on('close', (code, signal) =>
@@ -63,10 +67,21 @@ export class EngineChild {
 
   listen(id: number, listener: (message: FromEngine) => void): void {
     this.#listeners.set(id, listener);
+    this.#keepAlive(true);
   }
 
   forget(id: number): void {
     this.#listeners.delete(id);
+    this.#keepAlive(this.#listeners.size > 0);
+  }
+
+  /** While it loads, works or ends, it keeps this process alive; in between, a program that has no more to do may end. */
+  #keepAlive(isNeeded: boolean): void {
+    const method = isNeeded ? 'ref' : 'unref';
+    this.#process[method]();
+    this.#process.channel?.[method]();
+    // Pipes of a child are sockets; their type says less.
+    for (const stream of [this.#process.stdout, this.#process.stderr]) (stream as Socket | null)?.[method]();
   }
 
   send(message: ToEngine): void {
@@ -76,6 +91,7 @@ export class EngineChild {
 
   /** It holds nothing that a clean end would save. */
   async kill(): Promise<void> {
+    this.#keepAlive(true);
     this.#process.kill('SIGKILL');
     await this.ended;
   }
