@@ -120,4 +120,31 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     needsPostgres: () => false,
     run: async (options) => (await import('./routing.js')).routingBench(option(options, 'runs')),
   },
+  gateway: {
+    summary: 'what inference through the coordinator adds to a model server: time, processor, memory',
+    options: { requests: 300, streams: 500, tokens: 200, 'tokens-per-second': 20 },
+    needsPostgres: () => false,
+    run: async (options) => {
+      const { gatewayBench } = await import('./gateway.js');
+      return gatewayBench({
+        requests: option(options, 'requests'),
+        streams: option(options, 'streams'),
+        tokens: option(options, 'tokens'),
+        tokensPerSecond: option(options, 'tokens-per-second'),
+      });
+    },
+  },
+  serve: {
+    summary: 'a server of models: many requests against one, a full queue, JSON that a schema asks for',
+    options: { parallel: 16, tokens: 128, answers: 500 },
+    needsPostgres: () => false,
+    run: async (options) => {
+      const { serveBench } = await import('./serve.js');
+      return serveBench({
+        parallel: option(options, 'parallel'),
+        tokens: option(options, 'tokens'),
+        answers: option(options, 'answers'),
+      });
+    },
+  },
 };

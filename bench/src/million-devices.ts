@@ -26,7 +26,7 @@ const PAGE = 100;
 const COMMON = { region: 'eu' };
 const RARE = { tier: 'rare' };
 
-/** Every second device is online, every second carries the common label, every thousandth the rare one. */
+/** Every tenth device is online, every second carries the common label, every thousandth the rare one. */
 const FILL = `
   insert into devices (id, organization_id, device_identifier, placement, labels, capabilities, site, session_process_id,
     lease_until, created_at)
@@ -35,7 +35,7 @@ const FILL = `
       || case when n % 1000 = 0 then '{"tier": "rare"}'::jsonb else '{}' end,
     '{"platform": "linux", "trainers": ["echo"]}',
     '{"dataSets": [], "policyRules": [{"name": "all", "federations": ["*"], "models": ["*"], "dataSets": ["*"]}]}',
-    case when n % 4 < 2 then 'process-' || n end, case when n % 4 < 2 then now() + interval '1 day' end,
+    case when n % 10 < 1 then 'process-' || n end, case when n % 10 < 1 then now() + interval '1 day' end,
     now() - n * interval '1 second'
   from generate_series(1, $1::integer) as n`;
 
@@ -194,7 +194,7 @@ function planPage(devices: number, serverVersion: string, sections: readonly str
   const date = new Date().toISOString().slice(0, 10);
   return `# Query plans
 
-Written by \`npm run bench -- devices\` with ${devices.toLocaleString('en')} devices of one organization, PostgreSQL ${serverVersion}, ${date}. \`explain (analyze, buffers)\` with everything in memory; half of the devices are online, half carry \`region: eu\`, one in a thousand \`tier: rare\`. The times are in [benchmarks](benchmarks.md).
+Written by \`npm run bench -- devices\` with ${devices.toLocaleString('en')} devices of one organization, PostgreSQL ${serverVersion}, ${date}. \`explain (analyze, buffers)\` with everything in memory; one device in ten is online, half carry \`region: eu\`, one in a thousand \`tier: rare\`. The times are in [benchmarks](benchmarks.md).
 
 ${sections.join('\n\n')}
 `;

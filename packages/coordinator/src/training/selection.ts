@@ -57,11 +57,12 @@ export class DeviceSelector {
     const chosen: SelectedDevice[] = [];
     const spare: SelectedDevice[] = [];
     for await (const device of this.#walk(request, true)) {
-      if (chosen.length >= request.count) break;
       const eligibility = judge(device, request.demand);
       if (eligibility.verdict !== 'eligible') continue;
       const list = request.lastResort?.has(device.id) === true ? spare : chosen;
       list.push({ ...device, eligibility });
+      // Now rather than at the next device, which may be the first of another page.
+      if (chosen.length >= request.count) break;
     }
     return [...chosen, ...spare].slice(0, request.count);
   }
@@ -120,22 +121,26 @@ export class DeviceSelector {
       request.expiredAgain === true
         ? sql` and (a.state <> 'expired' or a.attempt >= ${MAX_ASSIGNMENT_ATTEMPTS})`
         : sql``;
+    // Per organization, so that each part is a walk of an index in the order of placements that ends at the limit.
     const { rows } = await sql<Row>`
-      select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
-      from devices d
-      where d.organization_id = any(${organizationIds}::text[]) and d.status = 'active'
-        and (d.identity = 'enrolled' or (d.site <> '{}' and (
-          select f.shared_identities from federations f where f.id = ${demand.federation.id})))
-        and d.placement >= ${from}::float8 and d.placement < ${to}::float8
-        ${after === undefined ? sql`` : sql`and (d.placement, d.id) > (${after.placement}::float8, ${after.id})`}
-        ${online ? sql`and d.lease_until > now()` : sql``}
-        and d.labels @> ${online ? JSON.stringify(demand.selector) : '{}'}::jsonb
-        ${
-          excludedRoundId === undefined
-            ? sql``
-            : sql`and not exists (select 1 from assignments a where a.round_id = ${excludedRoundId} and a.device_id = d.id${again})`
-        }
-      order by d.placement, d.id limit ${limit}::integer`.execute(this.#database.kysely);
+      select found.* from unnest(${organizationIds}::text[]) as asked(organization_id) cross join lateral (
+        select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
+        from devices d
+        where d.organization_id = asked.organization_id and d.status = 'active'
+          and (d.identity = 'enrolled' or (d.site <> '{}' and (
+            select f.shared_identities from federations f where f.id = ${demand.federation.id})))
+          and d.placement >= ${from}::float8 and d.placement < ${to}::float8
+          ${after === undefined ? sql`` : sql`and (d.placement, d.id) > (${after.placement}::float8, ${after.id})`}
+          ${online ? sql`and d.session_process_id is not null and d.lease_until > now()` : sql``}
+          ${online && Object.keys(demand.selector).length > 0 ? sql`and d.labels @> ${JSON.stringify(demand.selector)}::jsonb` : sql``}
+          ${
+            excludedRoundId === undefined
+              ? sql``
+              : sql`and not exists (select 1 from assignments a where a.round_id = ${excludedRoundId} and a.device_id = d.id${again})`
+          }
+        order by d.placement, d.id limit ${limit}::integer
+      ) found
+      order by found.placement, found.id limit ${limit}::integer`.execute(this.#database.kysely);
     return rows;
   }
 }

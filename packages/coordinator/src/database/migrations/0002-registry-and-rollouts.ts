@@ -138,6 +138,8 @@ const STATEMENTS = [
   `create index devices_by_label on devices using gin (labels jsonb_path_ops)`,
   `create index devices_in_session on devices (organization_id, created_at desc, id)
      where session_process_id is not null`,
+  `create index devices_in_session_by_placement on devices (organization_id, placement, id)
+     where status = 'active' and session_process_id is not null`,
   `create index devices_revoked on devices (organization_id, created_at desc, id) where status = 'revoked'`,
 
   `alter table federation_members add column invited_by text`,

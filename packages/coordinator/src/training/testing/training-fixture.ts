@@ -116,16 +116,19 @@ export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
     async device(name, options = {}) {
       const id = randomUUID();
       await sql`insert into devices (id, organization_id, device_identifier, placement, labels, capabilities, site,
-          lease_until)
+          session_process_id, lease_until)
         values (${id}, ${options.organizationId ?? organizationId}, ${name},
           ${createHash('sha256').update(name).digest().readUInt32BE(0) / 2 ** 32}::float8,
           ${JSON.stringify(options.labels ?? {})}::jsonb, ${JSON.stringify({ trainers: ['tfjs', 'echo'] })}::jsonb,
           ${JSON.stringify(options.site ?? ALLOW_ALL)}::jsonb,
-          ${options.online === false ? sql`null` : sql`now() + interval '1 hour'`})`.execute(database.kysely);
+          ${options.online === false ? sql`null, null` : sql`'process', now() + interval '1 hour'`})`.execute(
+        database.kysely,
+      );
       return id;
     },
     async setOnline(deviceId, online) {
-      await sql`update devices set lease_until = ${online ? sql`now() + interval '1 hour'` : sql`null`}
+      await sql`update devices set (session_process_id, lease_until) =
+          (${online ? sql`'process', now() + interval '1 hour'` : sql`null, null`})
         where id = ${deviceId}`.execute(database.kysely);
     },
     async session(engine, body = {}) {
