@@ -6,6 +6,9 @@ import type { JsonObject } from '../database/tables.js';
 import { sha256Of } from './object-keys.js';
 import type { OpenDevice } from './open-store.js';
 
+/** Of one device: more is no use of it, and would fill the disk. */
+const MAX_MODELS = 64;
+
 /** Weights that devices keep to themselves at the coordinator, one file for each model; nobody else reads them. */
 export class PersonalizedModels {
   readonly #database: Database;
@@ -16,12 +19,23 @@ export class PersonalizedModels {
     this.#objects = objects;
   }
 
-  /** Replaces what was there. */
+  /** Replaces what was there. @throws `insufficient_storage` for one model more than a device may keep */
   async put(
     device: OpenDevice,
     model: string,
     given: { readonly bytes: Uint8Array; readonly version: string; readonly metrics: JsonObject },
   ): Promise<JsonObject> {
+    const { rows: others } = await sql<{ count: number }>`
+      select count(*)::int as count from personalized_models where device_id = ${device.id} and model_id <> ${model}`.execute(
+      this.#database.kysely,
+    );
+    if ((others[0]?.count ?? 0) >= MAX_MODELS) {
+      throw new OctomilError(
+        'insufficient_storage',
+        `device "${device.name}" keeps ${MAX_MODELS} models here, and may keep no more; replace one of them`,
+        { details: { limit: MAX_MODELS } },
+      );
+    }
     const sha256 = sha256Of(given.bytes);
     const objectKey = `personalized/${device.id}/${sha256}`;
     await this.#objects.put(objectKey, given.bytes);
