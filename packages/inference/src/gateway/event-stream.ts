@@ -49,6 +49,8 @@ export class EventStream {
   #lastWriteMs: number;
   #cancelPing: () => void;
   #held: FlowControl | undefined;
+  /** Whether each write must be framed as a chunk (RFC 9112, section 7.1); HTTP/1.0 has none. */
+  #framed = false;
 
   constructor(reply: FastifyReply, clock: Clock) {
     this.#reply = reply;
@@ -73,7 +75,7 @@ export class EventStream {
   write(events: string, flow: FlowControl): void {
     if (!this.#begun) this.#begin();
     this.#lastWriteMs = this.#clock.now();
-    if (this.#raw.write(events) || this.#held !== undefined) return;
+    if (this.#raw.write(this.#frame(events)) || this.#held !== undefined) return;
     this.#held = flow;
     flow.pause();
     this.#raw.once('drain', () => {
@@ -86,7 +88,7 @@ export class EventStream {
   end(events: string): void {
     if (!this.#begun) this.#begin();
     this.close();
-    this.#raw.end(events);
+    this.#raw.end(`${this.#frame(events)}${this.#framed ? '0\r\n\r\n' : ''}`);
   }
 
   /** Leaves the reply as it is: to be answered otherwise, when nothing was begun. */
@@ -103,6 +105,13 @@ export class EventStream {
     // A client that is gone: what is written then goes nowhere, and must not end the process.
     this.#raw.on('error', () => undefined);
     this.#raw.writeHead(200, HEADERS);
+    // Node writes a chunk in four pieces; in one it costs a third less processor time for each token.
+    this.#framed = this.#raw.chunkedEncoding;
+    this.#raw.chunkedEncoding = false;
+  }
+
+  #frame(events: string): string {
+    return this.#framed ? `${Buffer.byteLength(events).toString(16)}\r\n${events}\r\n` : events;
   }
 
   #ping(): void {
@@ -110,7 +119,7 @@ export class EventStream {
     if (silentMs >= PING_MS && this.#held === undefined) {
       if (!this.#begun) this.#begin();
       this.#lastWriteMs = this.#clock.now();
-      this.#raw.write(': ping\n\n');
+      this.#raw.write(this.#frame(': ping\n\n'));
     }
     const nextMs = Math.max(1, this.#lastWriteMs + PING_MS - this.#clock.now());
     this.#cancelPing = this.#clock.after(this.#held === undefined ? nextMs : PING_MS, () => this.#ping());
