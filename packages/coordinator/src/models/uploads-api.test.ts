@@ -200,6 +200,17 @@ describe('upload in three steps', () => {
     expect(file.headers.get('content-disposition')).toContain('Gr%C3%B6%C3%9Fe.pt');
   });
 
+  test('confirmed by many at once, it is one version; who was late may ask again', async () => {
+    const { body: target } = await client.form(`${client.base}/upload-url`, { version: '1.0.0', filename: 'a.pt' });
+    await fetch(String(target['upload_url']), { method: 'PUT', body: new Uint8Array(randomBytes(1000)) });
+    const answers = await Promise.all([1, 2, 3, 4, 5].map(() => confirm(target, 1000)));
+    const statuses = answers.map(({ status }) => status);
+    expect(statuses).toContain(201);
+    expect(statuses.filter((status) => status !== 201 && status !== 409)).toEqual([]);
+    const { id } = answers[statuses.indexOf(201)]?.body ?? {};
+    expect(await confirm(target, 1000)).toMatchObject({ status: 201, body: { id } });
+  });
+
   test('whole; a wrong digest is 422 and a wrong size 409; no version takes the next number', async () => {
     const bytes = randomBytes(1000);
     const { body: target } = await begin();

@@ -166,7 +166,9 @@ export class VersionUploads {
       } else {
         if (uploaded?.sizeBytes !== request.sizeBytes) throw incomplete(uploaded?.sizeBytes ?? 0, request.sizeBytes);
         // Out of reach of the upload address before it is looked at, so that what was checked is what is kept.
-        await moveObject(objects, storageKey, key);
+        await moveObject(objects, storageKey, key).catch((error: unknown) => {
+          throw takenMeanwhile(error);
+        });
         await this.#inspect(key, format, uploaded.sizeBytes);
         const sha256 = await digestOf(objects, key);
         file = { key, fileName: plan.fileName, format, sha256, sizeBytes: uploaded.sizeBytes };
@@ -331,6 +333,15 @@ async function* hashed(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGene
     yield chunk;
     noteNetworkGarbage(chunk.length);
   }
+}
+
+/** Of two confirmations at once, one takes the bytes; the other may ask for what the first made of them. */
+function takenMeanwhile(error: unknown): unknown {
+  if (!(error instanceof OctomilError) || error.code !== 'not_found') return error;
+  return new OctomilError('conflict', 'another request confirms this upload just now; ask again for its version', {
+    retryAfterSeconds: 1,
+    cause: error,
+  });
 }
 
 function incomplete(arrivedBytes: number, expectedBytes: number): OctomilError {
