@@ -3,7 +3,7 @@ import type { ObjectStore } from '@octomil/shared/storage';
 import type { StoredFile } from './ports.js';
 
 /** Folders of the object store that belong to training; what no row names there is swept. */
-export const TRAINING_PREFIXES = ['checkpoints/', 'states/', 'updates/'] as const;
+export const TRAINING_PREFIXES = ['checkpoints/', 'states/', 'updates/', 'personalized/'] as const;
 
 /** Holds the assignment and the digest, so that an accepted update cannot be swapped. */
 export function updateKey(roundId: string, assignmentId: string, sha256: string): string {

@@ -96,6 +96,20 @@ for (const kind of TEST_DATABASES) {
       expect(stored).toHaveLength(1);
     });
 
+    test("of a device's own models the present ones are kept, and what was left over is swept", async () => {
+      const name = `own-${randomUUID()}`;
+      const device = await engine.open.store.device(on.organizationId, await on.device(name));
+      const put = (value: number) =>
+        engine.open.personalized.put(device, 'm', { bytes: Uint8Array.of(value), version: '1', metrics: {} });
+      await put(1);
+      const { sha256 } = await put(2);
+      await on.objects.put(`personalized/${device.id}/left-over`, new Uint8Array(1));
+      await (await on.engine({ settings: { retention: { orphanGraceHours: 0 } } })).retention.run();
+      const stored: string[] = [];
+      for await (const { key } of on.objects.list(`personalized/${device.id}/`)) stored.push(key);
+      expect(stored).toEqual([`personalized/${device.id}/${sha256}`]);
+    });
+
     const aggregate = (body: Record<string, unknown>) =>
       engine.open.aggregate.aggregate({ model_id: '', ...body }, caller());
 

@@ -94,6 +94,7 @@ export class Retention {
       select key from unnest(${keys}::text[]) as list(key)
       where not exists (select 1 from checkpoints where object_key = key or strategy_state_key = key)
         and not exists (select 1 from updates where object_key = key)
+        and not exists (select 1 from personalized_models where object_key = key)
         and not exists (select 1 from artifacts where object_key = key)`.execute(database.kysely);
     for (const { key } of rows) await objects.delete(key);
     return rows.length;
