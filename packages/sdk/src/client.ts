@@ -1,3 +1,4 @@
+import { RoutingPolicyClient } from '@octomil/inference/routing';
 import { AuditLog } from './audit-log.js';
 import type { ClientOptions } from './client-options.js';
 import { Devices } from './devices/devices.js';
@@ -11,6 +12,11 @@ import {
   type PredictOptions,
   type StreamPredictOptions,
 } from './inference/inference.js';
+import {
+  type InferenceMetrics,
+  type InferenceMetricsOptions,
+  readInferenceMetrics,
+} from './inference/inference-metrics.js';
 import type { LoadedModel, LoadModelOptions } from './inference/loaded-model.js';
 import type { Prediction } from './inference/prediction.js';
 import type { PredictionStream } from './inference/prediction-stream.js';
@@ -100,6 +106,24 @@ export class Client {
    */
   async loadModel(name: string, options?: LoadModelOptions): Promise<LoadedModel> {
     return this.#inference.loadModel(name, options);
+  }
+
+  /** How generations went, here and in the cloud. @throws OctomilClientError `invalid_input` naming the field */
+  async inferenceMetrics(options: InferenceMetricsOptions = {}): Promise<InferenceMetrics[]> {
+    return readInferenceMetrics(this.#http, options);
+  }
+
+  /**
+   * The organization's policy for `QueryRouter`, kept until it expires and never a reason to fail.
+   *
+   * ```ts
+   * const policy = await client.routingPolicy().current();
+   * const router = new QueryRouter(models, { policy: () => policy });
+   * ```
+   */
+  routingPolicy(): RoutingPolicyClient {
+    const url = `${this.#http.apiBase}/route/policy`;
+    return new RoutingPolicyClient({ url, headers: () => this.#http.authorization() });
   }
 
   /** Unloads all models. Generations under way on this device fail; the client can be used again. */

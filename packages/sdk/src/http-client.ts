@@ -56,6 +56,11 @@ export class HttpClient {
     return this.#options.orgId;
   }
 
+  /** For requests that are made elsewhere. @throws OctomilClientError `authentication_failed`, `invalid_api_key` */
+  async authorization(): Promise<Record<string, string>> {
+    return { authorization: `Bearer ${await this.#currentToken()}` };
+  }
+
   /** Says something to whoever listens for warnings. */
   warn(message: string): void {
     this.#options.onWarning(message);

@@ -233,20 +233,16 @@ async function post(path: string, body: unknown): Promise<Response> {
         latencyMs: expect.any(Number),
       });
       await client.dispose();
-      const response = await fetch(
-        `${coordinator.restUrl}/api/v1/inference/metrics?model_id=phi-4-mini&group_by=model,device`,
-        { headers: { authorization: `Bearer ${coordinator.bootstrapApiKey}` } },
-      );
-      const { metrics } = (await response.json()) as { metrics: Record<string, unknown>[] };
+      const api = new Client(access);
+      const metrics = await api.inferenceMetrics({ model: 'phi-4-mini', groupBy: ['model', 'device'] });
       expect(metrics).toContainEqual(
-        expect.objectContaining({
-          model_id: 'phi-4-mini',
-          device_id: 'bedside-7',
-          started: 1,
-          completed: 1,
-          failed: 0,
-        }),
+        expect.objectContaining({ modelId: 'phi-4-mini', deviceId: 'bedside-7', started: 1, completed: 1, failed: 0 }),
       );
+      const inTheCloud = metrics.find(({ deviceId }) => deviceId === '');
+      expect(inTheCloud?.ttfcMs?.p50).toEqual(expect.any(Number));
+      const policy = api.routingPolicy();
+      expect(await policy.current()).toMatchObject({ fastThreshold: expect.any(Number) });
+      expect(policy.problem).toBeUndefined();
     });
   });
 

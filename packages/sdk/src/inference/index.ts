@@ -1,6 +1,7 @@
 export type { ChatMessage as ChatTurn, FinishReason, ResponseFormat } from '@octomil/inference/engine';
 export type { EmbeddingResult, EmbeddingUsage, EmbedOptions, StreamToken } from './gateway-source.js';
 export type { InferenceOptions, PredictOptions, StreamPredictOptions } from './inference.js';
+export type { InferenceMetrics, InferenceMetricsOptions, LatencySummary } from './inference-metrics.js';
 export type { LoadedModel, LoadModelOptions } from './loaded-model.js';
 export type { RouteOptions } from './places.js';
 export {

@@ -59,7 +59,6 @@ export interface StreamPredictOptions extends WaitOptions {
 }
 
 const DEFAULT_CACHE_MB = 4096;
-const MIB = 1024 * 1024;
 
 /** Generation on the device and in the cloud, for `Client`. */
 export class Inference {
@@ -73,7 +72,7 @@ export class Inference {
   constructor(http: HttpClient, options: InferenceOptions = {}) {
     this.#http = http;
     this.#route = options.route;
-    this.#cache = new ModelCache((options.cacheSizeMb ?? DEFAULT_CACHE_MB) * MIB);
+    this.#cache = new ModelCache(bytesOf(options.cacheSizeMb ?? DEFAULT_CACHE_MB));
     const monotonicMs = (): number => performance.now();
     this.#places = new Places({
       http,
@@ -128,10 +127,7 @@ export class Inference {
 
   async loadModel(name: string, options: LoadModelOptions = {}): Promise<LoadedModel> {
     if (options.cacheSizeMb !== undefined) {
-      if (!(options.cacheSizeMb > 0)) {
-        throw new OctomilClientError('invalid_input', `cacheSizeMb is ${options.cacheSizeMb}; it must be above 0`);
-      }
-      this.#cache.limitBytes = options.cacheSizeMb * MIB;
+      this.#cache.limitBytes = bytesOf(options.cacheSizeMb);
     }
     const routed = this.#routed(options);
     const found = await this.#firstPlace(name, routed);
@@ -163,6 +159,13 @@ export class Inference {
 }
 
 type PlaceOrNone = ReturnType<Places['of']> extends AsyncGenerator<infer Of> ? Of : never;
+
+function bytesOf(cacheSizeMb: number): number {
+  if (cacheSizeMb > 0) return cacheSizeMb * 1024 * 1024;
+  throw new OctomilClientError('invalid_input', `cacheSizeMb is ${cacheSizeMb}; it must be above 0`, {
+    details: { field: 'cacheSizeMb' },
+  });
+}
 
 function inputOf({ messages, input }: PredictOptions): GenerationInput {
   const given = messages ?? input;
