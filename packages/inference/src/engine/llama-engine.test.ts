@@ -173,6 +173,28 @@ withLlama('a draft model proposes, and the text stays what it was (needs node-ll
   await expect(other.ready()).rejects.toMatchObject({ code: 'model_load_failed' });
 });
 
+withLlama(
+  'a request that comes while others generate has its turn between their tokens (needs node-llama-cpp)',
+  async () => {
+    const engine = await start('random', { parallelSequences: 2 });
+    const numbers = { type: 'array', items: { type: 'integer' }, minItems: 900 };
+    const endless = asked('Hello', {
+      maxTokens: undefined,
+      responseFormat: { type: 'json_schema', name: 's', schema: numbers },
+    });
+    // Both sequences have read something that the next prompt makes them forget.
+    await Promise.all(['a', 'b'].map((content) => answer(engine, asked(content, { maxTokens: 2 }))));
+    const leave = new AbortController();
+    const long = answer(engine, endless, leave.signal).then(
+      () => 'ended',
+      () => 'left',
+    );
+    await answer(engine, asked('Something else', { maxTokens: 2 }));
+    leave.abort();
+    expect(await long).toBe('left');
+  },
+);
+
 withLlama('a cancelled generation ends at once and frees its sequence (needs node-llama-cpp)', async () => {
   const engine = await start('random', { parallelSequences: 1 });
   const controller = new AbortController();

@@ -16,6 +16,7 @@ import {
 import { type Lease, SequencePool } from './sequence-pool.js';
 import { StopSequences } from './stop-sequences.js';
 import { TokenText } from './token-text.js';
+import { Turnstile } from './turnstile.js';
 
 /** Prompt tokens that are read between two looks at the signal; also llama.cpp's default batch. */
 const PREFILL_TOKENS = 512;
@@ -35,6 +36,7 @@ export class LoadedModel {
   readonly #wrapper: ChatWrapper | null;
   readonly #pool: SequencePool;
   readonly #options: LoadOptions;
+  readonly #turnstile = new Turnstile();
   #embedding: Promise<LlamaEmbeddingContext> | undefined;
   #unspeakable: object | undefined;
 
@@ -202,10 +204,11 @@ export class LoadedModel {
     const { tokens, signal, say } = work;
     const before = { ...sequence.tokenPredictions };
     // All but the last, so that there is something to go on from.
-    await sequence.adaptStateToTokens(tokens.slice(0, -1), false);
+    await this.#turnstile.change(() => sequence.adaptStateToTokens(tokens.slice(0, -1), false));
     const cachedTokens = sequence.nextTokenIndex;
     for (let at = cachedTokens; at < tokens.length - 1; at += PREFILL_TOKENS) {
       signal.throwIfAborted();
+      await this.#turnstile.closed;
       await sequence.evaluateWithoutGeneratingNewTokens(
         tokens.slice(at, Math.min(at + PREFILL_TOKENS, tokens.length - 1)),
       );
@@ -217,7 +220,7 @@ export class LoadedModel {
     const evaluation = sequence.evaluate(tokens.slice(-1), {
       temperature: request.temperature,
       topP: request.topP,
-      seed: request.seed ?? randomInt(2 ** 31),
+      seed: seedOf(request),
       ...penalties(request, generated),
       ...work.constraint,
     });
@@ -234,6 +237,7 @@ export class LoadedModel {
         finishReason = 'length';
         break;
       }
+      await this.#turnstile.closed;
     }
     signal.throwIfAborted();
     if (!stopped) {
@@ -288,6 +292,11 @@ function sameVocabulary(one: LlamaModel, other: LlamaModel): boolean {
 function chatItem({ role, content }: ChatMessage): ChatItem {
   if (role === 'assistant') return { type: 'model', response: [content] };
   return { type: role === 'system' ? 'system' : 'user', text: content };
+}
+
+/** 32 bits without the last value, which llama.cpp takes for "any". */
+function seedOf({ seed }: ConstrainedRequest): number {
+  return seed === undefined ? randomInt(2 ** 31) : (seed >>> 0) % 0xffff_ffff;
 }
 
 function penalties(request: ConstrainedRequest, generated: readonly Token[]): { readonly repeatPenalty?: object } {
