@@ -263,6 +263,13 @@ test('an OpenAI-compatible backend: finish_reason ends it, nothing else does', a
     finish_reason: 'length',
     usage: { completion_tokens: 1, estimated: true },
   });
+  // Whole, and then neither usage nor an end.
+  openAi.answer = (_, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    response.write(`${text('a')}${openAiEvent({ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] })}`);
+  };
+  const left = readEvents(await (await post(app, '/api/v1/inference/stream', ASK)).text());
+  expect(left.at(-1)?.data).toMatchObject({ done: true, finish_reason: 'stop' });
 });
 
 test('the circuit opens after failures, one probe at a time closes it, and refusals do not open it', async () => {

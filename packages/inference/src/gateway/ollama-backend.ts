@@ -1,7 +1,8 @@
 import type { Clock } from '@octomil/shared/runtime';
 import type { ChatRequest, Generated, InferenceBackend } from './backend.js';
 import { type BackendTimeouts, DEFAULT_TIMEOUTS } from './deadlines.js';
-import { type ReadOutcome, Upstream } from './upstream.js';
+import type { ReadOutcome } from './line-response.js';
+import { Upstream } from './upstream.js';
 import { errorInStream, unreadable } from './upstream-failure.js';
 
 export interface BackendOptions {

@@ -1,7 +1,8 @@
 import type { ChatRequest, Generated, InferenceBackend, ReportedUsage } from './backend.js';
 import { DEFAULT_TIMEOUTS } from './deadlines.js';
+import type { ReadOutcome } from './line-response.js';
 import { type BackendOptions, count, vectorsOf } from './ollama-backend.js';
-import { type ReadOutcome, Upstream } from './upstream.js';
+import { Upstream } from './upstream.js';
 import { errorInStream, unreadable } from './upstream-failure.js';
 
 export interface OpenAiBackendOptions extends BackendOptions {

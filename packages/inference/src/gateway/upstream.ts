@@ -1,10 +1,9 @@
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import { Agent, type Dispatcher, request } from 'undici';
-import type { FlowControl } from './backend.js';
 import { type BackendTimeouts, Deadlines } from './deadlines.js';
-import { LineSplitter } from './line-splitter.js';
-import { endedEarly, networkFailure, refusal } from './upstream-failure.js';
+import { type LineReader, LineResponse } from './line-response.js';
+import { networkFailure, refusal } from './upstream-failure.js';
 
 export interface UpstreamOptions {
   readonly name: string;
@@ -15,29 +14,16 @@ export interface UpstreamOptions {
   readonly clock: Clock;
 }
 
-/** What the lines of one read meant. */
-export type ReadOutcome =
-  /** Nothing that counts as progress. */
-  | 'nothing'
-  | 'content'
-  /** The answer is whole; only figures may follow. */
-  | 'finished'
-  /** Nothing can follow. */
-  | 'closed';
-
 export interface StreamCall {
   readonly path: string;
   readonly body: unknown;
   readonly signal: AbortSignal;
   readonly streaming: boolean;
-  /** Throwing ends the request. */
-  readonly onLines: (lines: readonly string[], flow: FlowControl) => ReadOutcome;
+  readonly onLines: LineReader;
 }
 
 const MAX_JSON_BYTES = 64 * 1024 * 1024;
 const MAX_ERROR_BYTES = 64 * 1024;
-/** After the last text, for the usage. */
-const GRACE_MS = 2_000;
 /** A kept connection that the server closed meanwhile: nothing was sent yet, so another one may be tried. */
 const STALE = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
 
@@ -48,12 +34,16 @@ export class Upstream {
   readonly name: string;
   readonly origin: string;
   readonly #options: UpstreamOptions;
+  /** Path of the base address, without a slash at its end. */
+  readonly #prefix: string;
   readonly #agent: Agent;
 
   constructor(options: UpstreamOptions) {
     this.#options = options;
     this.name = options.name;
-    this.origin = new URL(options.baseUrl).origin;
+    const { origin, pathname } = new URL(options.baseUrl);
+    this.origin = origin;
+    this.#prefix = pathname.replace(/\/+$/, '');
     // The limits of a request are ours: undici's do not tell text from keep-alive comments.
     this.#agent = new Agent({
       connect: { timeout: options.timeouts.connectMs },
@@ -69,8 +59,13 @@ export class Upstream {
    */
   async stream(call: StreamCall): Promise<void> {
     await this.#within(call.signal, call.streaming, async (signal, deadlines) => {
-      const response = await this.#send('POST', call.path, call.body, signal);
-      await this.#readLines(response, call, deadlines);
+      const body = JSON.stringify(call.body);
+      try {
+        await this.#readLines(call, body, signal, deadlines);
+      } catch (error) {
+        if (signal.aborted || !isStale(error)) throw error;
+        await this.#readLines(call, body, signal, deadlines);
+      }
     });
   }
 
@@ -87,6 +82,23 @@ export class Upstream {
         });
       }
     });
+  }
+
+  #readLines({ path, onLines }: StreamCall, body: string, signal: AbortSignal, deadlines: Deadlines): Promise<void> {
+    const { headers, clock } = this.#options;
+    const { name: backend, origin } = this;
+    const response = new LineResponse({ backend, origin, onLines, deadlines, clock, signal });
+    this.#agent.dispatch(
+      {
+        origin,
+        path: `${this.#prefix}${path}`,
+        method: 'POST',
+        headers: { ...headers, 'content-type': 'application/json' },
+        body,
+      },
+      response,
+    );
+    return response.done;
   }
 
   stop(): Promise<void> {
@@ -124,9 +136,9 @@ export class Upstream {
   }
 
   async #send(method: 'GET' | 'POST', path: string, body: unknown, signal: AbortSignal): Promise<Response> {
-    const { baseUrl, headers } = this.#options;
+    const { headers } = this.#options;
     const send = (): Promise<Response> =>
-      request(`${baseUrl}${path}`, {
+      request(`${this.origin}${this.#prefix}${path}`, {
         method,
         dispatcher: this.#agent,
         signal,
@@ -137,7 +149,7 @@ export class Upstream {
     try {
       response = await send();
     } catch (error) {
-      if (signal.aborted || !STALE.has(String((error as { code?: unknown }).code))) throw error;
+      if (signal.aborted || !isStale(error)) throw error;
       response = await send();
     }
     if (response.statusCode >= 200 && response.statusCode < 300) return response;
@@ -145,62 +157,10 @@ export class Upstream {
     const said = await readText(response, MAX_ERROR_BYTES, this.name).catch(() => '');
     throw refusal(this.name, response.statusCode, said, typeof retryAfter === 'string' ? retryAfter : undefined);
   }
+}
 
-  #readLines({ body }: Response, { onLines }: StreamCall, deadlines: Deadlines): Promise<void> {
-    const splitter = new LineSplitter();
-    let isWhole = false;
-    let isClosed = false;
-    const flow: FlowControl = {
-      pause: () => {
-        deadlines.pause();
-        body.pause();
-      },
-      resume: () => {
-        deadlines.resume();
-        body.resume();
-      },
-    };
-    return new Promise((resolve, reject) => {
-      const take = (lines: readonly string[]): void => {
-        const outcome = onLines(lines, flow);
-        if (outcome === 'content') deadlines.content();
-        if (outcome === 'closed') {
-          isClosed = true;
-          // What follows is read away, so that the connection can serve again; not for ever.
-          const cancel = this.#options.clock.after(GRACE_MS, () => body.destroy());
-          body.once('close', cancel);
-          resolve();
-        } else if (outcome === 'finished' && !isWhole) {
-          isWhole = true;
-          deadlines.grace(GRACE_MS);
-        }
-      };
-      body.on('data', (chunk: Buffer) => {
-        if (isClosed) return;
-        try {
-          const lines = splitter.push(chunk);
-          if (lines.length > 0) take(lines);
-        } catch (error) {
-          reject(error);
-        }
-      });
-      body.once('end', () => {
-        if (isClosed) return;
-        try {
-          const rest = splitter.rest();
-          if (rest.trim() !== '') take([rest]);
-          if (isWhole) resolve();
-          else reject(endedEarly(this.name));
-        } catch (error) {
-          reject(error);
-        }
-      });
-      body.on('error', (error) => {
-        if (isWhole) resolve();
-        else reject(networkFailure(this.name, this.origin, error, true));
-      });
-    });
-  }
+function isStale(error: unknown): boolean {
+  return STALE.has(String((error as { code?: unknown } | null)?.code));
 }
 
 async function readText(response: Response, maxBytes: number, backend: string): Promise<string> {
