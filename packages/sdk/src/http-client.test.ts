@@ -266,3 +266,18 @@ test.each([
 ])('refuses %j before any request', (options, code) => {
   expect(() => new HttpClient(options)).toThrow(expect.objectContaining({ code }));
 });
+
+test('no message holds an address that is a permission', async () => {
+  const url = `${coordinator.apiBase}/uploads/permission`;
+  coordinator.json(403, { detail: 'no' });
+  coordinator.next((_request, response: ServerResponse) => response.end('<html>'));
+  coordinator.next((_request, response: ServerResponse) => {
+    response.writeHead(200, { 'content-length': 100 });
+    response.write('x', () => setTimeout(() => response.destroy(), 50));
+  });
+  const once = { maxAttempts: 1 };
+  for (let ask = 0; ask < 3; ask++) {
+    const error = await failure(http.json('PUT', url, once));
+    expect(`${error.message} ${JSON.stringify(error)}`).not.toContain('permission');
+  }
+});

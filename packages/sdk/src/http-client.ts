@@ -84,7 +84,7 @@ export class HttpClient {
     } catch (cause) {
       throw new OctomilClientError(
         'network_unavailable',
-        `${method} ${path} was answered with HTTP ${response.status} and something other than JSON: ${text.slice(0, 120)}; does ${this.apiBase} point at a coordinator?`,
+        `${method} ${shown(path)} was answered with HTTP ${response.status} and something other than JSON: ${text.slice(0, 120)}; does ${this.apiBase} point at a coordinator?`,
         { status: response.status, cause },
       );
     }
@@ -197,7 +197,9 @@ export class HttpClient {
     } catch (cause) {
       if (options.signal?.aborted) throw cancelled(cause);
       const error = timeout.signal.aborted
-        ? new OctomilClientError('request_timeout', `${method} ${path} had no answer within ${timeoutMs} ms`, { cause })
+        ? new OctomilClientError('request_timeout', `${method} ${shown(path)} had no answer within ${timeoutMs} ms`, {
+            cause,
+          })
         : unreachable(this.apiBase, path, cause);
       const unsent = systemCode(cause) === 'ECONNREFUSED' || systemCode(cause) === 'ENOTFOUND';
       return { ok: false, error, unsent, token };
@@ -210,7 +212,7 @@ export class HttpClient {
       (bytes) => new TextDecoder().decode(bytes),
       () => '',
     );
-    return { ok: false, error: errorFromAnswer(response, text, `${method} ${path}`), unsent: false, token };
+    return { ok: false, error: errorFromAnswer(response, text, `${method} ${shown(path)}`), unsent: false, token };
   }
 
   #warnOnce(): void {
@@ -240,7 +242,7 @@ export class HttpClient {
     for (let attempt = 1; ; attempt++) {
       const response = await this.#send(method, path, keyed);
       try {
-        return { response, content: await this.#read(response, options) };
+        return { response, content: await this.#read(response, path, options) };
       } catch (error) {
         if (attempt >= maxAttempts || options.signal?.aborted) throw error;
         await this.sleep(this.backoffMs(attempt), options.signal);
@@ -248,12 +250,12 @@ export class HttpClient {
     }
   }
 
-  async #read(response: Response, options: RequestOptions): Promise<Uint8Array<ArrayBuffer>> {
+  async #read(response: Response, path: string, options: RequestOptions): Promise<Uint8Array<ArrayBuffer>> {
     try {
       return await readWhole(response, options.timeoutMs ?? this.#options.timeoutMs);
     } catch (cause) {
       if (options.signal?.aborted) throw cancelled(cause);
-      throw new OctomilClientError('network_unavailable', `the connection broke while reading ${response.url}`, {
+      throw new OctomilClientError('network_unavailable', `the connection broke while ${shown(path)} was read`, {
         status: response.status,
         cause,
       });
@@ -263,6 +265,11 @@ export class HttpClient {
 
 function isAbsolute(path: string): boolean {
   return /^https?:/.test(path);
+}
+
+/** For messages. Of an absolute URL the origin alone: what follows it may be a permission. */
+function shown(path: string): string {
+  return isAbsolute(path) ? new URL(path).origin : path;
 }
 
 type Outcome = { readonly ok: true; readonly response: Response } | FailedAttempt;
@@ -329,9 +336,8 @@ export function randomUuid(): string {
 function unreachable(apiBase: string, path: string, cause: unknown): OctomilClientError {
   const code = systemCode(cause);
   const detail = code === undefined ? '' : ` (${code})`;
-  // The origin alone: what follows it may be a permission.
   const reason = isAbsolute(path)
-    ? `nobody answers at ${new URL(path).origin}${detail}`
+    ? `nobody answers at ${shown(path)}${detail}`
     : `no coordinator answers at ${apiBase}${detail}; start one with "octomil up", or set OCTOMIL_API_BASE`;
   return new OctomilClientError('network_unavailable', reason, { cause });
 }
