@@ -125,31 +125,24 @@ class SimulatedDevice {
   }
 
   #receive({ event }: SessionResponse): void {
-    switch (event.case) {
-      case 'welcome':
-        this.#epoch = event.value.epoch;
-        connected += 1;
-        this.#renewal = setInterval(() => {
-          this.#renewedAtMs = performance.now();
-          this.#send({ case: 'leaseRenewal', value: { inProgress: [] } });
-        }, event.value.renewEveryMs);
-        this.ready.resolve();
-        return;
-      case 'leaseRenewed':
-        slowestRenewalMs = Math.max(slowestRenewalMs, performance.now() - this.#renewedAtMs);
-        return;
-      case 'desiredState':
-        this.#desired = event.value.models[0];
-        if (this.#desired !== undefined) this.told.add(this.#desired.versionId);
-        if (!this.#working) void this.#follow();
-        return;
-      case 'observedReceipt':
-        this.#awaitsReceipt = false;
-        this.#settle(this.#said.settles);
-        this.#say();
-        return;
-      default:
-        return;
+    if (event.case === 'welcome') {
+      this.#epoch = event.value.epoch;
+      connected += 1;
+      this.#renewal = setInterval(() => {
+        this.#renewedAtMs = performance.now();
+        this.#send({ case: 'leaseRenewal', value: { inProgress: [] } });
+      }, event.value.renewEveryMs);
+      this.ready.resolve();
+    } else if (event.case === 'leaseRenewed') {
+      slowestRenewalMs = Math.max(slowestRenewalMs, performance.now() - this.#renewedAtMs);
+    } else if (event.case === 'desiredState') {
+      this.#desired = event.value.models[0];
+      if (this.#desired !== undefined) this.told.add(this.#desired.versionId);
+      if (!this.#working) void this.#follow();
+    } else if (event.case === 'observedReceipt') {
+      this.#awaitsReceipt = false;
+      this.#settle(this.#said.settles);
+      this.#say();
     }
   }
 
@@ -311,7 +304,7 @@ async function answer(request: FleetRequest): Promise<unknown> {
     case 'told':
       return fleet.filter(({ told }) => told.has(request.versionId)).map(({ index }) => index);
     case 'try-download':
-      return Promise.all(request.deviceIndexes.map((index) => fleet[index]?.tryDownload(request.sha256)));
+      return Promise.all(request.deviceIndexes.map(async (index) => fleet[index]?.tryDownload(request.sha256)));
   }
 }
 
