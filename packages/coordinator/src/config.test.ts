@@ -21,7 +21,7 @@ test('every problem is reported at once, and no password with it', () => {
     OCTOMIL_REST_PORT: 'eighty',
     DATABASE_URL: 'mysql://u:hunter2@h/d',
     REDIS_URL: 'hunter2',
-    OBJECT_STORE_URL: 's3://bucket',
+    OBJECT_STORE_URL: 's3://',
     OCTOMIL_TLS_KEY: 'key.pem',
   };
   expect(() => readCoordinatorConfig(environment)).toThrow(/OCTOMIL_REST_PORT=eighty/);
@@ -66,6 +66,17 @@ test('an object folder is shared only beside PostgreSQL, and only when its URL s
   expect(() => read('file:///a?shared=true', {})).toThrow(/set DATABASE_URL/);
   expect(() => read('file:///a?shared=yes')).toThrow(/shared=yes/);
   expect(() => read('file:///a?shard=true')).toThrow(/shard=true/);
+});
+
+test('objects may live in a bucket, and a signature in its URL is not shown', () => {
+  const read = (OBJECT_STORE_URL: string) => readCoordinatorConfig({ OCTOMIL_DATA_DIR: '/data', OBJECT_STORE_URL });
+  for (const url of ['s3://bucket/prefix', 'gs://bucket', 'az://container/a/b']) {
+    expect(read(url)).toMatchObject({ objectFolder: '/data/objects', secrets: { bucketUrl: url } });
+  }
+  const shown = redactedCoordinatorConfig(read('https://account.blob.core.windows.net/data/octomil?sv=1&sig=hunter2'));
+  expect(shown['OBJECT_STORE_URL']).toBe('https://account.blob.core.windows.net/data/octomil/');
+  expect(() => read('ftp://host/x')).toThrow(/must be s3:\/\/BUCKET/);
+  expect(() => read('s3://bucket/a b')).toThrow(/"a b"/);
 });
 
 test('updates are kept for whole hours, none and ten years included', () => {

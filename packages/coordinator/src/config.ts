@@ -14,6 +14,7 @@ import {
   reportProblems,
   textSetting,
 } from '@octomil/shared/runtime';
+import { bucketOfStore, describeBucket } from '@octomil/shared/storage';
 
 const PORT = { min: 0, max: 65_535 };
 const LOG_LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error', 'silent'];
@@ -29,7 +30,8 @@ const SETTINGS = {
   objectStoreUrl: textSetting(
     'OBJECT_STORE_URL',
     undefined,
-    'where objects live, such as file:///var/lib/octomil; several coordinators share a mounted folder with ?shared=true',
+    'where objects live: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///var/lib/octomil, where ?shared=true lets several coordinators share a mounted folder',
+    { secret: true },
   ),
   tlsCert: textSetting('OCTOMIL_TLS_CERT', undefined, 'PEM file of the certificate'),
   tlsKey: textSetting('OCTOMIL_TLS_KEY', undefined, 'PEM file of its private key'),
@@ -80,7 +82,7 @@ export interface CoordinatorConfig {
   readonly grpcPort: number;
   /** Absolute. Default `~/.octomil/coordinator`. */
   readonly dataDir: string;
-  /** Absolute folder of the objects. Default `objects` in the data folder. */
+  /** Absolute folder of the objects, or of what is in the making where they live in a bucket. Default `objects` in the data folder. */
   readonly objectFolder: string;
   /** Whether other coordinators use the object folder too (`?shared=true`). */
   readonly objectsShared: boolean;
@@ -105,6 +107,8 @@ export interface CoordinatorConfig {
     readonly databaseUrl: string | undefined;
     readonly redisUrl: string | undefined;
     readonly openAiApiKey: string | undefined;
+    /** Bucket of the objects; its URL may hold a signature. Undefined where they live in the folder. */
+    readonly bucketUrl: string | undefined;
   };
 }
 
@@ -120,7 +124,9 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
   const values = readSettings(SETTINGS, environment, file === '' ? undefined : file);
   const problems: string[] = [];
   const dataDir = resolve(values.dataDir ?? join(homedir(), '.octomil', 'coordinator'));
-  const { folder: objectFolder, shared: objectsShared } = objectFolderOf(values.objectStoreUrl, dataDir, problems);
+  const bucketUrl = bucketUrlOf(values.objectStoreUrl, problems);
+  const folderUrl = bucketUrl === undefined ? values.objectStoreUrl : undefined;
+  const { folder: objectFolder, shared: objectsShared } = objectFolderOf(folderUrl, dataDir, problems);
   if (objectsShared && values.databaseUrl === undefined) {
     problems.push(
       'OBJECT_STORE_URL has shared=true, but only one coordinator can use the embedded database: set DATABASE_URL, or take shared=true away',
@@ -164,6 +170,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
       databaseUrl: values.databaseUrl,
       redisUrl: values.redisUrl,
       openAiApiKey: values.openAiApiKey,
+      bucketUrl,
     }),
   });
 }
@@ -173,7 +180,7 @@ export function redactedCoordinatorConfig(config: CoordinatorConfig): Record<str
   const values = {
     ...config,
     ...config.secrets,
-    objectStoreUrl: `file:${config.objectFolder}${config.objectsShared ? '?shared=true' : ''}`,
+    objectStoreUrl: undefined,
     converters: config.convertersFile,
     tlsCert: config.tls?.certFile,
     tlsKey: config.tls?.keyFile,
@@ -181,16 +188,35 @@ export function redactedCoordinatorConfig(config: CoordinatorConfig): Record<str
     openAiEndpoint: config.inference.openAiEndpoint,
     llmBackendTimeout: config.inference.timeoutMs / 1000,
   };
-  return Object.fromEntries(
+  const shown = Object.fromEntries(
     describeSettings(SETTINGS, values).map((line) => {
       const [name = '', ...value] = line.split('=');
       return [name, value.join('=')];
     }),
   );
+  return { ...shown, OBJECT_STORE_URL: describeObjectStore(config) };
+}
+
+/** Where objects live, without a signature that the URL may hold. */
+function describeObjectStore({ secrets, objectFolder, objectsShared }: CoordinatorConfig): string {
+  if (secrets.bucketUrl === undefined) return `file:${objectFolder}${objectsShared ? '?shared=true' : ''}`;
+  const { address, prefix } = bucketOfStore(secrets.bucketUrl);
+  return `${describeBucket(address)}${prefix}`;
 }
 
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+/** The URL where it names a bucket. */
+function bucketUrlOf(url: string | undefined, problems: string[]): string | undefined {
+  if (url === undefined || url.startsWith('file:')) return undefined;
+  try {
+    bucketOfStore(url);
+  } catch (error) {
+    problems.push(`OBJECT_STORE_URL: ${error instanceof OctomilError ? error.reason : 'not a URL'}`);
+  }
+  return url;
 }
 
 interface ObjectFolder {
@@ -201,10 +227,6 @@ interface ObjectFolder {
 function objectFolderOf(url: string | undefined, dataDir: string, problems: string[]): ObjectFolder {
   const fallback = { folder: join(dataDir, 'objects'), shared: false };
   if (url === undefined) return fallback;
-  if (!url.startsWith('file:')) {
-    problems.push('OBJECT_STORE_URL must begin with file: ; other stores are not supported by this version');
-    return fallback;
-  }
   const [address = '', query = ''] = url.split('?', 2);
   const options = new URLSearchParams(query);
   const unknown = [...options].filter(([name, value]) => name !== 'shared' || !/^(true|false)$/.test(value));

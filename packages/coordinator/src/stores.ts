@@ -1,7 +1,13 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock, Lifecycle, Logger } from '@octomil/shared/runtime';
-import { ABANDONED_AFTER_MS, FileObjectStore, type ObjectStore, removeOldEntries } from '@octomil/shared/storage';
+import {
+  ABANDONED_AFTER_MS,
+  FileObjectStore,
+  type ObjectStore,
+  openObjectStore,
+  removeOldEntries,
+} from '@octomil/shared/storage';
 import type { CoordinatorConfig } from './config.js';
 import { type OpenDatabase, openDatabase } from './database/open-database.js';
 import type { Jobs } from './jobs/jobs.js';
@@ -44,12 +50,7 @@ export async function openStores(options: StoresOptions, lifecycle: Lifecycle): 
   lifecycle.onStop('database', () => database.close());
   // As durable as the rows that name the objects.
   const durable = database.kind === 'postgres';
-  const objects = await FileObjectStore.open({
-    folder: config.objectFolder,
-    durable,
-    clock,
-    shared: config.objectsShared,
-  });
+  const objects = await openObjects(config, durable, clock);
   lifecycle.onStop('objects', () => objects.close());
   const jobs = await openJobs({ database, logger, ...(redisUrl === undefined ? {} : { redisUrl }) });
   lifecycle.onStop('jobs', () => jobs.close());
@@ -57,4 +58,21 @@ export async function openStores(options: StoresOptions, lifecycle: Lifecycle): 
   const checkpointFolder = join(stagingFolder, 'checkpoints');
   await removeOldEntries(checkpointFolder, config.objectsShared ? clock.now() - ABANDONED_AFTER_MS : Infinity);
   return { database, jobs, objects, uploadFolder: join(stagingFolder, 'uploads'), checkpointFolder };
+}
+
+/**
+ * The objects of a configuration: a bucket, whose credentials this process's environment has, or a folder.
+ *
+ * @throws OctomilError `store_locked` for a folder that another process holds; `config_invalid` for a bucket that is
+ * missing or may not be used, `network_unavailable`
+ */
+export function openObjects(
+  config: CoordinatorConfig,
+  durable: boolean,
+  clock: Clock,
+): Promise<ObjectStore & { close(): Promise<void> }> {
+  const { objectFolder: folder, objectsShared: shared, dataDir, secrets } = config;
+  if (secrets.bucketUrl === undefined) return FileObjectStore.open({ folder, durable, clock, shared });
+  const temporaryFolder = join(dataDir, 'object-copies');
+  return openObjectStore(secrets.bucketUrl, { environment: process.env, temporaryFolder, clock });
 }

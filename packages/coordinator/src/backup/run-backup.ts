@@ -5,6 +5,7 @@ import { type Clock, createLogger, Lifecycle, type Logger, systemClock } from '@
 import { FileObjectStore } from '@octomil/shared/storage';
 import type { CoordinatorConfig } from '../config.js';
 import { type OpenDatabase, openDatabase } from '../database/open-database.js';
+import { openObjects } from '../stores.js';
 import { createBackup } from './create-backup.js';
 import type { Manifest } from './manifest.js';
 import { restoreBackup } from './restore-backup.js';
@@ -28,8 +29,13 @@ export async function backupCoordinator(
   settings: BackupSettings = {},
 ): Promise<Manifest> {
   await requireDatabase(config);
-  return withDatabase(config, settings, (database, { clock, logger }) => {
-    const objects = FileObjectStore.forReading(config.objectFolder);
+  return withDatabase(config, settings, async (database, { clock, logger }, lifecycle) => {
+    if (config.secrets.bucketUrl === undefined) {
+      const objects = FileObjectStore.forReading(config.objectFolder);
+      return createBackup({ database, objects, output: path, clock, logger });
+    }
+    const objects = await openObjects(config, true, clock);
+    lifecycle.onStop('objects', () => objects.close());
     return createBackup({ database, objects, output: path, clock, logger });
   });
 }
@@ -46,8 +52,7 @@ export function restoreCoordinator(
 ): Promise<Manifest> {
   return withDatabase(config, settings, async (database, { clock }, lifecycle) => {
     const durable = database.kind === 'postgres';
-    const { objectFolder: folder, objectsShared: shared } = config;
-    const objects = await FileObjectStore.open({ folder, durable, clock, shared });
+    const objects = await openObjects(config, durable, clock);
     lifecycle.onStop('objects', () => objects.close());
     return restoreBackup({ input: path, database, objects });
   });

@@ -14,6 +14,7 @@ export { digestOf } from './digest.js';
 export { openTable } from './duckdb-reader.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
 export type { DataSource, TableFormat } from './source.js';
+export * from './sources/index.js';
 export type {
   CellChunk,
   CellRequest,

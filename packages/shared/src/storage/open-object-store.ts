@@ -6,7 +6,7 @@ import type { ObjectStore } from './object-store.js';
 
 export interface OpenObjectStoreOptions {
   readonly environment: Environment;
-  /** For temporary copies; this process's alone, emptied at the start. */
+  /** For temporary copies; processes may share it. */
   readonly temporaryFolder: string;
   readonly clock: Clock;
 }

@@ -254,7 +254,7 @@ function azureProblem(
   status: number | undefined,
   name: string | undefined,
 ): Failure['problem'] {
-  switch (code) {
+  switch (code ?? '') {
     case 'ContainerNotFound':
     case 'ContainerBeingDeleted':
     case 'InvalidResourceName':

@@ -61,7 +61,8 @@ export function parseBucketUrl(text: string): BucketLocation | undefined {
     case 'az':
       requireName(AZURE_CONTAINER, host, 'az://CONTAINER/BLOB', 'container');
       return { address: { provider: 'az', container: host }, key };
-    default: {
+    case 'abfs':
+    case 'abfss': {
       const form = 'abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH';
       const [container = '', account = '', ...more] = host.split('@');
       const [, name, domain] = AZURE_HOST.exec(account.toLowerCase()) ?? [];

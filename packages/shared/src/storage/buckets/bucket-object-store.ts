@@ -4,7 +4,7 @@ import { mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { OctomilError } from '../../errors/index.js';
 import type { Clock } from '../../runtime/index.js';
-import { removeOldEntries } from '../abandoned-files.js';
+import { ABANDONED_AFTER_MS, removeOldEntries } from '../abandoned-files.js';
 import { requireFreeSpace } from '../free-space.js';
 import { checkObjectKey } from '../object-key.js';
 import type { ByteRange, ByteSource, DirectTransfers, ObjectStat, ObjectStore } from '../object-store.js';
@@ -16,7 +16,7 @@ export interface BucketObjectStoreOptions {
   readonly client: BucketClient;
   /** In front of every key; empty or ending in a slash. */
   readonly prefix: string;
-  /** For temporary copies of objects that are needed as files. This process's alone: it is emptied when the store opens. */
+  /** For temporary copies of objects that are needed as files. What a killed process left in it goes after a day. */
   readonly temporaryFolder: string;
   readonly clock: Clock;
   /** Size of the parts of a large put. Default 8 MiB, the smallest that S3 allows is 5 MiB. */
@@ -62,7 +62,7 @@ export class BucketObjectStore implements ObjectStore {
   static async open(options: BucketObjectStoreOptions): Promise<BucketObjectStore> {
     await options.client.check();
     await mkdir(options.temporaryFolder, { recursive: true });
-    await removeOldEntries(options.temporaryFolder, Number.POSITIVE_INFINITY);
+    await removeOldEntries(options.temporaryFolder, options.clock.now() - ABANDONED_AFTER_MS);
     return new BucketObjectStore(options);
   }
 

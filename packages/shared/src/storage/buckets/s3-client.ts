@@ -361,7 +361,7 @@ class S3Bucket implements BucketClient, PartUploads {
 }
 
 function s3Problem(error: unknown, code: string | undefined, status: number | undefined): Failure['problem'] {
-  switch (code) {
+  switch (code ?? '') {
     case 'NoSuchKey':
     case 'NotFound':
     case 'NoSuchUpload':
@@ -372,6 +372,8 @@ function s3Problem(error: unknown, code: string | undefined, status: number | un
     case 'TokenProviderError':
       return 'no_credentials';
     case 'InvalidAccessKeyId':
+    // versitygw's word for it.
+    case 'XAdminUserNotFound':
     case 'SignatureDoesNotMatch':
     case 'InvalidToken':
       return 'bad_credentials';

@@ -1,0 +1,14 @@
+export { type FetchedFile, type FetchOptions, fetchToFile } from './fetch-to-file.js';
+export { isGlob, parseGlob } from './glob.js';
+export { isDataName, type ListLimits, listSource } from './list-source.js';
+export {
+  type OpenedSource,
+  type OpenSourceOptions,
+  openRanges,
+  openSource,
+  type RangeFile,
+  type SourceFile,
+} from './open-source.js';
+export { openSourceClient } from './source-client.js';
+export { parseSourceUrl, type SourcePlace, type SourceUrl } from './source-url.js';
+export { TemporaryCopies, type TemporaryCopiesOptions } from './temporary-copies.js';

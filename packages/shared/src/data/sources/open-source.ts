@@ -1,0 +1,120 @@
+import type { Clock } from '@octomil/shared/runtime';
+import { type BucketObject, type Environment, resumingStream, type SourceClient } from '@octomil/shared/storage';
+import { type ListLimits, listSource } from './list-source.js';
+import { describeObject, openSourceClient } from './source-client.js';
+import { parseSourceUrl } from './source-url.js';
+import type { TemporaryCopies } from './temporary-copies.js';
+
+export interface OpenSourceOptions extends ListLimits {
+  /** Where credentials, endpoints and proxies are read. */
+  readonly environment: Environment;
+  readonly clock: Clock;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** One file of a source, on this machine. */
+export interface SourceFile {
+  readonly path: string;
+  /** Where it came from, as it may be shown. */
+  readonly place: string;
+  readonly sizeBytes: number;
+  /** Equal versions are equal bytes: what was computed from the file holds as long as it is the same. */
+  readonly version: string;
+}
+
+export interface OpenedSource {
+  /** By key. */
+  readonly files: readonly SourceFile[];
+  /** Lets go of temporary copies; safe to repeat. */
+  release(): Promise<void>;
+}
+
+/**
+ * Makes every file of a source readable on this machine: files of this machine where they are, others as temporary
+ * copies, which the next round uses again where the object has not changed.
+ *
+ * @throws OctomilError `invalid_input` for the URL; `data_unreadable`, `too_large`, `insufficient_storage`,
+ * `network_unavailable`, `request_timeout`, `transfer_incomplete`, `cancelled`
+ */
+export async function openSource(
+  url: string,
+  copies: TemporaryCopies,
+  options: OpenSourceOptions,
+): Promise<OpenedSource> {
+  const source = parseSourceUrl(url);
+  const client = await openSourceClient(source, options.environment);
+  const releases: (() => Promise<void>)[] = [];
+  const release = async (): Promise<void> => {
+    for (const one of releases) await one();
+  };
+  try {
+    const files: SourceFile[] = [];
+    for (const object of await listSource(source, client, options, options.signal)) {
+      const place = describeObject(source, object.key);
+      if (source.place.kind === 'file') {
+        files.push({ path: object.key, place, sizeBytes: object.sizeBytes, version: object.tag });
+        continue;
+      }
+      const copy = await copies.acquire({ client, object, place, signal: options.signal });
+      releases.push(copy.release);
+      files.push({ path: copy.path, place, sizeBytes: copy.sizeBytes, version: copy.version });
+    }
+    return { files, release };
+  } catch (error) {
+    await release();
+    throw error;
+  } finally {
+    await client.close();
+  }
+}
+
+/** A remote file of which parts are read. `byteLength` and `slice` are what Parquet readers ask of a file. */
+export interface RangeFile {
+  readonly place: string;
+  readonly byteLength: number;
+  readonly version: string;
+  /** `end` is exclusive; default the end of the file. Every range is of the same version. */
+  slice(start: number, end?: number): Promise<ArrayBuffer>;
+}
+
+/**
+ * Opens the files of a source for reading by ranges, without a copy. Close it when done.
+ *
+ * @throws OctomilError as {@link openSource}
+ */
+export async function openRanges(
+  url: string,
+  options: OpenSourceOptions,
+): Promise<{ readonly files: readonly RangeFile[]; close(): Promise<void> }> {
+  const source = parseSourceUrl(url);
+  const client = await openSourceClient(source, options.environment);
+  try {
+    const objects = await listSource(source, client, options, options.signal);
+    const files = objects.map((object) => rangeFile(client, object, describeObject(source, object.key), options));
+    return { files, close: () => client.close() };
+  } catch (error) {
+    await client.close();
+    throw error;
+  }
+}
+
+function rangeFile(
+  client: SourceClient,
+  object: BucketObject,
+  place: string,
+  { clock, signal }: OpenSourceOptions,
+): RangeFile {
+  const slice = async (from: number, to = object.sizeBytes): Promise<ArrayBuffer> => {
+    // A negative start counts from the end, as everywhere in JavaScript.
+    const start = Math.max(0, from < 0 ? object.sizeBytes + from : from);
+    const end = Math.min(to < 0 ? object.sizeBytes + to : to, object.sizeBytes);
+    const bytes = new Uint8Array(Math.max(0, end - start));
+    let filled = 0;
+    for await (const chunk of resumingStream(client, object, { clock, range: { start, end }, signal })) {
+      bytes.set(chunk, filled);
+      filled += chunk.length;
+    }
+    return bytes.buffer;
+  };
+  return { place, byteLength: object.sizeBytes, version: object.tag, slice };
+}
