@@ -315,3 +315,31 @@ test('its state and figures can be read', async () => {
   );
   expect((await fetch(`${url}/nothing`)).status).toBe(404);
 });
+
+test('a model nobody asks for is taken out of memory, and back in with the next request', async () => {
+  const opened: SlowEngine[] = [];
+  const stopped: SlowEngine[] = [];
+  const { client, url } = await serve(
+    { slow: new SlowEngine(1) },
+    {
+      preload: false,
+      idleUnloadMs: 10,
+      openEngine: () => {
+        const engine = new SlowEngine(1);
+        engine.release();
+        engine.stop = async () => void stopped.push(engine);
+        opened.push(engine);
+        return engine;
+      },
+    },
+  );
+  const state = async (): Promise<unknown> =>
+    ((await (await fetch(`${url}/v1/models/slow`)).json()) as { state: unknown }).state;
+  expect([opened.length, await state()]).toEqual([0, 'unloaded']);
+  for (const count of [1, 2]) {
+    await client.chat.completions.create({ model: 'slow', messages });
+    expect(opened).toHaveLength(count);
+    await until(() => stopped.length === count);
+    expect(await state()).toBe('unloaded');
+  }
+});
