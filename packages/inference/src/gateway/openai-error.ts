@@ -40,15 +40,29 @@ function typed(thrown: unknown): OctomilError {
   const { statusCode, message, validation } = (thrown ?? {}) as {
     statusCode?: unknown;
     message?: unknown;
-    validation?: readonly { instancePath?: string; message?: string }[];
+    validation?: readonly ValidationProblem[];
   };
   if (thrown instanceof OctomilError || typeof statusCode !== 'number' || statusCode >= 500)
     return toOctomilError(thrown);
   const [first] = validation ?? [];
-  const field = (first?.instancePath ?? '').slice(1).replaceAll('/', '.');
-  const text = first === undefined ? String(message) : `${field} ${first.message ?? 'is not valid'}`.trim();
+  const field = fieldOf(first);
+  const problem = first?.params?.requiredProperties === undefined ? (first?.message ?? 'is not valid') : 'is missing';
+  const text = first === undefined ? String(message) : `${field} ${problem}`.trim();
   return new OctomilError(statusCode === 413 ? 'too_large' : 'invalid_input', text, {
     cause: thrown,
     ...(field === '' ? {} : { details: { field } }),
   });
+}
+
+interface ValidationProblem {
+  readonly instancePath?: string;
+  readonly message?: string;
+  readonly params?: { readonly requiredProperties?: readonly string[] };
+}
+
+/** Where the problem is: of a field that is missing, its own name. */
+function fieldOf(problem: ValidationProblem | undefined): string {
+  const missing = problem?.params?.requiredProperties?.[0];
+  const path = (problem?.instancePath ?? '').slice(1).replaceAll('/', '.');
+  return [path, missing].filter((part) => part !== undefined && part !== '').join('.');
 }

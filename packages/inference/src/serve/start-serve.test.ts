@@ -94,9 +94,9 @@ test('a stream has a role, pieces, an end and, when asked for, usage', async () 
 
 test.each([
   ['{"model": "slow"', null, 400],
-  [{ model: 'slow' }, null, 400],
+  [{ model: 'slow' }, 'messages', 400],
   [{ model: 'slow', messages: [] }, 'messages', 400],
-  [{ messages }, null, 400],
+  [{ messages }, 'model', 400],
   [{ model: 'slow', messages, temperature: -1 }, 'temperature', 400],
   [{ model: 'slow', messages, temperature: 'warm' }, 'temperature', 400],
   [{ model: 'slow', messages, top_p: 2 }, 'top_p', 400],
