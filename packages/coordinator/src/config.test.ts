@@ -91,3 +91,19 @@ test('trusted proxies are addresses, networks or the words for them', () => {
   expect(() => read('10.0.0.0/33')).toThrow(/10\.0\.0\.0\/33/);
   expect(() => read('proxy.example')).toThrow(/OCTOMIL_TRUSTED_PROXIES has "proxy\.example"/);
 });
+
+test('model servers of inference: defaults, none, problems, and no key shown', () => {
+  const read = (environment: Record<string, string>) =>
+    readCoordinatorConfig({ OCTOMIL_DATA_DIR: '/data', ...environment });
+  expect(read({}).inference).toEqual({
+    ollamaBaseUrl: 'http://localhost:11434',
+    openAiEndpoint: undefined,
+    timeoutMs: 30_000,
+  });
+  const config = read({ OLLAMA_BASE_URL: 'none', OPENAI_API_ENDPOINT: 'http://h/v1', OPENAI_API_KEY: 'sk-hunter2' });
+  expect(config.inference).toMatchObject({ ollamaBaseUrl: undefined, openAiEndpoint: 'http://h/v1' });
+  expect(config.secrets.openAiApiKey).toBe('sk-hunter2');
+  expect(JSON.stringify(redactedCoordinatorConfig(config))).not.toContain('hunter2');
+  expect(() => read({ OLLAMA_BASE_URL: 'ollama:11434' })).toThrow(/OLLAMA_BASE_URL must be a URL/);
+  expect(() => read({ LLM_BACKEND_TIMEOUT: 'soon' })).toThrow(/LLM_BACKEND_TIMEOUT=soon/);
+});

@@ -1,4 +1,5 @@
 import { afterEach, expect, test } from '@jest/globals';
+import { systemClock } from '@octomil/shared/runtime';
 import OpenAI from 'openai';
 import {
   type FakeAnswer,
@@ -442,6 +443,41 @@ test.each([
     expect(response.status).toBe(400);
     expect(((await response.json()) as { message: string }).message).toContain(field);
   }
+});
+
+test('silence is filled with pings, and a failure after the first is an event', async () => {
+  // A hundred times as fast.
+  const clock = {
+    now: () => Date.now() * 100,
+    sleep: systemClock.sleep,
+    after: (delayMs: number, callback: () => void) => systemClock.after(delayMs / 100, callback),
+  };
+  const ollama = await upstream((_, response) => {
+    setTimeout(() => json(response, 500, { error: 'too late' }), 400);
+  });
+  const app = await gatewayApp({ ollama: ollama.url, clock, timeouts: { firstContentMs: 500_000 } });
+  const response = await post(app, '/api/v1/inference/stream', ASK);
+  expect(response.status).toBe(200);
+  const text = await response.text();
+  expect(text.startsWith(': ping\n\n: ping\n\n')).toBe(true);
+  expect(readEvents(text)).toMatchObject([{ event: 'error', data: { done: false } }]);
+});
+
+test('a kept connection that the backend closed meanwhile costs no request', async () => {
+  const served = new WeakSet<object>();
+  const answer = ollamaAnswer(['a']);
+  const ollama = await upstream((request, response) => {
+    const { socket } = response;
+    if (socket === null || served.has(socket)) {
+      socket?.destroy();
+      return;
+    }
+    served.add(socket);
+    return answer(request, response);
+  });
+  const app = await gatewayApp({ ollama: ollama.url });
+  for (let index = 0; index < 3; index += 1) expect((await post(app, '/api/v1/inference', ASK)).status).toBe(200);
+  expect(ollama.requests).toHaveLength(5);
 });
 
 test('health tells each backend apart', async () => {
