@@ -21,6 +21,11 @@ const VERDICT_TIMEOUT_MS = 300_000;
 /** For verdicts and errors, which are a few lines: nobody who answers fills this process's memory. */
 const MAX_ANSWER_BYTES = 65_536;
 
+/** What signed requests of the three providers name. */
+const BUCKET_HEADER = /^(?:content-(?:range|type|md5)|x-(?:amz|goog|ms)-[a-z0-9-]{1,60})$/i;
+
+type Pool = Promise<{ readonly dispatcher: Dispatcher; readonly request: typeof import('undici').request }>;
+
 /**
  * Bulk bytes over HTTP, where the coordinator offers it: one pool of kept-open connections, private CA and proxy as for
  * gRPC. Failures that another transport or a later attempt may avoid have the retry class `backoff_safe`.
@@ -29,7 +34,9 @@ export class HttpTransfers {
   readonly #settings: ConnectionSettings;
   readonly #credential: () => string;
   #baseUrl: string | undefined;
-  #pool: Promise<{ dispatcher: Dispatcher; request: typeof import('undici').request }> | undefined;
+  #pool: Pool | undefined;
+  /** By origin; there is one in practice. */
+  readonly #buckets = new Map<string, Pool>();
 
   constructor(settings: ConnectionSettings, credential: () => string) {
     this.#settings = settings;
@@ -90,6 +97,52 @@ export class HttpTransfers {
   }
 
   /**
+   * Sends one part by a signed request, to the bucket where the coordinator keeps its objects. Our credential stays here.
+   * Only where that is as safe as sending to the coordinator, and only headers that buckets ask for.
+   *
+   * @throws OctomilError `policy_denied` for a request that is not made; `network_unavailable`, `request_timeout`, or by
+   * the bucket's status. The URL is a secret and in none of them
+   */
+  async putDirect(
+    part: { readonly method: string; readonly url: string; readonly headers: Readonly<Record<string, string>> },
+    bytes: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const url = URL.canParse(part.url) ? new URL(part.url) : undefined;
+    const headers = Object.entries(part.headers);
+    if (
+      url === undefined ||
+      part.method !== 'PUT' ||
+      !this.#maySend(url) ||
+      headers.some(([name]) => !BUCKET_HEADER.test(name))
+    ) {
+      throw new OctomilError(
+        'policy_denied',
+        `the coordinator asks for an upload to ${url?.host ?? 'no URL'} that this agent does not make; it needs PUT, https and a bucket's headers`,
+      );
+    }
+    const { dispatcher, request } = await this.#bucket(url);
+    let status: number;
+    try {
+      const response = await request(url, {
+        dispatcher,
+        method: 'PUT',
+        headers: Object.fromEntries(headers),
+        body: bytes,
+        signal,
+        headersTimeout: SILENCE_TIMEOUT_MS,
+        bodyTimeout: SILENCE_TIMEOUT_MS,
+      });
+      status = response.statusCode;
+      await response.body.dump();
+    } catch (error) {
+      throw networkFailure(error, signal);
+    }
+    // 308 is what a resumable session answers to all parts but the last.
+    if (status >= 300 && status !== 308) throw fromHttpFailure(status, '', `PUT to ${url.host}`);
+  }
+
+  /**
    * Asks for the verdict on an update whose parts are sent.
    *
    * @throws OctomilError `too_large` when the answer is no verdict by its size, `network_unavailable` when it is none by
@@ -108,9 +161,27 @@ export class HttpTransfers {
   }
 
   async close(): Promise<void> {
-    const pool = await this.#pool;
+    const pools = await Promise.all([this.#pool, ...this.#buckets.values()]);
     this.#pool = undefined;
-    await pool?.dispatcher.destroy();
+    this.#buckets.clear();
+    for (const pool of pools) await pool?.dispatcher.destroy();
+  }
+
+  /** As for the coordinator itself: no plaintext over a network, and nothing that listens on this machine. */
+  #maySend(url: URL): boolean {
+    const { coordinator, insecure } = this.#settings;
+    if (url.username !== '' || url.password !== '') return false;
+    if (isLoopback(url.hostname)) return isLoopback(coordinator.host);
+    return url.protocol === 'https:' || (url.protocol === 'http:' && insecure);
+  }
+
+  #bucket({ origin }: URL): Pool {
+    let pool = this.#buckets.get(origin);
+    if (pool === undefined) {
+      pool = this.#open(new URL(origin), false);
+      this.#buckets.set(origin, pool);
+    }
+    return pool;
   }
 
   async #request(
@@ -143,15 +214,20 @@ export class HttpTransfers {
   }
 
   /** The library is loaded with the first transfer: an idle agent does not carry it. */
-  #connected(origin: URL): Promise<{ dispatcher: Dispatcher; request: typeof import('undici').request }> {
-    this.#pool ??= import('undici').then(({ Agent, ProxyAgent, request }) => {
+  #connected(origin: URL): Pool {
+    this.#pool ??= this.#open(origin, true);
+    return this.#pool;
+  }
+
+  /** @param own the coordinator: a bucket has neither its private authority nor its name, and gets no certificate of ours */
+  #open(origin: URL, own: boolean): Pool {
+    return import('undici').then(({ Agent, ProxyAgent, request }) => {
       const port = Number(origin.port || (origin.protocol === 'https:' ? 443 : 80));
       const proxy = proxyFor(this.#settings.proxy, { host: origin.hostname.replace(/^\[|\]$/g, ''), port });
       const { serverName } = this.#settings.tls;
-      const tls = {
-        ...readTlsMaterial(this.#settings),
-        ...(serverName === undefined ? {} : { servername: serverName }),
-      };
+      const tls = own
+        ? { ...readTlsMaterial(this.#settings), ...(serverName === undefined ? {} : { servername: serverName }) }
+        : {};
       const pooling = { keepAliveTimeout: 60_000, connections: 8, connectTimeout: CONNECT_TIMEOUT_MS };
       if (proxy === undefined) {
         return {
@@ -169,7 +245,6 @@ export class HttpTransfers {
       });
       return { request, dispatcher };
     });
-    return this.#pool;
   }
 }
 

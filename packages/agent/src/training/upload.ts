@@ -43,6 +43,8 @@ export async function uploadParts(uploader: Uploader, request: UploadRequest): P
   try {
     if (uploader.http.available) {
       try {
+        if (await uploadDirectly(uploader, request, file))
+          return await uploader.http.complete(request.ticket, request.signal);
         return await uploadByHttp(uploader, request, file, missing);
       } catch (error) {
         if (request.signal.aborted || !isPassing(error)) throw error;
@@ -86,6 +88,36 @@ export function missingParts({ ticket, sizeBytes }: Pick<UploadRequest, 'ticket'
   return missing;
 }
 
+/**
+ * Sends parts straight to the coordinator's bucket where the ticket has requests for them.
+ *
+ * @returns whether all of them were sent; a bucket that this site cannot reach is no failure
+ */
+async function uploadDirectly(uploader: Uploader, request: UploadRequest, file: FileHandle): Promise<boolean> {
+  const { ticket, sizeBytes, signal, onBytes } = request;
+  if (ticket.partRequests.length === 0) return false;
+  const partBytes = Number(ticket.partSizeBytes);
+  const parts = [...ticket.partRequests].sort((a, b) => a.number - b.number);
+  const lengthOf = (number: number): number => Math.min(partBytes, sizeBytes - number * partBytes);
+  if (parts.some(({ number }) => number >= ticket.partCount)) return false;
+  let doneBytes = sizeBytes - parts.reduce((sum, { number }) => sum + lengthOf(number), 0);
+  const buffer = Buffer.allocUnsafeSlow(Math.min(partBytes, sizeBytes));
+  try {
+    for (const part of parts) {
+      const length = lengthOf(part.number);
+      const bytes = await readSlice(file, part.number * partBytes, buffer.subarray(0, length));
+      await withRetries(uploader, signal, () => uploader.http.putDirect(part, bytes, signal));
+      doneBytes += length;
+      onBytes(doneBytes);
+    }
+    return true;
+  } catch (error) {
+    if (signal.aborted) throw error;
+    uploader.logger.warn({ error }, 'the bucket cannot be used from here; sending the update to the coordinator');
+    return false;
+  }
+}
+
 async function uploadByHttp(
   uploader: Uploader,
   request: UploadRequest,
@@ -98,23 +130,19 @@ async function uploadByHttp(
   const buffer = Buffer.allocUnsafeSlow(Math.max(0, ...missing.map((part) => part.length)));
   for (const part of missing) {
     const bytes = await readSlice(file, part.offset, buffer.subarray(0, part.length));
-    await putWithRetries(uploader, ticket, part.number, bytes, request.signal);
+    await withRetries(uploader, request.signal, () =>
+      uploader.http.putPart(ticket, part.number, bytes, request.signal),
+    );
     doneBytes += part.length;
     onBytes(doneBytes);
   }
   return uploader.http.complete(ticket, request.signal);
 }
 
-async function putWithRetries(
-  { http, clock }: Uploader,
-  ticket: UploadTicket,
-  part: number,
-  bytes: Uint8Array,
-  signal: AbortSignal,
-): Promise<void> {
+async function withRetries({ clock }: Uploader, signal: AbortSignal, put: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
-      await http.putPart(ticket, part, bytes, signal);
+      await put();
       return;
     } catch (error) {
       if (signal.aborted || attempt >= ATTEMPTS_PER_PART || !isPassing(error)) throw error;

@@ -303,7 +303,7 @@ export class DeviceSession implements HeldSession, DesiredListener {
           this.judge(header.key, issued.verdict);
           return;
         }
-        const { ticket, receivedParts } = issued;
+        const { ticket, receivedParts, directParts } = issued;
         await this.#say(
           say.ticket({
             assignment: writeKey(header.key),
@@ -313,6 +313,7 @@ export class DeviceSession implements HeldSession, DesiredListener {
             partCount: ticket.layout.partCount,
             receivedParts,
             expiresInMs: BigInt(ticket.expiresInMs),
+            partRequests: directParts.map((part) => ({ ...part, headers: { ...part.headers } })),
           }),
         );
         return;

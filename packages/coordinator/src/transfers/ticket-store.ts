@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
+import type { PartUpload } from '@octomil/shared/storage';
 import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { hashSecret, sameHash } from '../devices/device-credential.js';
@@ -24,6 +25,8 @@ export interface IssuedTicket extends Ticket {
 interface StoredHeader extends Record<string, unknown> {
   readonly update: UpdateHeaderFields;
   readonly verdict?: Verdict;
+  /** Its parts may go straight to the bucket. */
+  readonly direct?: PartUpload;
 }
 
 /** Rows of upload tickets. Times are the database's. */
@@ -77,7 +80,12 @@ export class TicketStore {
         .returning('id')
         .execute();
       const again = await mine
-        .set({ token_hash: hashSecret(token), header: stored, expires_at: this.#expiry() })
+        // What is known of an upload to the bucket stays.
+        .set({
+          token_hash: hashSecret(token),
+          header: sql`header::jsonb || ${stored}::jsonb`,
+          expires_at: this.#expiry(),
+        })
         .returning(['id', 'part_size_bytes', 'part_count'])
         .executeTakeFirst();
       const id = again?.id ?? randomUUID();
@@ -151,7 +159,7 @@ export class TicketStore {
     const header: StoredHeader = { update: ticket.header, verdict };
     await this.#database.kysely
       .updateTable('upload_tickets')
-      .set({ state: 'completed', header: JSON.stringify(header) })
+      .set({ state: 'completed', header: sql`header::jsonb || ${JSON.stringify(header)}::jsonb` })
       .where('id', '=', ticket.id)
       .where('state', '=', 'open')
       .execute();
@@ -164,6 +172,44 @@ export class TicketStore {
       .where('id', '=', ticketId)
       .where('state', '=', 'open')
       .execute();
+  }
+
+  /** The upload to the bucket that was begun for a ticket. */
+  async directOf(ticketId: string): Promise<PartUpload | undefined> {
+    const row = await this.#database.kysely
+      .selectFrom('upload_tickets')
+      .select('header')
+      .where('id', '=', ticketId)
+      .executeTakeFirst();
+    return (row?.header as unknown as StoredHeader | undefined)?.direct;
+  }
+
+  async rememberDirect(ticketId: string, upload: PartUpload): Promise<void> {
+    await this.#database.kysely
+      .updateTable('upload_tickets')
+      .set({ header: sql`header::jsonb || ${JSON.stringify({ direct: upload })}::jsonb` })
+      .where('id', '=', ticketId)
+      .execute();
+  }
+
+  async forgetDirect(ticketId: string): Promise<void> {
+    await this.#database.kysely
+      .updateTable('upload_tickets')
+      .set({ header: sql`header::jsonb - 'direct'` })
+      .where('id', '=', ticketId)
+      .execute();
+  }
+
+  /** Tickets that are over and may still have something in the bucket; at most 100. */
+  async settledWithDirect(): Promise<string[]> {
+    const rows = await this.#database.kysely
+      .selectFrom('upload_tickets')
+      .select('id')
+      .where('state', '!=', 'open')
+      .where(sql<boolean>`header::jsonb -> 'direct' is not null`)
+      .limit(100)
+      .execute();
+    return rows.map(({ id }) => id);
   }
 
   /** Gives up what has expired, then answers which of `ticketIds` are still open. */

@@ -7,6 +7,7 @@ import type { SessionHub } from '../devices/index.js';
 import type { DownloadPort } from '../rollouts/index.js';
 import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
 import { ChunkReceiver } from './chunk-receiver.js';
+import { type DirectPart, DirectUploads } from './direct-uploads.js';
 import { type BufferPool, pumpFile } from './file-pump.js';
 import { PART_SIZE_BYTES, partRange } from './part-layout.js';
 import { receivePart } from './receive-part.js';
@@ -79,7 +80,9 @@ export interface TransferService {
   issueTicket(
     deviceId: string,
     header: UpdateHeaderFields,
-  ): Promise<{ ticket: IssuedTicket; receivedParts: number[] } | { verdict: Verdict }>;
+  ): Promise<
+    { ticket: IssuedTicket; receivedParts: number[]; directParts: readonly DirectPart[] } | { verdict: Verdict }
+  >;
   /** @throws `ticket_invalid`, `ticket_expired` */
   state(proof: TicketProof): Promise<UploadState>;
   /** @throws `ticket_invalid`, `ticket_expired`, `too_large`, `transfer_incomplete`, `insufficient_storage` */
@@ -115,6 +118,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
   }
   const maxUpdateBytes = settings.maxUpdateBytes ?? 4 * 1024 ** 3;
   const tickets = new TicketStore(database, partSizeBytes, settings.ticketLifetimeMs ?? 3_600_000);
+  const direct = new DirectUploads({ objects, tickets, clock, logger });
   const uploads = new Map<string, { staged: Promise<StagedUpload>; usedAtMs: number }>();
   const completing = new Map<string, Promise<Verdict>>();
   const smallFiles = new SmallFiles();
@@ -176,6 +180,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     for (const ticketId of staged) {
       if (!open.has(ticketId) && !completing.has(ticketId)) await forget(ticketId);
     }
+    await direct.clean();
     // What is known of uploads that rest is read again when they go on.
     for (const [ticketId, { staged: upload, usedAtMs }] of uploads) {
       if (clock.now() - usedAtMs > FORGET_AFTER_MS && (await upload).idle) uploads.delete(ticketId);
@@ -217,9 +222,11 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     }
     const upload = await stagedUpload(ticket);
     await gatherParts(upload, ticket.id, await folder().siblings());
+    await direct.fetch(ticket, upload);
     const sealed = await upload.seal();
     if (sealed.sha256 !== ticket.header.sha256) {
       await upload.reset();
+      await direct.drop(ticket.id);
       throw new OctomilError(
         'checksum_mismatch',
         `the ${ticket.layout.sizeBytes} bytes that arrived have SHA-256 ${sealed.sha256}, not ${ticket.header.sha256} as announced; all parts were dropped: send them again, or ask for a ticket with the right digest`,
@@ -248,6 +255,9 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     hub.get(ticket.deviceId)?.settled(key);
     await tickets.complete(ticket, verdict);
     await forget(ticket.id);
+    await direct.drop(ticket.id).catch((error: unknown) => {
+      logger.warn({ error, ticketId: ticket.id }, 'could not remove an update from the bucket; trying again later');
+    });
     return verdict;
   };
 
@@ -280,7 +290,11 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       const upload = await stagedUpload(ticket);
       await checkDisk(ticket.layout.sizeBytes - upload.receivedBytes);
       const elsewhere = await siblingParts(upload, ticket.id, await folder().siblings());
-      return { ticket, receivedParts: [...upload.received, ...elsewhere.keys()].sort((a, b) => a - b) };
+      const receivedParts = [...upload.received, ...elsewhere.keys()].sort((a, b) => a - b);
+      // What began here goes on here.
+      if (receivedParts.length > 0) return { ticket, receivedParts, directParts: [] };
+      const { parts, arrived } = await direct.requests(ticket);
+      return { ticket, receivedParts: arrived ? allParts(ticket) : [], directParts: parts };
     },
     state: async (proof) => {
       const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);

@@ -1,0 +1,145 @@
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { OctomilError } from '@octomil/shared/errors';
+import { silentLogger, systemClock } from '@octomil/shared/runtime';
+import { type ObjectStore, openObjectStore } from '@octomil/shared/storage';
+import type { Database } from '../database/database.js';
+import { createDeviceService } from '../devices/index.js';
+import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
+import { FakeAssignmentPort } from '../testing/fake-assignment-port.js';
+import { openTestDatabase } from '../testing/index.js';
+import { NO_ROLLOUTS } from '../testing/no-rollouts.js';
+import { createTransferService, type TransferService } from './index.js';
+
+const PART = 5 * 1024 * 1024;
+const SIZE = PART + 4321;
+
+for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
+  const url = process.env[variable];
+  if (url === undefined) {
+    test.skip(`updates straight to the bucket: ${variable} is not set; run through scripts/with-clouds.js`, () =>
+      undefined);
+    continue;
+  }
+  describe(`updates straight to the bucket of ${variable}`, () => {
+    let folder: string;
+    let database: Database;
+    let organizationId: string;
+    let objects: ObjectStore & { close(): Promise<void> };
+    let assignments: FakeAssignmentPort;
+    let transfers: TransferService;
+    let deviceId: string;
+
+    beforeAll(async () => {
+      folder = await mkdtemp(join(tmpdir(), 'octomil-direct-'));
+      database = await openTestDatabase();
+      organizationId = await insertOrganization(database);
+      objects = await openObjectStore(`${url}/${randomUUID()}`, {
+        environment: process.env,
+        temporaryFolder: join(folder, 'copies'),
+        clock: systemClock,
+      });
+      const devices = createDeviceService({
+        database,
+        clock: systemClock,
+        logger: silentLogger,
+        coordinatorId: randomUUID(),
+      });
+      const enrollmentToken = await insertEnrollmentToken(database, organizationId);
+      ({ deviceId } = await devices.enroll({ enrollmentToken, deviceIdentifier: 'd', labels: {}, agentVersion: '1' }));
+      assignments = new FakeAssignmentPort();
+      transfers = createTransferService({
+        database,
+        assignments,
+        rollouts: NO_ROLLOUTS,
+        hub: devices.hub,
+        clock: systemClock,
+        logger: silentLogger,
+        objects,
+        settings: { stagingRoot: join(folder, 'staging'), partSizeBytes: PART, ticketLifetimeMs: 60_000 },
+      });
+      await transfers.start();
+    });
+
+    afterAll(async () => {
+      await transfers.stop();
+      await objects.close();
+      await database.close();
+      await rm(folder, { recursive: true, force: true });
+    });
+
+    const begin = async (bytes: Uint8Array) => {
+      const issued = await transfers.issueTicket(deviceId, {
+        key: { assignmentId: await insertAssignment(database, organizationId, deviceId), attempt: 1 },
+        format: 'delta',
+        sizeBytes: bytes.length,
+        sha256: createHash('sha256').update(bytes).digest('hex'),
+        sampleCount: 5,
+        metrics: {},
+      });
+      if ('verdict' in issued) throw new OctomilError('internal', 'a ticket was expected');
+      return { ...issued, proof: { ticketId: issued.ticket.id, token: issued.ticket.token, deviceId } };
+    };
+    const send = async (
+      part: { number: number; url: string; headers: Readonly<Record<string, string>> },
+      bytes: Buffer,
+    ) => {
+      const body = Buffer.from(bytes.subarray(part.number * PART, (part.number + 1) * PART));
+      const response = await fetch(part.url, { method: 'PUT', headers: part.headers, body });
+      await response.arrayBuffer();
+      expect([200, 201, 308]).toContain(response.status);
+    };
+    const inBucket = async () => {
+      const keys: string[] = [];
+      for await (const { key } of objects.list('incoming/')) keys.push(key);
+      return keys;
+    };
+
+    test('parts sent there are checked here, count once, and leave nothing behind', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, receivedParts, proof } = await begin(bytes);
+      expect([directParts.map(({ number }) => number), receivedParts]).toEqual([[0, 1], []]);
+      for (const part of directParts) await send(part, bytes);
+      expect(await transfers.complete(proof)).toEqual({ accepted: true });
+      expect(await transfers.complete(proof)).toEqual({ accepted: true });
+      expect(assignments.updates.at(-1)).toMatchObject({ sha256: createHash('sha256').update(bytes).digest('hex') });
+      expect(await inBucket()).toEqual([]);
+    });
+
+    test('other bytes than announced never count, and the way through the coordinator stays open', async () => {
+      const bytes = randomBytes(SIZE);
+      const wrong = Buffer.from(bytes);
+      wrong[7] = (wrong[7] ?? 0) ^ 1;
+      const before = assignments.updates.length;
+      const { directParts, proof } = await begin(bytes);
+      for (const part of directParts) await send(part, wrong);
+      await expect(transfers.complete(proof)).rejects.toMatchObject({ code: 'checksum_mismatch' });
+      expect([assignments.updates.length, await inBucket()]).toEqual([before, []]);
+      for (const index of [0, 1]) {
+        const part = bytes.subarray(index * PART, (index + 1) * PART);
+        await transfers.putPart(proof, index, onePiece(part), part.length);
+      }
+      expect(await transfers.complete(proof)).toEqual({ accepted: true });
+    });
+
+    test('a sender that cannot reach the bucket any more sends everything to the coordinator', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      const [first] = directParts;
+      if (first !== undefined) await send(first, bytes);
+      for (const index of [1, 0]) {
+        const part = bytes.subarray(index * PART, (index + 1) * PART);
+        await transfers.putPart(proof, index, onePiece(part), part.length);
+      }
+      expect(await transfers.complete(proof)).toEqual({ accepted: true });
+      expect(await inBucket()).toEqual([]);
+    });
+  });
+}
+
+async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
