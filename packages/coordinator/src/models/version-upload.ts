@@ -337,7 +337,9 @@ async function* hashed(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGene
 
 /** Of two confirmations at once, one takes the bytes; the other may ask for what the first made of them. */
 function takenMeanwhile(error: unknown): unknown {
-  if (!(error instanceof OctomilError) || error.code !== 'not_found') return error;
+  // Gone before it was opened, or between that and its move, which is the file system's own word.
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  if (code !== 'not_found' && code !== 'ENOENT') return error;
   return new OctomilError('conflict', 'another request confirms this upload just now; ask again for its version', {
     retryAfterSeconds: 1,
     cause: error,
