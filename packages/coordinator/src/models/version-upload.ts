@@ -338,7 +338,7 @@ async function* hashed(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGene
 /** Of two confirmations at once, one takes the bytes; the other may ask for what the first made of them. */
 function takenMeanwhile(error: unknown): unknown {
   // Gone before it was opened, or between that and its move, which is the file system's own word.
-  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  const { code } = error as { readonly code?: unknown };
   if (code !== 'not_found' && code !== 'ENOENT') return error;
   return new OctomilError('conflict', 'another request confirms this upload just now; ask again for its version', {
     retryAfterSeconds: 1,
