@@ -12,7 +12,7 @@ import { join, resolve } from 'node:path';
 const NPM = { azurite: '3.35.0' };
 const GO = {
   versitygw: 'github.com/versity/versitygw/cmd/versitygw@v1.8.0',
-  'fake-gcs-server': 'github.com/fsouza/fake-gcs-server@latest',
+  'fake-gcs-server': 'github.com/fsouza/fake-gcs-server@v1.56.1',
 };
 
 const folder = resolve(import.meta.dirname, '../node_modules/.emulators');

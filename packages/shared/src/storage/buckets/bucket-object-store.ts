@@ -28,7 +28,7 @@ const PART_SIZE_BYTES = 8 * 1024 * 1024;
 /**
  * Objects in a bucket. Several coordinators may share one: a put replaces the whole object in one step on every
  * provider, so there is nothing to lock. What a killed writer had sent is never seen; the provider keeps its parts until
- * a lifecycle rule of the bucket removes them (docs/coordinator.md).
+ * a lifecycle rule of the bucket removes them (docs/storage.md).
  */
 export class BucketObjectStore implements ObjectStore {
   readonly direct: DirectTransfers;
