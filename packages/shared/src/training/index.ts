@@ -10,11 +10,13 @@ export {
   parseLocalOptions,
 } from './local-options.js';
 export { areaUnderRoc, type EvaluationMetrics, metricsOf } from './metrics.js';
+export * from './own-code/index.js';
 export { type RunTaskOptions, runTask } from './run-task.js';
 export type {
   DescribeTask,
   EchoTrainTask,
   EvaluateTask,
+  OwnCodeTrainTask,
   PredictResult,
   PredictTask,
   TfjsTrainTask,

@@ -6,7 +6,15 @@ import type { DatasetCache } from './dataset-cache.js';
 import { echo } from './echo.js';
 import { evaluate } from './evaluate.js';
 import type { EvaluationMetrics } from './metrics.js';
-import type { EvaluateTask, TfjsTrainTask, TrainerResult, TrainerTask, TrainResult, UpdateFile } from './task.js';
+import type {
+  EvaluateTask,
+  OwnCodeTrainTask,
+  TfjsTrainTask,
+  TrainerResult,
+  TrainerTask,
+  TrainResult,
+  UpdateFile,
+} from './task.js';
 import { trainLocally } from './train-locally.js';
 import type { RunOptions } from './trainer.js';
 import { writeUpdate } from './update-file.js';
@@ -36,6 +44,7 @@ async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<Tra
     case 'evaluate':
       return evaluateWeights(task, options);
     case 'train':
+      if (task.trainer === 'own') return trainByOwnCode(task, options);
       return task.trainer === 'echo' ? echo(task, options.signal) : train(task, options);
     case 'predict': {
       const { predict } = await import('./predict.js');
@@ -45,16 +54,7 @@ async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<Tra
 }
 
 async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<TrainResult> {
-  checkTask(task);
-  const { train: rows, heldOut } = await load(task, options);
-  if (rows.rows < MINIMUM_ROWS) {
-    throw new OctomilError(
-      'too_few_rows',
-      // Not how many: this goes to the coordinator, which must not learn a number below the limit.
-      `${task.source.path} has fewer than ${MINIMUM_ROWS} rows to train on; a site takes part with at least ${MINIMUM_ROWS}`,
-      { details: { limit: MINIMUM_ROWS } },
-    );
-  }
+  const { train: rows, heldOut } = await loadToTrain(task, options);
   return withModel(task.architecture, rows.width, task.basePath, async ({ built, base, backend }) => {
     const { architecture, options: local } = task;
     const evaluation = await evaluate(built, architecture.output, heldOut, options.signal);
@@ -63,6 +63,29 @@ async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<Trai
     const update = await writeTrained(task, built, base, trained);
     return { sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps };
   });
+}
+
+async function trainByOwnCode(task: OwnCodeTrainTask, options: RunTaskOptions): Promise<TrainResult> {
+  const { train: rows, heldOut } = await loadToTrain(task, options);
+  const { architecture, basePath } = task;
+  const evaluation = await withModel(architecture, rows.width, basePath, ({ built }) =>
+    evaluate(built, architecture.output, heldOut, options.signal),
+  );
+  const { runOwnCode } = await import('./own-code/run-own-code.js');
+  return runOwnCode(task, rows, evaluation, options);
+}
+
+/** @throws OctomilError `too_few_rows` */
+async function loadToTrain(task: TfjsTrainTask | OwnCodeTrainTask, options: RunTaskOptions) {
+  checkTask(task);
+  const loaded = await load(task, options);
+  if (loaded.train.rows >= MINIMUM_ROWS) return loaded;
+  throw new OctomilError(
+    'too_few_rows',
+    // Not how many: this goes to the coordinator, which must not learn a number below the limit.
+    `${task.source.path} has fewer than ${MINIMUM_ROWS} rows to train on; a site takes part with at least ${MINIMUM_ROWS}`,
+    { details: { limit: MINIMUM_ROWS } },
+  );
 }
 
 function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<EvaluationMetrics | null> {
@@ -76,7 +99,7 @@ function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<E
   );
 }
 
-async function load(task: TfjsTrainTask | EvaluateTask, options: RunTaskOptions) {
+async function load(task: TfjsTrainTask | OwnCodeTrainTask | EvaluateTask, options: RunTaskOptions) {
   const { DatasetCache } = await import('./dataset-cache.js');
   const loaded = await (options.datasets ?? new DatasetCache()).load(task, options.signal);
   throwIfCancelled(options.signal);
@@ -107,7 +130,7 @@ function writeTrained(
 }
 
 /** What comes from the coordinator is checked here again, before anything is read or allocated by it. */
-function checkTask(task: TfjsTrainTask | EvaluateTask): void {
+function checkTask(task: TfjsTrainTask | OwnCodeTrainTask | EvaluateTask): void {
   parseArchitecture(task.architecture);
   parseFeatureSpec(task.featureSpec);
   const wanted = outputText(task.architecture.output);

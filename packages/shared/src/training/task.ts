@@ -3,6 +3,7 @@ import type { FeatureSpec, HoldoutRule, SiteStatistics, TargetRule } from '@octo
 import type { Architecture } from '@octomil/shared/models';
 import type { LocalOptions } from './local-options.js';
 import type { EvaluationMetrics } from './metrics.js';
+import type { OwnCode } from './own-code/own-code.js';
 
 /** Aggregates of a table, from which the coordinator makes a feature spec. */
 export interface DescribeTask {
@@ -42,7 +43,18 @@ export interface EchoTrainTask extends UpdateDestination {
   readonly sampleCount?: number;
 }
 
-export type TrainTask = TfjsTrainTask | EchoTrainTask;
+/** Trains with the site's own code, in processes of its own. What it starts from is evaluated with tfjs. */
+export interface OwnCodeTrainTask extends Omit<TfjsTrainTask, 'trainer'> {
+  readonly trainer: 'own';
+  readonly code: OwnCode;
+  /** Digest of the code that the site's policy allows; other code is not run. */
+  readonly allowedSha256: string;
+  /** A fresh folder is made under it, and removed afterwards. */
+  readonly workPath: string;
+  readonly roundNumber: number;
+}
+
+export type TrainTask = TfjsTrainTask | EchoTrainTask | OwnCodeTrainTask;
 
 /** How a checkpoint does on the site's held-out rows. */
 export interface EvaluateTask {
@@ -83,7 +95,7 @@ export interface TrainResult {
   /** Of the incoming base on the held-out rows; null under 10 of them. */
   readonly evaluation: EvaluationMetrics | null;
   readonly update: UpdateFile;
-  /** Name of the tfjs backend, or `echo`. */
+  /** Name of the tfjs backend, `echo`, or `own:` and the trainer's name. */
   readonly backend: string;
   /** Optimizer steps taken. */
   readonly steps: number;

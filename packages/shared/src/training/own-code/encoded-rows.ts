@@ -1,0 +1,65 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Dataset } from '@octomil/shared/features';
+import { encodeWeights } from '@octomil/shared/tensors';
+
+const ROWS_PER_CHUNK = 2_048;
+/** Rows of one row group: what a reader has in memory at a time. */
+const ROWS_PER_GROUP = 122_880;
+
+/** The columns' names in `train.parquet`: the model's inputs in their order, then the target. */
+export function columnNames(width: number): string[] {
+  return [...Array.from({ length: width }, (_, index) => `x${index}`), 'y'];
+}
+
+/** `train.safetensors`: tensor `x` of shape [rows, width] and `y` of shape [rows]. For programs without a Parquet reader. */
+export async function writeRowsAsTensors(path: string, { rows, width, x, y }: Dataset): Promise<void> {
+  const bytes = encodeWeights([
+    { name: 'x', shape: [rows, width], data: x },
+    { name: 'y', shape: [rows], data: y },
+  ]);
+  await writeFile(path, bytes, { mode: 0o600 });
+}
+
+/** `train.parquet`: one FLOAT column per input and one for the target, none with missing values. */
+export async function writeRowsAsParquet(path: string, folder: string, data: Dataset): Promise<void> {
+  const { DuckDBDataChunk, DuckDBInstance, FLOAT } = await import('@duckdb/node-api');
+  const names = columnNames(data.width);
+  const instance = await DuckDBInstance.create(':memory:', {
+    autoinstall_known_extensions: 'false',
+    autoload_known_extensions: 'false',
+    threads: '1',
+    // What does not fit goes to the run's own folder, which is removed with it.
+    temp_directory: join(folder, 'spill'),
+  });
+  try {
+    const connection = await instance.connect();
+    try {
+      await connection.run(`CREATE TABLE rows (${names.map((name) => `${name} FLOAT`).join(', ')})`);
+      const appender = await connection.createAppender('rows');
+      for (let start = 0; start < data.rows; start += ROWS_PER_CHUNK) {
+        const count = Math.min(ROWS_PER_CHUNK, data.rows - start);
+        const chunk = DuckDBDataChunk.create(
+          names.map(() => FLOAT),
+          count,
+        );
+        for (let column = 0; column < data.width; column++)
+          chunk.setColumnValues(column, inputs(data, column, start, count));
+        chunk.setColumnValues(data.width, Array.from(data.y.subarray(start, start + count)));
+        appender.appendDataChunk(chunk);
+        appender.flushSync();
+      }
+      appender.closeSync();
+      const to = path.replaceAll("'", "''");
+      await connection.run(`COPY rows TO '${to}' (FORMAT parquet, ROW_GROUP_SIZE ${ROWS_PER_GROUP})`);
+    } finally {
+      connection.closeSync();
+    }
+  } finally {
+    instance.closeSync();
+  }
+}
+
+function inputs({ x, width }: Dataset, column: number, start: number, count: number): number[] {
+  return Array.from({ length: count }, (_, row) => x[(start + row) * width + column] ?? 0);
+}
