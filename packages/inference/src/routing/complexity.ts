@@ -19,7 +19,7 @@ export interface Complexity {
 }
 
 /** Beyond this a text is long, whatever else it holds. */
-const SCANNED_CHARACTERS = 8_192;
+export const SCANNED_CHARACTERS = 8_192;
 
 interface Feature {
   readonly name: string;
@@ -115,7 +115,8 @@ const FEATURES: readonly Feature[] = [
   {
     name: 'context',
     weight: 0.3,
-    strength: (_text, { system, userTurns }) => Math.min(1, words(system) / 300 + Math.max(0, userTurns - 2) / 10),
+    strength: (_text, { system, userTurns }) =>
+      Math.min(1, words(system.slice(0, SCANNED_CHARACTERS)) / 300 + Math.max(0, userTurns - 2) / 10),
   },
 ];
 

@@ -56,7 +56,8 @@ const HOW_MANY = new RegExp(
  */
 export function checkDeterministic(query: string): DeterministicResult | null {
   if (query.length > MAX_CHARACTERS || !/\d|\bin an?\b/i.test(query)) return null;
-  const polite = query.trim().replace(POLITE, '');
+  // Runs of spaces would be matched in every division among the patterns' own: seconds for 200 of them.
+  const polite = query.trim().replaceAll(/\s+/g, ' ').replace(POLITE, '');
   const asked = polite.replace(QUESTION, '').replace(ENDING, '').trim();
   const isQuestion = asked.length < polite.length;
   return conversion(asked) ?? percentage(asked) ?? arithmetic(asked, isQuestion);

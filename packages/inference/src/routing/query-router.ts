@@ -1,5 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { type Contribution, scoreComplexity } from './complexity.js';
+import { type Contribution, SCANNED_CHARACTERS, scoreComplexity } from './complexity.js';
 import { decompose, type SubTask } from './decompose.js';
 import { checkDeterministic, type DeterministicResult } from './deterministic.js';
 import { type Query, type RoutedMessage, readQuery } from './messages.js';
@@ -122,7 +122,7 @@ export class QueryRouter {
 
   #score(query: Query, policy: RoutingPolicy): ReturnType<typeof scoreComplexity> {
     const scored = scoreComplexity(query);
-    const text = query.text.toLowerCase();
+    const text = query.text.slice(0, SCANNED_CHARACTERS).toLowerCase();
     const named = policy.complexIndicators.filter((word) => word !== '' && text.includes(word.toLowerCase()));
     if (named.length === 0 || scored.score >= policy.qualityThreshold) return scored;
     return {
