@@ -128,7 +128,7 @@ function readMessages(messages: readonly unknown[], field: string): readonly Cha
     const at = `${field}.${index}`;
     if (typeof value !== 'object' || value === null) throw invalid(at, 'must be an object');
     const { role, content, name } = value as { role?: unknown; content?: unknown; name?: unknown };
-    const known = ROLES[String(role)];
+    const known = ROLES.get(role);
     if (known === undefined) {
       throw invalid(`${at}.role`, `is ${shown(role)}; it must be system, user, assistant or tool`);
     }
@@ -140,13 +140,14 @@ function readMessages(messages: readonly unknown[], field: string): readonly Cha
   });
 }
 
-const ROLES: Readonly<Record<string, ChatMessage['role'] | undefined>> = {
-  system: 'system',
-  developer: 'system',
-  user: 'user',
-  assistant: 'assistant',
-  tool: 'tool',
-};
+/** A map: of an object, `constructor` would be a role too. */
+const ROLES: ReadonlyMap<unknown, ChatMessage['role']> = new Map([
+  ['system', 'system'],
+  ['developer', 'system'],
+  ['user', 'user'],
+  ['assistant', 'assistant'],
+  ['tool', 'tool'],
+]);
 
 function readContent(content: unknown, field: string): string {
   if (typeof content === 'string') return content;

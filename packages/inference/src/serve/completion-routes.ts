@@ -7,7 +7,7 @@ import { ChatCompletionBody, readChatCompletion } from '../gateway/chat-request.
 import { ClientPresence } from '../gateway/event-stream.js';
 import { type RouteHost, validatorCompiler } from '../gateway/route-host.js';
 import { answerDeterministic, answerStreaming, answerWhole, type CompletionCall } from './completion-answer.js';
-import { AUTO, type ModelHost } from './model-host.js';
+import { AUTO, type ModelHost, type Route } from './model-host.js';
 import { CHAT, TEXT } from './openai-shapes.js';
 import { type GivenSampling, generationRequests, refuseFields } from './sampling.js';
 
@@ -51,12 +51,12 @@ export function registerCompletionRoutes(app: RouteHost, host: ModelHost, clock:
       const body = request.body as Static<typeof ChatCompletionBody>;
       refuseFields(body, ['tools', 'functions', 'logprobs', 'top_logprobs', 'logit_bias', 'audio', 'grammar']);
       const { messages, ...sampling } = readChatCompletion({ ...body, n: null });
-      const requests = generationRequests([{ messages }], body.n ?? 1, sampling);
-      const isText = requests[0]?.responseFormat.type === 'text';
+      const route = host.route(body.model, messages, (sampling.responseFormat?.type ?? 'text') === 'text');
+      requireSlots(route, body.n ?? 1);
       const call = {
         id: `chatcmpl-${shortId()}`,
-        route: host.route(body.model, messages, isText),
-        requests,
+        route,
+        requests: generationRequests([{ messages }], body.n ?? 1, sampling),
         shape: CHAT,
         host,
         clock,
@@ -77,9 +77,11 @@ export function registerCompletionRoutes(app: RouteHost, host: ModelHost, clock:
       }
       const prompts = typeof body.prompt === 'string' ? [body.prompt] : body.prompt;
       const inputs = prompts.map((prompt) => ({ prompt }));
+      const route = host.route(body.model, [{ role: 'user', content: prompts[0] ?? '' }], false);
+      requireSlots(route, inputs.length * (body.n ?? 1));
       const call = {
         id: `cmpl-${shortId()}`,
-        route: host.route(body.model, [{ role: 'user', content: prompts[0] ?? '' }], false),
+        route,
         requests: generationRequests(inputs, body.n ?? 1, samplingOf(body)),
         shape: TEXT,
         host,
@@ -134,16 +136,18 @@ function answer(
   body: Pick<Static<typeof CompletionBody>, 'stream' | 'stream_options'>,
 ): object | Promise<object | FastifyReply> {
   const includeUsage = body.stream === true ? body.stream_options?.include_usage === true : undefined;
-  const limit = call.route.models[0].slots;
-  if (call.requests.length > limit) {
-    throw new OctomilError(
-      'invalid_input',
-      `n asks for ${call.requests.length} answers at once; ${call.route.models[0].name} gives at most ${limit}`,
-      { details: { field: 'n', limit } },
-    );
-  }
   if (call.route.decision?.deterministicResult !== undefined) return answerDeterministic(call, includeUsage);
   return includeUsage === undefined ? answerWhole(call) : answerStreaming(call, includeUsage);
+}
+
+/** Before a request is made of each answer: `n` may be any number. @throws OctomilError `invalid_input` */
+function requireSlots({ models: [model] }: Route, answers: number): void {
+  if (answers <= model.slots) return;
+  throw new OctomilError(
+    'invalid_input',
+    `n asks for ${answers} answers at once; ${model.name} gives at most ${model.slots}`,
+    { details: { field: 'n', limit: model.slots } },
+  );
 }
 
 function samplingOf(body: Static<typeof CompletionBody>): GivenSampling {

@@ -104,6 +104,8 @@ test.each([
   [{ model: 'slow', messages, max_tokens: 1.5 }, 'max_tokens', 400],
   [{ model: 'slow', messages, n: 0 }, 'n', 400],
   [{ model: 'slow', messages, n: 3 }, 'n', 400],
+  [{ model: 'slow', messages, n: 2 ** 50 }, 'n', 400],
+  [{ model: 'slow', messages: [{ role: 'constructor', content: 'x' }] }, 'messages.0.role', 400],
   [{ model: 'slow', messages, stop: [''] }, 'stop', 400],
   [{ model: 'slow', messages, tools: [{}] }, 'tools', 400],
   [{ model: 'slow', messages, logprobs: true }, 'logprobs', 400],
