@@ -11,6 +11,7 @@ export interface FormatRule {
 }
 
 const MAX_KEPT = 64;
+const MAX_SCHEMA_CHARACTERS = 131_072;
 /** The last schemas that were used: most programs have a few, and use them again and again. */
 const kept = new Map<string, FormatRule>();
 
@@ -26,13 +27,28 @@ export function checkFormat(format: ResponseFormat): void {
  */
 export function formatRule(format: ResponseFormat): FormatRule | undefined {
   if (format.type === 'text') return undefined;
-  const key = JSON.stringify(format.type === 'json_object' ? null : format.schema);
+  const key = format.type === 'json_object' ? 'null' : textOf(format.schema);
   const rule = kept.get(key) ?? makeRule(format);
   kept.delete(key);
   kept.set(key, rule);
   const [oldest] = kept.keys();
   if (kept.size > MAX_KEPT && oldest !== undefined) kept.delete(oldest);
   return rule;
+}
+
+/** @throws OctomilError `invalid_input` for one that would keep the engine from everything else while it is read */
+function textOf(schema: Readonly<Record<string, unknown>>): string {
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(schema);
+  } catch {
+    // It nests deeper than the stack is.
+  }
+  if (text !== undefined && text.length <= MAX_SCHEMA_CHARACTERS) return text;
+  const size = text === undefined ? 'nests too deep' : `has ${text.length} characters`;
+  throw new OctomilError('invalid_input', `response_format: the schema ${size}; it may have ${MAX_SCHEMA_CHARACTERS}`, {
+    details: { field: 'response_format', limit: MAX_SCHEMA_CHARACTERS },
+  });
 }
 
 function makeRule(format: Exclude<ResponseFormat, { type: 'text' }>): FormatRule {

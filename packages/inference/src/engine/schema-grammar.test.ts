@@ -1,6 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import fc from 'fast-check';
+import { checkFormat } from './answer-check.js';
 import { schemaToGrammar } from './schema-grammar.js';
 import { sentenceOf } from './testing/grammar-sentences.js';
 
@@ -44,6 +45,10 @@ const schemas: readonly Record<string, unknown>[] = [
       },
     },
   },
+  // It ends although it refers to itself: by the other type, by leaving out, by the other alternative.
+  { type: ['object', 'null'], properties: { next: { $ref: '#' } }, required: ['next'] },
+  { type: 'object', properties: { next: { $ref: '#' } } },
+  { anyOf: [{ type: 'integer' }, { type: 'array', items: { $ref: '#' }, minItems: 1, maxItems: 2 }] },
   { type: ['string', 'null'] },
   { type: 'object', additionalProperties: { type: 'integer' } },
   { type: 'object' },
@@ -104,6 +109,15 @@ test.each([
   [{ $ref: '#/$defs/none' }, '#/$ref'],
   [{ oneOf: [{ type: 'integer' }, { type: 'number' }] }, '#/oneOf'],
   [{ oneOf: [{ type: 'object' }, { type: 'object' }] }, '#/oneOf'],
+  [{ oneOf: [{ type: 'object', required: ['a'], properties: { a: true } }, { type: 'object' }] }, '#/oneOf'],
+  [{ oneOf: [{ type: 'object', required: ['t'], properties: { t: { const: 1 } } }, { type: 'object' }] }, '#/oneOf'],
+  [{ oneOf: [{ const: 5 }, { type: 'integer' }] }, '#/oneOf'],
+  [{ oneOf: [{ $ref: '#/$defs/a' }, { type: 'null' }], $defs: { a: { $ref: '#/$defs/a' } } }, '#/oneOf'],
+  [{ type: 'object', required: ['a'], properties: { a: { $ref: '#' } } }, '#'],
+  [{ type: 'array', minItems: 1, items: { $ref: '#' } }, '#'],
+  [{ $ref: '#/$defs/a', $defs: { a: { anyOf: [{ $ref: '#/$defs/b' }] }, b: { $ref: '#/$defs/a' } } }, '#/$defs/a'],
+  [{ anyOf: [{ $ref: '#' }, { type: 'null' }] }, '#'],
+  [{ type: 'string', format: 'constructor' }, '#/format'],
   [{ allOf: [{ type: 'object' }, { type: 'object' }] }, '#/allOf'],
   [{ type: 'tuple' }, '#/type'],
   [{ enum: [] }, '#/enum'],
@@ -119,4 +133,12 @@ test('a schema that is too deep is refused', () => {
   let deep: Record<string, unknown> = { type: 'string' };
   for (let level = 0; level < 100; level++) deep = { type: 'array', items: deep };
   expect(() => schemaToGrammar(deep)).toThrow(expect.objectContaining({ code: 'invalid_input' }));
+});
+
+test.each([
+  ['too long', { enum: Array.from({ length: 50_000 }, (_, index) => `value ${index}`) }],
+  ['deeper than the stack', JSON.parse(`${'{"items":'.repeat(50_000)}{}${'}'.repeat(50_000)}`) as object],
+])('a schema that is %s is refused before anything is made of it', (_name, schema) => {
+  const format = { type: 'json_schema', name: 'a', schema: schema as Record<string, unknown> } as const;
+  expect(() => checkFormat(format)).toThrow(expect.objectContaining({ code: 'invalid_input' }));
 });

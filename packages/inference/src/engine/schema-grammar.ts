@@ -1,4 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
+import { findEndless } from './schema-recursion.js';
 
 type Schema = Readonly<Record<string, unknown>>;
 
@@ -85,6 +86,9 @@ class Converter {
   convert(): string {
     this.#rules.set('root', '');
     this.#rules.set('root', this.#expression(this.#root, '#', 0));
+    const targets = new Map([...this.#references.keys()].map((pointer) => [pointer, this.#resolve(pointer, '#')]));
+    const endless = findEndless(this.#root, targets);
+    if (endless !== undefined) throw unsupported(endless, 'it refers to itself, and no answer could ever end');
     this.#addBasics();
     return [...this.#rules].map(([name, body]) => `${name} ::= ${body}`).join('\n');
   }
@@ -218,7 +222,7 @@ class Converter {
   #string(schema: Schema, at: string): string {
     const format = schema['format'];
     if (format !== undefined) {
-      const body = typeof format === 'string' ? FORMATS[format] : undefined;
+      const body = typeof format === 'string' && Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined;
       if (body === undefined || schema['minLength'] !== undefined || schema['maxLength'] !== undefined) {
         throw unsupported(
           `${at}/format`,
@@ -257,10 +261,16 @@ class Converter {
 
   /** What matches two alternatives is refused by `oneOf`; types or a distinguishing constant keep them apart. */
   #requireDisjoint(list: readonly unknown[], at: string): void {
-    const marks = list.map((item) => this.#mark(item));
+    const marks = list.map((item) => this.#mark(item, 0));
     const unsure = marks.includes(undefined) || new Set(marks).size !== marks.length;
+    const constants = list.flatMap((item) => (isConstant(item) ? [item.const] : []));
+    const overlap = marks.some(
+      (mark) =>
+        constants.some((value) => isOfType(value, mark)) ||
+        (mark === 'object' && marks.some((other) => other?.startsWith('property '))),
+    );
     // An integer is a number.
-    if (unsure || (marks.includes('integer') && marks.includes('number'))) {
+    if (unsure || overlap || (marks.includes('integer') && marks.includes('number'))) {
       throw unsupported(
         `${at}/oneOf`,
         'its alternatives may overlap; give them different types, or a property with a different const, or use anyOf',
@@ -268,18 +278,18 @@ class Converter {
     }
   }
 
-  #mark(item: unknown): string | undefined {
-    if (typeof item !== 'object' || item === null) return undefined;
+  #mark(item: unknown, depth: number): string | undefined {
+    if (typeof item !== 'object' || item === null || depth > MAX_DEPTH) return undefined;
     const schema = item as Schema;
-    if (typeof schema['$ref'] === 'string') return this.#mark(this.#resolve(schema['$ref'], '#'));
-    if ('const' in schema) return `const ${JSON.stringify(schema['const'])}`;
+    if (typeof schema['$ref'] === 'string') return this.#mark(this.#resolve(schema['$ref'], '#'), depth + 1);
+    if (isConstant(schema)) return `const ${JSON.stringify(schema['const'])}`;
     if (schema['type'] !== 'object') return typeof schema['type'] === 'string' ? schema['type'] : undefined;
     const required = Array.isArray(schema['required']) ? schema['required'] : [];
-    const properties = Object.entries((schema['properties'] ?? {}) as Record<string, Schema>);
-    const distinguishing = properties.find(([name, property]) => required.includes(name) && 'const' in property);
-    return distinguishing === undefined
-      ? 'object'
-      : `${distinguishing[0]} ${JSON.stringify(distinguishing[1]['const'])}`;
+    const properties = Object.entries(asObject(schema['properties'] ?? {}, '#/oneOf'));
+    for (const [name, property] of properties) {
+      if (isConstant(property) && required.includes(name)) return `property ${name} ${JSON.stringify(property.const)}`;
+    }
+    return 'object';
   }
 
   #reference(pointer: string, at: string, depth: number): string {
@@ -410,6 +420,10 @@ function isOfType(value: unknown, type: unknown): boolean {
     default:
       return typeof value === type;
   }
+}
+
+function isConstant(schema: unknown): schema is { readonly const: unknown } {
+  return typeof schema === 'object' && schema !== null && 'const' in schema;
 }
 
 function refuseOthers(schema: Schema, allowed: readonly string[], at: string): void {
