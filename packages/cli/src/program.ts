@@ -45,6 +45,7 @@ async function buildProgram(done: (exitCode: number | undefined) => void): Promi
     import('./commands/registry.js').then((room) => ['Models:', room] as const),
     import('./commands/versions.js').then((room) => ['Models:', room] as const),
     import('./commands/rollouts.js').then((room) => ['Rollouts:', room] as const),
+    import('./commands/inference.js').then((room) => ['Inference:', room] as const),
     import('./commands/devices.js').then((room) => ['Devices:', room] as const),
     import('./commands/federation.js').then((room) => ['Organizations and access:', room] as const),
     import('./commands/access.js').then((room) => ['Organizations and access:', room] as const),
