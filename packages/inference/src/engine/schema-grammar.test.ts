@@ -137,6 +137,13 @@ test('a schema that is too deep is refused', () => {
 
 test.each([
   ['too long', { enum: Array.from({ length: 50_000 }, (_, index) => `value ${index}`) }],
+  [
+    'too much to be written out',
+    {
+      type: 'object',
+      properties: Object.fromEntries(Array.from({ length: 600 }, (_, i) => [i, { maxLength: 2_000 }])),
+    },
+  ],
   ['deeper than the stack', JSON.parse(`${'{"items":'.repeat(50_000)}{}${'}'.repeat(50_000)}`) as object],
 ])('a schema that is %s is refused before anything is made of it', (_name, schema) => {
   const format = { type: 'json_schema', name: 'a', schema: schema as Record<string, unknown> } as const;

@@ -34,6 +34,8 @@ const MAX_DEPTH = 64;
 /** What llama.cpp takes as a number of repetitions. */
 const MAX_LENGTH = 2_000;
 const MAX_ITEMS = 1_000;
+/** Of the whole schema: llama.cpp writes each repetition out, a second for a million of them. */
+const MAX_REPETITIONS = 50_000;
 /** Digits of numbers without bounds: what a double holds, so that nothing overflows to infinity. */
 const BASIC_RULES: Readonly<Record<string, string>> = {
   // One space at most: a model may otherwise write spaces until it runs out of tokens.
@@ -78,6 +80,7 @@ class Converter {
   readonly #root: Schema;
   readonly #rules = new Map<string, string>();
   readonly #references = new Map<string, string>();
+  #repetitions = 0;
 
   constructor(root: Schema) {
     this.#root = root;
@@ -195,6 +198,7 @@ class Converter {
       if (least > 0) throw unsupported(at, 'an array without items cannot have a minItems');
       return '"[" ws "]"';
     }
+    this.#repeat(most ?? least, at);
     const item = this.#rule(
       schema['items'] === undefined ? 'value' : this.#expression(schema['items'], `${at}/items`, depth + 1),
     );
@@ -235,6 +239,7 @@ class Converter {
     const least = count(schema['minLength'] ?? 0, `${at}/minLength`, MAX_LENGTH);
     const most = schema['maxLength'] === undefined ? '' : count(schema['maxLength'], `${at}/maxLength`, MAX_LENGTH);
     if (most !== '' && most < least) throw unsupported(`${at}/maxLength`, `${most} is less than minLength, ${least}`);
+    this.#repeat(most === '' ? least : most, at);
     // An escaped surrogate would count as half a character: lengths are those of plain ones.
     return `"\\"" [^"\\\\\\x00-\\x1f\\x7f-\\x9f]{${least},${most}} "\\""`;
   }
@@ -328,6 +333,12 @@ class Converter {
     const name = `g${this.#rules.size}`;
     this.#rules.set(name, body);
     return name;
+  }
+
+  #repeat(times: number, at: string): void {
+    this.#repetitions += times;
+    if (this.#repetitions <= MAX_REPETITIONS) return;
+    throw unsupported(at, `lengths and counts of the schema add up to more than ${MAX_REPETITIONS}; make them smaller`);
   }
 
   #addBasics(): void {
