@@ -15,6 +15,13 @@ export interface CircuitBreakerOptions {
 /** What one request through the circuit came to. */
 export type CircuitOutcome = 'success' | 'failure' | 'unknown';
 
+/** What somebody who was let through has: `answering` once a text came, `leave` at the end. */
+export interface CircuitPass {
+  /** A probe that takes minutes to be whole must not keep everybody else out until then. */
+  answering(): void;
+  leave(outcome: CircuitOutcome, reason?: string): void;
+}
+
 /**
  * Keeps requests from waiting for a server that fails: after some failures in a row it is left alone for a while, then
  * one request tries it (Nygard, Release It!, 2007).
@@ -53,16 +60,29 @@ export class CircuitBreaker {
     return Math.max(0, (this.#openUntilMs ?? 0) - this.#clock.now());
   }
 
-  /** Lets a request through, or not. Whoever is let through must call what it got, once, with what came of it. */
-  enter(): ((outcome: CircuitOutcome, reason?: string) => void) | undefined {
+  /** Lets a request through, or not. Whoever is let through must `leave`, once. */
+  enter(): CircuitPass | undefined {
     const { state } = this;
     if (state === 'open' || (state === 'half_open' && this.#probing)) return undefined;
     const isProbe = state === 'half_open';
     if (isProbe) this.#probing = true;
-    return (outcome, reason) => {
-      if (isProbe) this.#probing = false;
-      if (outcome === 'success') this.#close();
-      else if (outcome === 'failure') this.#fail(isProbe, reason);
+    let holds = isProbe;
+    const release = (): void => {
+      if (holds) this.#probing = false;
+      holds = false;
+    };
+    return {
+      answering: () => {
+        if (!holds) return;
+        release();
+        // Not yet a success: the failures are remembered, and one more opens it again.
+        this.#openUntilMs = undefined;
+      },
+      leave: (outcome, reason) => {
+        release();
+        if (outcome === 'success') this.#close();
+        else if (outcome === 'failure') this.#fail(isProbe, reason);
+      },
     };
   }
 

@@ -31,6 +31,13 @@ export interface DeadlinesOptions {
   readonly expired: (error: OctomilError) => void;
 }
 
+interface Deadline {
+  readonly atMs: number;
+  readonly limit: 'first_content' | 'idle' | 'total';
+  readonly reason: string;
+  readonly limitMs: number;
+}
+
 /** The time limits of one request. One timer, set again only when it fires, so that a token costs no timer. */
 export class Deadlines {
   readonly #options: DeadlinesOptions;
@@ -78,7 +85,7 @@ export class Deadlines {
   }
 
   #check(): void {
-    const { atMs, reason, limitMs } = this.#next();
+    const { atMs, limit, reason, limitMs } = this.#next();
     if (this.#options.clock.now() < atMs) {
       this.#arm();
       return;
@@ -86,25 +93,38 @@ export class Deadlines {
     const { backend, expired } = this.#options;
     expired(
       new OctomilError('request_timeout', `${backend} ${reason} within ${limitMs} ms`, {
-        details: { provider: backend, limit_ms: limitMs },
+        details: { provider: backend, limit, limit_ms: limitMs },
       }),
     );
   }
 
-  #next(): { readonly atMs: number; readonly reason: string; readonly limitMs: number } {
+  #next(): Deadline {
     const { timeouts, streaming } = this.#options;
-    if (this.#graceUntilMs !== undefined) return { atMs: this.#graceUntilMs, reason: 'did not end', limitMs: 0 };
+    if (this.#graceUntilMs !== undefined) {
+      return { atMs: this.#graceUntilMs, limit: 'total', reason: 'did not end', limitMs: 0 };
+    }
     const wholeMs = streaming ? timeouts.totalMs : timeouts.answerMs;
-    const whole = { atMs: this.#startedAtMs + wholeMs, reason: 'did not finish its answer', limitMs: wholeMs };
+    const whole: Deadline = {
+      atMs: this.#startedAtMs + wholeMs,
+      limit: 'total',
+      reason: 'did not finish its answer',
+      limitMs: wholeMs,
+    };
     if (!streaming || this.#paused) return whole;
-    const next =
+    const next: Deadline =
       this.#contentAtMs === undefined
         ? {
             atMs: this.#startedAtMs + timeouts.firstContentMs,
+            limit: 'first_content',
             reason: 'sent no text',
             limitMs: timeouts.firstContentMs,
           }
-        : { atMs: this.#contentAtMs + timeouts.idleMs, reason: 'sent no further text', limitMs: timeouts.idleMs };
+        : {
+            atMs: this.#contentAtMs + timeouts.idleMs,
+            limit: 'idle',
+            reason: 'sent no further text',
+            limitMs: timeouts.idleMs,
+          };
     return next.atMs < whole.atMs ? next : whole;
   }
 }

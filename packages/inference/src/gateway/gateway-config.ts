@@ -36,7 +36,8 @@ export function gatewayConfigFromEnvironment(environment: Readonly<Record<string
   return {
     ollamaBaseUrl: ollama === 'none' ? undefined : checkUrl('OLLAMA_BASE_URL', ollama),
     openAiEndpoint: checkUrl('OPENAI_API_ENDPOINT', read('OPENAI_API_ENDPOINT')),
-    openAiApiKey: read('OPENAI_API_KEY'),
+    // A file that holds a key often ends with a line's end, which no header can.
+    openAiApiKey: read('OPENAI_API_KEY')?.trim(),
     timeoutMs: seconds * 1000,
   };
 }

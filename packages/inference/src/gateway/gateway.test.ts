@@ -303,6 +303,70 @@ test('the circuit opens after failures, one probe at a time closes it, and refus
   expect(await ask()).toBe('ollama');
 });
 
+test('an empty finish_reason ends nothing', async () => {
+  const openAi = await upstream((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    response.write(openAiEvent({ choices: [{ delta: { content: 'half' }, finish_reason: '' }] }));
+    response.end();
+  });
+  const response = await post(await gatewayApp({ openAi: openAi.url }), '/api/v1/inference', ASK);
+  expect({ status: response.status, text: await response.text() }).toMatchObject({
+    status: 503,
+    text: expect.stringContaining('stream_interrupted'),
+  });
+});
+
+test('while a probe writes a long answer, others are let through', async () => {
+  const ollama = await upstream((_, response) => json(response, 500, { error: 'down' }));
+  const app = await gatewayApp({ ollama: ollama.url, limits: { circuit: { failures: 1, openMs: 1 } } });
+  await post(app, '/api/v1/inference', ASK);
+  let finish = (): void => undefined;
+  ollama.answer = (_, response) => {
+    response.write(ollamaLine('slow'));
+    finish = () => response.end(OLLAMA_END);
+  };
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  const probe = await post(app, '/api/v1/inference/stream', ASK);
+  ollama.answer = ollamaAnswer(['quick']);
+  expect((await post(app, '/api/v1/inference', ASK)).status).toBe(200);
+  finish();
+  expect(readEvents(await probe.text()).at(-1)?.data).toMatchObject({ done: true });
+});
+
+test('answers that are cut at their limit while they are written do not open the circuit', async () => {
+  const ollama = await upstream((_, response) => {
+    response.write(ollamaLine('on and on'));
+  });
+  const limits = { circuit: { failures: 1, openMs: 60_000 } };
+  const app = await gatewayApp({ ollama: ollama.url, timeouts: { answerMs: 50 }, limits });
+  const cut = await post(app, '/api/v1/inference', ASK);
+  expect([cut.status, ((await cut.json()) as { code: string }).code]).toEqual([504, 'request_timeout']);
+  ollama.answer = ollamaAnswer(['quick']);
+  expect((await post(app, '/api/v1/inference', ASK)).status).toBe(200);
+});
+
+test('a key that the backend says back stays unsaid, and an answer without end is not gathered', async () => {
+  const openAi = await upstream(({ headers }, response) =>
+    json(response, 401, { error: { message: `no such key: ${headers.authorization}` } }),
+  );
+  const app = await gatewayApp({ openAi: openAi.url });
+  const refused = await post(app, '/api/v1/inference', ASK);
+  const said = await refused.text();
+  expect(said).toContain('no such key: Bearer [the key]');
+  expect(said).not.toContain('sk-test');
+  const line = openAiEvent({ choices: [{ delta: { content: 'x'.repeat(1_000_000) } }] });
+  openAi.answer = (_, response) => {
+    const more = (): void => {
+      while (!response.destroyed && response.write(line));
+    };
+    response.on('drain', more);
+    more();
+  };
+  const endless = await post(app, '/api/v1/inference', ASK);
+  expect(await endless.text()).toContain('ask for a stream');
+  await until(() => openAi.aborted === 1);
+});
+
 test('a client that leaves is noticed at the backend, before the first token, between tokens and unstreamed', async () => {
   const ollama = await upstream(({ body }, response) => {
     response.writeHead(200, { 'content-type': 'application/x-ndjson' });

@@ -83,7 +83,7 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
   const tryEach = async <T>(
     model: string,
     outer: AbortSignal,
-    work: (backend: InferenceBackend, signal: AbortSignal) => Promise<T>,
+    work: (backend: InferenceBackend, signal: AbortSignal, answering: () => void) => Promise<T>,
     mayGoOn: () => boolean,
   ): Promise<T> => {
     outer.throwIfAborted();
@@ -104,7 +104,7 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
     try {
       for (const one of guarded) {
         try {
-          return await one.run((backend) => work(backend, signal), signal);
+          return await one.run((backend, answering) => work(backend, signal, answering), signal);
         } catch (thrown) {
           const error = toOctomilError(thrown);
           if (signal.aborted || !mayGoOn() || !mayFallBack(error)) throw error;
@@ -128,12 +128,13 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
       return tryEach(
         request.model,
         call.signal,
-        async ({ name, generate }, signal) => {
+        async ({ name, generate }, signal, answering) => {
           const generated = await generate(request, {
             signal,
             streaming: call.streaming,
             onTexts: (texts, flow) => {
               hasText = true;
+              answering();
               call.onTexts(texts, name, flow);
             },
           });

@@ -2,7 +2,7 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { BackendHealth, InferenceBackend } from './backend.js';
 import { CircuitBreaker, type CircuitBreakerOptions, type CircuitState } from './circuit-breaker.js';
-import { isBackendFault } from './upstream-failure.js';
+import { isBackendFault, isCutAtLimit } from './upstream-failure.js';
 
 const LIST_FRESH_MS = 30_000;
 
@@ -37,27 +37,41 @@ export class GuardedBackend {
     return this.#models;
   }
 
-  /** @throws OctomilError `network_unavailable` while the circuit is open; whatever `work` throws */
-  async run<T>(work: (backend: InferenceBackend) => Promise<T>, signal: AbortSignal): Promise<T> {
+  /**
+   * `work` says `answering` with the first text.
+   *
+   * @throws OctomilError `network_unavailable` while the circuit is open; whatever `work` throws
+   */
+  async run<T>(
+    work: (backend: InferenceBackend, answering: () => void) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
     const { circuit, backend } = this;
-    const leave = circuit.enter();
-    if (leave === undefined) {
+    const pass = circuit.enter();
+    if (pass === undefined) {
       throw new OctomilError(
         'network_unavailable',
         `${backend.name} is left alone for ${Math.ceil(circuit.retryAfterMs)} ms, since it failed: ${circuit.reason ?? 'a probe is under way'}`,
         { retryAfterSeconds: Math.max(1, circuit.retryAfterMs / 1000), details: { provider: backend.name } },
       );
     }
+    let isAnswering = false;
+    const answering = (): void => {
+      if (isAnswering) return;
+      isAnswering = true;
+      pass.answering();
+    };
     try {
-      const result = await work(backend);
-      leave('success');
+      const result = await work(backend, answering);
+      pass.leave('success');
       return result;
     } catch (thrown) {
       const error = toOctomilError(thrown, 'inference_failed');
-      if (signal.aborted) leave('unknown');
-      else if (isBackendFault(error)) leave('failure', error.reason);
+      // A long answer that was cut at its limit says nothing against a server that was writing it.
+      if (signal.aborted || (isAnswering && isCutAtLimit(error))) pass.leave('unknown');
+      else if (isBackendFault(error)) pass.leave('failure', error.reason);
       // It answered: that the request or the key was wrong does not make it a broken one.
-      else leave('success');
+      else pass.leave('success');
       throw error;
     }
   }

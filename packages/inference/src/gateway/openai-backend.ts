@@ -35,6 +35,7 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
     name: 'openai',
     baseUrl: apiRoot(baseUrl),
     headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` },
+    secret: apiKey,
     timeouts: { ...DEFAULT_TIMEOUTS, ...timeouts },
     clock,
   });
@@ -73,7 +74,10 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
             const content = delta?.content;
             if (typeof content === 'string' && content !== '') texts.push(content);
             else if (delta?.reasoning_content && outcome === 'nothing') outcome = 'content';
-            if (typeof choice?.finish_reason === 'string') finishReason = choice.finish_reason;
+            // Some servers send an empty one with every piece.
+            if (typeof choice?.finish_reason === 'string' && choice.finish_reason !== '') {
+              finishReason = choice.finish_reason;
+            }
           }
           if (texts.length > 0) {
             if (outcome === 'nothing') outcome = 'content';

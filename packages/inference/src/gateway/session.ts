@@ -1,10 +1,13 @@
 import { randomUUID } from 'node:crypto';
-import { toOctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { TokenUsage } from '../engine/index.js';
 import { eventMetrics, type InferenceEvent, type InferenceEventType, StreamMeter } from '../quality/index.js';
 import type { ChatRequest, ReportedUsage } from './backend.js';
 import type { Gateway, GatewayCall } from './gateway.js';
+
+/** Of an answer that is gathered before it is passed on. */
+const MAX_ANSWER_CHARACTERS = 16 * 1024 * 1024;
 
 export interface SessionOptions {
   readonly gateway: Gateway;
@@ -42,12 +45,18 @@ export class GenerationSession {
   async run(call: GatewayCall): Promise<SessionAnswer> {
     const { gateway } = this.#options;
     const { onTexts } = call;
+    let characters = 0;
     this.#record('generation_started', {});
     try {
       const { provider, finishReason, usage } = await gateway.generate(this.#request, {
         ...call,
         onTexts: (texts, from, flow) => {
           this.meter.chunk(texts.length);
+          if (!call.streaming) for (const text of texts) characters += text.length;
+          if (characters > MAX_ANSWER_CHARACTERS) {
+            const limit = `${MAX_ANSWER_CHARACTERS} characters, the limit of an answer in one piece`;
+            throw new OctomilError('inference_failed', `${from} wrote more than ${limit}; ask for a stream`);
+          }
           onTexts(texts, from, flow);
         },
       });

@@ -1,6 +1,8 @@
 import { OctomilError } from '@octomil/shared/errors';
 
 const MAX_SHOWN = 500;
+/** What asks for more patience is not believed. */
+const MAX_RETRY_AFTER_SECONDS = 86_400;
 
 /** What a server that refused a request with `status` meant, in our codes. */
 export function refusal(backend: string, status: number, body: string, retryAfter: string | undefined): OctomilError {
@@ -8,7 +10,7 @@ export function refusal(backend: string, status: number, body: string, retryAfte
   const details = { provider: backend, status };
   const message = `${backend} answered ${status}${said.message === '' ? '' : `: ${said.message}`}`;
   const retryAfterSeconds = Number(retryAfter);
-  const retry = Number.isFinite(retryAfterSeconds) && retryAfter !== undefined ? { retryAfterSeconds } : {};
+  const retry = retryAfterSeconds > 0 && retryAfterSeconds <= MAX_RETRY_AFTER_SECONDS ? { retryAfterSeconds } : {};
   if (said.code === 'context_length_exceeded' || /context (length|window|size)|too many tokens/i.test(said.message)) {
     if (status >= 400 && status < 500) return new OctomilError('context_too_large', message, { details });
   }
@@ -69,6 +71,11 @@ export function networkFailure(backend: string, origin: string, thrown: unknown,
 /** Whether the server itself failed, rather than refused this one request: what opens its circuit. */
 export function isBackendFault({ code }: OctomilError): boolean {
   return FAULTS.has(code);
+}
+
+/** Whether the time for the whole answer was over, whatever was written until then. */
+export function isCutAtLimit({ code, details }: OctomilError): boolean {
+  return code === 'request_timeout' && details?.['limit'] === 'total';
 }
 
 /** Whether another server may do better: not where the request itself is wrong. */

@@ -10,6 +10,8 @@ export interface UpstreamOptions {
   /** Base address; paths are put behind it. */
   readonly baseUrl: string;
   readonly headers: Readonly<Record<string, string>>;
+  /** What of the headers nobody may hear, also where the server says it back. */
+  readonly secret?: string | undefined;
   readonly timeouts: BackendTimeouts;
   readonly clock: Clock;
 }
@@ -128,7 +130,7 @@ export class Upstream {
       // Whoever aborts says why; what undici throws then says less.
       if (inner.signal.aborted) throw inner.signal.reason;
       inner.abort();
-      throw networkFailure(this.name, this.origin, error, false);
+      throw discreet(networkFailure(this.name, this.origin, error, false), this.#options.secret);
     } finally {
       deadlines.close();
       signal.removeEventListener('abort', leave);
@@ -157,6 +159,15 @@ export class Upstream {
     const said = await readText(response, MAX_ERROR_BYTES, this.name).catch(() => '');
     throw refusal(this.name, response.statusCode, said, typeof retryAfter === 'string' ? retryAfter : undefined);
   }
+}
+
+/** Some servers repeat a key that they refuse. */
+function discreet(error: OctomilError, secret: string | undefined): OctomilError {
+  if (secret === undefined || secret === '' || !error.reason.includes(secret)) return error;
+  return new OctomilError(error.code, error.reason.replaceAll(secret, '[the key]'), {
+    ...(error.details === undefined ? {} : { details: error.details }),
+    ...(error.retryAfterSeconds === undefined ? {} : { retryAfterSeconds: error.retryAfterSeconds }),
+  });
 }
 
 function isStale(error: unknown): boolean {
