@@ -1,4 +1,5 @@
 import { bucketOf, type InferenceEvent, type InferenceEventMetrics } from '@octomil/inference/quality';
+import { ERROR_CODES, isErrorCode } from '@octomil/shared/errors';
 import { type Kysely, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { Tables } from '../database/tables.js';
@@ -18,6 +19,7 @@ interface Resolved {
   readonly version_id: string | null;
   readonly device_id: string;
   readonly metrics: InferenceEventMetrics;
+  readonly error_code: string | undefined;
 }
 
 interface Inserted {
@@ -41,6 +43,7 @@ interface Sum {
   readonly ttfc_buckets: Record<string, number>;
 }
 
+const MAX_KEPT_NAME = 200;
 /** A clock that is further off than these is not believed: such an event counts now. */
 const MAX_AGE = '7 days';
 const MAX_AHEAD = '5 minutes';
@@ -107,11 +110,13 @@ async function resolve(database: Database, owned: readonly OwnedEvent[]): Promis
       organization_id: organizationId,
       session_id: event.session_id,
       event_type: event.event_type,
-      model_id: row?.model_id ?? event.model_id,
+      // Names that the registry does not know are part of a key, which has a longest size in PostgreSQL.
+      model_id: row?.model_id ?? event.model_id.slice(0, MAX_KEPT_NAME).toWellFormed(),
       version: row?.version ?? event.version ?? 'latest',
       version_id: row?.version_id ?? null,
       device_id: row?.device_id ?? event.device_id ?? '',
       metrics: event.metrics ?? {},
+      error_code: event.error_code,
     };
   });
 }
@@ -218,7 +223,13 @@ function nothing(): Sum {
   };
 }
 
-function add(sum: Sum, { event_type, metrics }: Resolved): void {
+/** A reader that left, and a question that was wrong, say nothing of the version that was to answer. */
+function isFaultOfModel(code: string | undefined): boolean {
+  if (!isErrorCode(code)) return true;
+  return code !== 'cancelled' && ERROR_CODES[code].category !== 'input';
+}
+
+function add(sum: Sum, { event_type, metrics, error_code: code }: Resolved): void {
   if (event_type === 'generation_started') {
     sum.started += 1;
     return;
@@ -227,7 +238,7 @@ function add(sum: Sum, { event_type, metrics }: Resolved): void {
   sum.prompt_tokens += Math.round(metrics.prompt_tokens ?? 0);
   sum.completion_tokens += Math.round(metrics.completion_tokens ?? 0);
   if (event_type === 'generation_failed') {
-    sum.failed += 1;
+    if (isFaultOfModel(code)) sum.failed += 1;
     return;
   }
   sum.completed += 1;

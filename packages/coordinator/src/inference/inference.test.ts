@@ -212,6 +212,16 @@ test.each([
   expect(list).toMatchObject({ status: 400, body: { details: { field: `events.1.${field}` } } });
 });
 
+test('a long name of no model is kept as far as a key can hold it, and takes no other event with it', async () => {
+  const name = Array.from({ length: 1_000 }, (_, index) => String.fromCodePoint(0x20000 + ((index * 7919) % 40_000)));
+  const long = { model_id: name.slice(0, 499).join(''), version: name.slice(500, 600).join('') };
+  const answers = await Promise.all([
+    ask('POST', '/api/v1/inference/events', event(randomUUID(), long)),
+    ask('POST', '/api/v1/inference/events', event(randomUUID())),
+  ]);
+  expect(answers).toMatchObject([{ body: { accepted: 1 } }, { body: { accepted: 1 } }]);
+});
+
 test('questions that make no sense are 400', async () => {
   for (const query of ['group_by=colour', 'from=yesterday', 'from=2026-01-02&to=2026-01-01', 'limit=0']) {
     expect((await ask('GET', `/api/v1/inference/metrics?${query}`)).status).toBe(400);
@@ -253,6 +263,10 @@ test('a rollout is judged by events where the device reports no counters of its 
     event(randomUUID(), { ...common, ...(index < 4 ? { event_type: 'generation_failed' } : {}) }),
   );
   await ask('POST', '/api/v1/inference/events', { events });
+  const left = ['cancelled', 'context_too_large', 'invalid_input'].map((code) =>
+    event(randomUUID(), { ...common, event_type: 'generation_failed', error_code: code }),
+  );
+  await ask('POST', '/api/v1/inference/events', { events: left });
   const judged = await bench.service.judgement(rollout);
   expect(judged?.seen.aggregate).toMatchObject({ inferences: 12, inferenceErrors: 4, latencyMs: 100 });
   await say({
