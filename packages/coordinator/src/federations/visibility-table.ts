@@ -10,6 +10,8 @@ export const VISIBILITY_RULES = {
   secret: { outsider: undefined, member: undefined },
   /** Acts on the caller's own organization, whatever others have. */
   own: { outsider: undefined, member: undefined },
+  /** Answered by what the operator runs for every organization, the same to all, and about none of them. */
+  shared: { outsider: 200, member: 200 },
   /** For the operator's organization alone. */
   operator: { outsider: 403, member: 403 },
   /** For devices: an API key is not enough. */
@@ -160,4 +162,18 @@ export const ROUTE_VISIBILITY: Readonly<Record<string, VisibilityRule>> = {
   'GET /api/v1/training/personalized/{device_id}': 'private',
   'POST /api/v1/training/personalized/{device_id}': 'private',
   'POST /api/v1/feature-alignment/projection-matrix': 'own',
+
+  'POST /api/v1/inference': 'shared',
+  'POST /api/v1/inference/stream': 'shared',
+  'POST /api/v1/inference/batch': 'shared',
+  'GET /api/v1/inference/health': 'shared',
+  'POST /api/v1/embeddings': 'shared',
+  'POST /api/v1/cloud/chat/completions': 'shared',
+  'POST /v1/chat/completions': 'shared',
+  'POST /v1/embeddings': 'shared',
+  'GET /v1/models': 'shared',
+  'POST /api/v1/inference/events': 'own',
+  'GET /api/v1/inference/metrics': 'own',
+  'GET /api/v1/route/policy': 'own',
+  'PUT /api/v1/route/policy': 'own',
 };

@@ -1,4 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { silentLogger } from '@octomil/shared/runtime';
 import { type Coordinator, startCoordinator } from '../start-coordinator.js';
@@ -10,6 +13,7 @@ type Json = Record<string, unknown>;
 const SECRET = 'LEAKED';
 
 let coordinator: Coordinator;
+let modelServer: Server;
 let owner: string;
 let member: string;
 let outsider: string;
@@ -17,12 +21,16 @@ let ids: Record<string, string>;
 let routes: { method: string; path: string; label: string }[];
 
 beforeAll(async () => {
+  modelServer = await startModelServer();
   coordinator = await startCoordinator({
     database: 'memory',
     databaseDump: await testDatabaseDump(),
     logger: silentLogger,
     // Every route is asked with the same keys.
-    environment: { OCTOMIL_RATE_LIMIT: '0' },
+    environment: {
+      OCTOMIL_RATE_LIMIT: '0',
+      OLLAMA_BASE_URL: `http://127.0.0.1:${(modelServer.address() as AddressInfo).port}`,
+    },
   });
   const operator = coordinator.bootstrapApiKey ?? '';
   const organization = async (name: string) => (await send(operator, 'POST', '/api/v1/organizations', { name })).body;
@@ -43,7 +51,11 @@ beforeAll(async () => {
     }),
   );
 }, 120_000);
-afterAll(() => coordinator.stop());
+afterAll(async () => {
+  await coordinator.stop();
+  modelServer.closeAllConnections();
+  modelServer.close();
+});
 
 test('every route is in the table of who sees what, and nothing else is', () => {
   expect(routes.map(({ label }) => label).sort()).toEqual(Object.keys(ROUTE_VISIBILITY).sort());
@@ -91,6 +103,13 @@ test('what is read of the owner stays as it was, and the owner still sees it', a
   expect(round.body['assignments']).toMatchObject([{ device: `${SECRET}-device` }]);
   const model = await send(owner, 'GET', `/api/v1/models/${ids['model']}`);
   expect((model.body['versions'] as Json[]).map(({ version }) => version)).toEqual([2, 1]);
+  const policy = await send(owner, 'GET', '/api/v1/route/policy');
+  expect(policy.body['complex_indicators']).toEqual([SECRET]);
+  // What others said about the owner's model and device counts for themselves.
+  const metrics = await send(owner, 'GET', `/api/v1/inference/metrics${METRICS_QUERY}&model_id=${ids['model']}`);
+  expect(metrics.body['metrics']).toMatchObject([
+    { model: 'shared model', version: `1.1.0-${SECRET}`, device_id: ids['device'], completed: 1 },
+  ]);
 });
 
 test('who is invited learns that there is a federation, and what is in it after joining; who leaves takes along what it shared', async () => {
@@ -163,6 +182,7 @@ function queryFor(label: string): string {
   if (label.startsWith('POST /api/v1/training/updates'))
     return `?device_id=${ids['device']}&model_id=${ids['model']}&version=1.0.0`;
   if (label.includes('/personalized/')) return `?model_id=${ids['model']}`;
+  if (label === 'GET /api/v1/inference/metrics') return METRICS_QUERY;
   return label.endsWith('download-url') ? '?format=safetensors' : '';
 }
 
@@ -212,6 +232,15 @@ function bodyFor(label: string, method: string): unknown {
     'POST /api/v1/training/bases': { model_id: ids['private'], target: 'y', statistics: {} },
     'POST /api/v1/training/personalized/{device_id}': { weights_data: 'AAAA' },
     'POST /api/v1/feature-alignment/projection-matrix': { features: ['a'], input_dim: 2 },
+    'POST /api/v1/inference': { model_id: 'small', messages: QUESTION },
+    'POST /api/v1/inference/stream': { model_id: 'small', messages: QUESTION },
+    'POST /api/v1/inference/batch': { model_id: 'small', inputs: ['a'] },
+    'POST /api/v1/embeddings': { model_id: 'small', input: 'a' },
+    'POST /api/v1/cloud/chat/completions': { model: 'small', messages: QUESTION },
+    'POST /v1/chat/completions': { model: 'small', messages: QUESTION },
+    'POST /v1/embeddings': { model: 'small', input: 'a' },
+    'POST /api/v1/inference/events': { ...generation('latest'), session_id: 'theirs' },
+    'PUT /api/v1/route/policy': {},
   };
   return bodies[label] ?? (method === 'GET' || method === 'DELETE' ? undefined : {});
 }
@@ -242,6 +271,36 @@ async function send(
     // Bytes of a download.
   }
   return { status: response.status, body: parsed, text };
+}
+
+/** Of the owner's model on the owner's device, whoever says it. */
+function generation(version: string): Json {
+  return {
+    device_id: ids['device'],
+    model_id: ids['model'],
+    version,
+    modality: 'text',
+    session_id: 'session',
+    event_type: 'generation_completed',
+    timestamp_ms: Date.now(),
+    metrics: { total_chunks: 1, total_duration_ms: 1 },
+  };
+}
+
+/** An Ollama that knows every model. */
+async function startModelServer(): Promise<Server> {
+  const server = createServer((request, response) => {
+    request.resume();
+    const done = { done: true, done_reason: 'stop', prompt_eval_count: 1, eval_count: 1 };
+    const answers: Record<string, Json> = {
+      '/api/version': { version: '1' },
+      '/api/tags': { models: [{ name: 'small' }] },
+      '/api/embed': { embeddings: [[1, 2]], prompt_eval_count: 1 },
+    };
+    response.end(`${JSON.stringify(answers[request.url ?? ''] ?? { message: { content: 'yes' }, ...done })}\n`);
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return server;
 }
 
 /** Something of the owner's of every kind; the model is shared with the federation that the member has joined. */
@@ -384,6 +443,13 @@ async function seed(ownerId: string, memberId: string): Promise<Record<string, s
       reason: SECRET,
     })
     .execute();
+  await send(owner, 'PUT', '/api/v1/route/policy', { complex_indicators: [SECRET] });
+  ids = { model, device };
+  await send(owner, 'POST', '/api/v1/inference/events', generation(`1.1.0-${SECRET}`));
+  await send(owner, 'POST', '/api/v1/inference', {
+    model_id: `${SECRET} model`,
+    messages: [{ role: 'user', content: SECRET }],
+  });
   return {
     owner: ownerId,
     model,
@@ -408,3 +474,5 @@ async function seed(ownerId: string, memberId: string): Promise<Record<string, s
 }
 
 const SHA = 'a'.repeat(64);
+const QUESTION = [{ role: 'user', content: 'a' }];
+const METRICS_QUERY = '?group_by=model,version,device';

@@ -303,6 +303,24 @@ test('the circuit opens after failures, one probe at a time closes it, and refus
   expect(await ask()).toBe('ollama');
 });
 
+test('nobody reads in the words of a failed server what others asked it', async () => {
+  const ollama = await upstream(({ body }, response) =>
+    json(response, 500, { error: `crashed at ${JSON.stringify(body['messages'])}` }),
+  );
+  const app = await gatewayApp({ ollama: ollama.url, limits: { circuit: { failures: 1, openMs: 60_000 } } });
+  const secret = { ...ASK, messages: [{ role: 'user', content: 'diagnosis of Ada' }] };
+  expect(await (await post(app, '/api/v1/inference', secret)).text()).toContain('diagnosis of Ada');
+  for (const path of ['/api/v1/inference', '/v1/chat/completions']) {
+    const others = await post(app, path, { ...ASK, model: ASK.model_id });
+    const text = await others.text();
+    expect({ status: others.status, text }).toMatchObject({
+      status: 503,
+      text: expect.stringContaining('since it failed: inference_failed'),
+    });
+    expect(text).not.toContain('Ada');
+  }
+});
+
 test('an empty finish_reason ends nothing', async () => {
   const openAi = await upstream((_, response) => {
     response.writeHead(200, { 'content-type': 'text/event-stream' });
@@ -559,6 +577,23 @@ test('health tells each backend apart', async () => {
   });
   const none = await gatewayApp({ ollama: 'http://127.0.0.1:1' });
   expect((await fetch(`${none.url}/api/v1/inference/health`)).status).toBe(503);
+});
+
+test('lists that hold nothing are read past, and no vectors are no answer', async () => {
+  const ollama = await upstream(({ path }, response) =>
+    json(response, 200, path === '/api/tags' ? { models: [null, { name: 'phi-4-mini' }, 5] } : null),
+  );
+  const openAi = await upstream(({ path }, response) =>
+    json(response, 200, { data: path === '/v1/models' ? [null, { id: 'gpt-oss' }] : [null] }),
+  );
+  const app = await gatewayApp({ ollama: ollama.url, openAi: openAi.url });
+  const models = (await (await fetch(`${app.url}/v1/models`)).json()) as { data: { id: string }[] };
+  expect(models.data.map(({ id }) => id)).toEqual(['phi-4-mini', 'gpt-oss']);
+  const vectors = await post(app, '/api/v1/embeddings', { model_id: 'phi-4-mini', input: ['a'] });
+  expect({ status: vectors.status, text: await vectors.text() }).toMatchObject({
+    status: 503,
+    text: expect.not.stringMatching(/properties of null|destructure/),
+  });
 });
 
 test("OpenAI's own client: chat, stream with usage, embeddings, models, errors", async () => {

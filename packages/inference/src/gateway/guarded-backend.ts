@@ -69,7 +69,8 @@ export class GuardedBackend {
       const error = toOctomilError(thrown, 'inference_failed');
       // A long answer that was cut at its limit says nothing against a server that was writing it.
       if (signal.aborted || (isAnswering && isCutAtLimit(error))) pass.leave('unknown');
-      else if (isBackendFault(error)) pass.leave('failure', error.reason);
+      // By its code: a server's own words may repeat what this caller asked, and others are told why it is left alone.
+      else if (isBackendFault(error)) pass.leave('failure', error.code);
       // It answered: that the request or the key was wrong does not make it a broken one.
       else pass.leave('success');
       throw error;

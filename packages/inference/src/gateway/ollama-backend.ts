@@ -69,10 +69,10 @@ export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): Inf
       const answer = (await upstream.json('POST', '/api/embed', { model, input: inputs, truncate: false }, signal)) as {
         embeddings?: unknown;
         prompt_eval_count?: unknown;
-      };
+      } | null;
       return {
-        vectors: vectorsOf(upstream.name, answer.embeddings, inputs.length),
-        promptTokens: count(answer.prompt_eval_count),
+        vectors: vectorsOf(upstream.name, answer?.embeddings, inputs.length),
+        promptTokens: count(answer?.prompt_eval_count),
       };
     },
     health: async (signal) => {
@@ -80,7 +80,7 @@ export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): Inf
         upstream.json('GET', '/api/version', undefined, signal),
         upstream.json('GET', '/api/tags', undefined, signal),
       ])) as [{ version?: unknown } | null, { models?: unknown } | null];
-      const models = Array.isArray(tags?.models) ? (tags.models as { name?: unknown; model?: unknown }[]) : [];
+      const models = objectsOf<{ name?: unknown; model?: unknown }>(tags?.models);
       return {
         version: typeof version?.version === 'string' ? version.version : undefined,
         models: models.map(({ name, model }) => name ?? model).filter((name) => typeof name === 'string'),
@@ -127,6 +127,11 @@ function parse(backend: string, text: string): Line {
 
 export function count(value: unknown): number | undefined {
   return typeof value === 'number' && value >= 0 ? value : undefined;
+}
+
+/** The objects of a list; what else is in it, or there instead of it, is left out. */
+export function objectsOf<T extends object>(value: unknown): readonly T[] {
+  return Array.isArray(value) ? value.filter((item) => typeof item === 'object' && item !== null) : [];
 }
 
 /** @throws OctomilError `inference_failed` unless there is a vector of numbers for each input */

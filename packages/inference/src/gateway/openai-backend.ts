@@ -1,7 +1,7 @@
 import type { ChatRequest, Generated, InferenceBackend, ReportedUsage } from './backend.js';
 import { DEFAULT_TIMEOUTS } from './deadlines.js';
 import type { ReadOutcome } from './line-response.js';
-import { type BackendOptions, count, vectorsOf } from './ollama-backend.js';
+import { type BackendOptions, count, objectsOf, vectorsOf } from './ollama-backend.js';
 import { Upstream } from './upstream.js';
 import { errorInStream, unreadable } from './upstream-failure.js';
 
@@ -94,18 +94,18 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
         '/embeddings',
         { model, input: inputs, encoding_format: 'float' },
         signal,
-      )) as { data?: unknown; usage?: { prompt_tokens?: unknown } };
-      const rows = Array.isArray(answer.data) ? (answer.data as { embedding?: unknown; index?: unknown }[]) : [];
+      )) as { data?: unknown; usage?: { prompt_tokens?: unknown } | null } | null;
+      const rows = objectsOf<{ embedding?: unknown; index?: unknown }>(answer?.data);
       const ordered = rows.toSorted((a, b) => Number(a.index ?? 0) - Number(b.index ?? 0));
       const vectors = ordered.map(({ embedding }) => embedding);
       return {
         vectors: vectorsOf(upstream.name, vectors, inputs.length),
-        promptTokens: count(answer.usage?.prompt_tokens),
+        promptTokens: count(answer?.usage?.prompt_tokens),
       };
     },
     health: async (signal) => {
       const list = (await upstream.json('GET', '/models', undefined, signal)) as { data?: unknown } | null;
-      const models = Array.isArray(list?.data) ? (list.data as { id?: unknown }[]) : [];
+      const models = objectsOf<{ id?: unknown }>(list?.data);
       return { version: undefined, models: models.map(({ id }) => id).filter((id) => typeof id === 'string') };
     },
     stop: () => upstream.stop(),
