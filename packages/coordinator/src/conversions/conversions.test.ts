@@ -202,6 +202,8 @@ for (const { name, open, skip } of implementations) {
       expect(said).toEqual({ env: ['HOME', 'LANG', 'PATH', 'TMPDIR'], files: ['input.h5'], input: 'weights' });
       const original = artifacts.find(({ format }) => format === 'tensorflow');
       expect(Buffer.from(await objects.readAll(original?.object_key ?? '', 100)).toString()).toBe('weights');
+      // The folder goes after the state is told.
+      await made.stop();
       expect(await readdir(join(folder, 'work'))).toEqual([]);
     }, 60_000);
 
