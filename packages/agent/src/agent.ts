@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import { type Clock, createLogger, Lifecycle, type Logger, type Service, systemClock } from '@octomil/shared/runtime';
 import type { Trainer } from '@octomil/shared/training';
 import { AuditLog } from './audit/audit-log.js';
@@ -82,6 +83,8 @@ async function compose(
 ): Promise<Agent> {
   const folder = await openStateFolder(config.stateDir, () => clock.now());
   lifecycle.onStop('state folder', () => folder.close());
+  // What a killed agent's code left: rows among it.
+  await rm(folder.workPath, { recursive: true, force: true });
   const metrics = new AgentMetrics();
   const audit = new AuditLog(folder.auditPath, { clock });
   lifecycle.onStop('audit log', () => audit.close());
@@ -151,6 +154,7 @@ async function compose(
     runner: new SiteRunner({
       config,
       updatesPath: folder.updatesPath,
+      workPath: folder.workPath,
       journal,
       bases,
       trainer,

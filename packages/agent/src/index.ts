@@ -1,4 +1,5 @@
 export { type Agent, type AgentOverrides, startAgent } from './agent.js';
+export { type AuditFilter, type AuditRecord, readAudit } from './audit/read-audit.js';
 export { isLoopback, type PeerAddress, parseCoordinatorAddress } from './config/address.js';
 export { type AgentConfig, redactedConfig, type TlsSettings } from './config/agent-config.js';
 export { type LoadOptions, loadAgentConfig, parseAgentConfig } from './config/load-config.js';
@@ -10,5 +11,8 @@ export type { DoctorCheck } from './doctor/check.js';
 export { type DoctorOptions, runDoctor } from './doctor/doctor.js';
 export { type LocalAgent, openLocalAgent } from './http/local-agent.js';
 export { type RunAgentOptions, runAgent } from './main.js';
+export { type DryRun, type DryRunOptions, dryRun } from './policy/dry-run.js';
+export { explainPolicy, type OwnTrainerState, ownTrainerStates, type PolicyExplanation } from './policy/explain.js';
 export type { Policy, PolicyRule } from './policy/policy.js';
+export { unenrol } from './state/unenrol.js';
 export { AGENT_VERSION } from './version.js';

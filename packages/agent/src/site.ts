@@ -63,7 +63,7 @@ export class Site {
         cpuCount: availableParallelism(),
         memoryBytes: BigInt(totalmem()),
         nodeVersion: process.versions.node,
-        trainers: ['tfjs', 'echo'],
+        trainers: [...new Set(['tfjs', 'echo', ...Object.keys(this.#config.trainers)])],
         computeBackends: (process.env['OCTOMIL_TFJS_BACKENDS'] ?? '').split(',').filter((name) => name !== ''),
       },
       site: await this.summary(),

@@ -37,7 +37,7 @@ test('explains itself', async () => {
   );
   expect(groups).toEqual({
     Options: [],
-    'Coordinator and agents': ['demo', 'up', 'agent', 'config', 'backup', 'restore'],
+    'Coordinator and agents': ['demo', 'up', 'agent', 'policy', 'config', 'backup', 'restore'],
     Training: ['train', 'sessions', 'rounds'],
     Models: ['push', 'pull', 'convert', 'check', 'models', 'versions'],
     Rollouts: ['deploy', 'rollouts'],

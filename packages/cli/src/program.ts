@@ -51,9 +51,9 @@ async function buildProgram(done: (exitCode: number | undefined) => void): Promi
     import('./commands/access.js').then((room) => ['Organizations and access:', room] as const),
   ]);
   const define: DefineCommand = (parent, usage, description, configure, action) => {
-    // "octomil agent --config FILE" reads better than "octomil agent run --config FILE"; both work.
+    // "octomil agent --config FILE" reads better than "octomil agent run --config FILE", as does "octomil audit --config FILE"; both work.
     const command = parent
-      .command(usage, { isDefault: usage === 'run' })
+      .command(usage, { isDefault: usage === 'run' || usage === 'site' })
       .description(description)
       .option('--json', 'print JSON for programs');
     configure(command);

@@ -63,8 +63,8 @@ export interface TrainingOptions {
   readonly holdout?: HoldoutOptions;
   /** Only devices with these labels. */
   readonly selector?: Readonly<Record<string, string>>;
-  /** `tfjs` (default), or `echo` to prove a deployment's plumbing. */
-  readonly trainer?: 'tfjs' | 'echo';
+  /** `tfjs` (default), `echo` to prove a deployment's plumbing, or what the sites call code of their own. */
+  readonly trainer?: string;
 }
 
 /** The request body of `POST /training/sessions` (and of the dry run). */

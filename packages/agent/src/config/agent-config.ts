@@ -1,5 +1,6 @@
 import type { DataSource } from '@octomil/shared/data';
 import type { LogLevel } from '@octomil/shared/runtime';
+import type { OwnCode } from '@octomil/shared/training';
 import type { Conditions } from '../conditions/eligibility.js';
 import type { Policy } from '../policy/policy.js';
 import type { PeerAddress } from './address.js';
@@ -34,6 +35,8 @@ export interface AgentConfig {
   readonly metrics: { readonly host: string; readonly port: number } | undefined;
   readonly logLevel: LogLevel;
   readonly trainer: { readonly memoryLimitMb: number | undefined; readonly idleMs: number };
+  /** Training code of this site's own, by the name that sessions ask for. What may run is the policy's matter. */
+  readonly trainers: Readonly<Record<string, OwnCode>>;
   /** When the machine may train, download and activate. Default: always. */
   readonly conditions: Conditions;
   /** Whether the network is metered; undefined asks the system. */

@@ -7,9 +7,11 @@ import { Value } from 'typebox/value';
 import { parse } from 'yaml';
 import type { ConditionRules } from '../conditions/condition-rules.js';
 import { parseTimeWindow } from '../conditions/time-window.js';
+import type { Policy, PrivacyDemand } from '../policy/policy.js';
 import { isLoopback, type PeerAddress, parseCoordinatorAddress } from './address.js';
 import type { AgentConfig } from './agent-config.js';
 import { applyEnvironment } from './environment.js';
+import { ownTrainers, trainerProblems } from './own-trainers.js';
 import { proxyFromEnvironment } from './proxy.js';
 import { type AgentFile, AgentFileSchema, type ConditionRulesFile } from './schema.js';
 
@@ -59,6 +61,7 @@ export function parseAgentConfig(raw: unknown, context: ParseContext): AgentConf
   expandShorthands(merged, context.folder, problems);
   problems.push(...schemaProblems(merged));
   const file = merged as AgentFile;
+  if (problems.length === 0) problems.push(...trainerProblems(file.trainers ?? {}));
   const coordinator = typeof file.coordinator === 'string' ? readAddress(file.coordinator, problems) : undefined;
   if (coordinator !== undefined) checkPlaintext(coordinator, file, problems);
   if (typeof file.proxy === 'string') checkProxy(file.proxy, problems);
@@ -76,6 +79,8 @@ function build(
 ): AgentConfig {
   const at = (path: string): string => resolve(folder, path);
   const { tls = {}, trainer = {}, metrics } = file;
+  const policy = buildPolicy(file.policy);
+  const { resources = {} } = policy;
   return {
     coordinator,
     deviceIdentifier: file.device_identifier,
@@ -95,10 +100,7 @@ function build(
       ]),
     ),
     labels: file.labels ?? {},
-    policy: {
-      allow: (file.policy?.allow ?? []).map(({ data_sets, ...rule }) => ({ ...rule, dataSets: data_sets })),
-      ...(file.policy?.max_questions === undefined ? {} : { maxQuestions: file.policy.max_questions }),
-    },
+    policy,
     tls: {
       ...(tls.ca === undefined ? {} : { caPath: at(tls.ca) }),
       ...(tls.certificate === undefined ? {} : { certificatePath: at(tls.certificate) }),
@@ -109,7 +111,11 @@ function build(
     insecure: file.insecure ?? false,
     metrics: metrics === undefined ? undefined : { host: metrics.host ?? '127.0.0.1', port: metrics.port },
     logLevel: (file.log_level ?? 'info') as AgentConfig['logLevel'],
-    trainer: { memoryLimitMb: trainer.memory_limit_mb, idleMs: (trainer.idle_seconds ?? 300) * 1_000 },
+    trainer: {
+      memoryLimitMb: least(trainer.memory_limit_mb, resources.memoryMb),
+      idleMs: (trainer.idle_seconds ?? 300) * 1_000,
+    },
+    trainers: ownTrainers(file.trainers ?? {}, resources, at),
     conditions: {
       training: conditionRules(file.conditions?.training),
       downloads: conditionRules(file.conditions?.downloads),
@@ -120,6 +126,33 @@ function build(
     modelsCacheBytes: (file.models_cache_mb ?? 4_096) * MIB,
     stopGraceMs: (file.stop_grace_seconds ?? 10) * 1_000,
   };
+}
+
+function buildPolicy(file: AgentFile['policy']): Policy {
+  const { allow = [], max_questions: maxQuestions, paused, code, resources } = file ?? {};
+  return {
+    allow: allow.map(({ data_sets, min_privacy, hours, ...rule }) => ({
+      ...rule,
+      dataSets: data_sets,
+      ...(hours === undefined ? {} : { hours: hours.map(parseTimeWindow) }),
+      ...(min_privacy === undefined ? {} : { minPrivacy: min_privacy as PrivacyDemand }),
+    })),
+    ...(maxQuestions === undefined ? {} : { maxQuestions }),
+    ...(paused === undefined ? {} : { paused }),
+    ...(code === undefined ? {} : { code }),
+    ...(resources === undefined
+      ? {}
+      : {
+          resources: {
+            ...(resources.cpu_percent === undefined ? {} : { cpuPercent: resources.cpu_percent }),
+            ...(resources.memory_mb === undefined ? {} : { memoryMb: resources.memory_mb }),
+          },
+        }),
+  };
+}
+
+function least(a: number | undefined, b: number | undefined): number | undefined {
+  return a === undefined ? b : b === undefined ? a : Math.min(a, b);
 }
 
 function conditionRules(rules: ConditionRulesFile = {}): ConditionRules {
@@ -168,6 +201,11 @@ function expandShorthands(file: Record<string, unknown>, folder: string, problem
   if (typeof policy === 'string') {
     file['policy'] = readYaml(resolve(folder, policy), 'the policy file', problems, 'policy');
   }
+  const { allow } = (file['policy'] ?? {}) as { readonly allow?: unknown };
+  for (const rule of Array.isArray(allow) ? (allow as unknown[]) : []) {
+    if (typeof rule !== 'object' || rule === null || !('hours' in rule)) continue;
+    if (typeof rule.hours === 'string') rule.hours = [rule.hours];
+  }
 }
 
 /** Setting by setting: one call over the whole stops after a few errors. */
@@ -201,7 +239,7 @@ function settingProblems(name: string, schema: TSchema, value: unknown): ConfigP
       }
     } else if (!found.has(path) && error.keyword !== 'boolean') {
       const message =
-        error.keyword === 'pattern' && path.includes('time_window')
+        error.keyword === 'pattern' && /time_window|hours/.test(path)
           ? 'must be a window of local time, such as 22:00-06:00'
           : error.keyword === 'enum'
             ? `must be one of ${error.params.allowedValues.join(', ')}`

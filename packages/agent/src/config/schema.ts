@@ -1,3 +1,4 @@
+import { TRAINER_NAME_PATTERN } from '@octomil/shared/training';
 import { type Static, Type } from 'typebox';
 import { TIME_WINDOW_PATTERN } from '../conditions/time-window.js';
 
@@ -6,7 +7,15 @@ const Names = Type.Array(Type.String({ minLength: 1, maxLength: 256 }), { minIte
 
 /** One allowance; `*` stands for every name. */
 export const PolicyRuleSchema = Type.Object(
-  { name: Text, federations: Names, models: Names, data_sets: Names },
+  {
+    name: Text,
+    federations: Names,
+    models: Names,
+    data_sets: Names,
+    columns: Type.Optional(Names),
+    hours: Type.Optional(Type.Array(Type.String({ pattern: TIME_WINDOW_PATTERN }), { minItems: 1 })),
+    min_privacy: Type.Optional(Type.Enum(['none', 'secure_aggregation', 'noise'])),
+  },
   { additionalProperties: false },
 );
 
@@ -14,6 +23,32 @@ export const PolicySchema = Type.Object(
   {
     allow: Type.Array(PolicyRuleSchema),
     max_questions: Type.Optional(Type.Integer({ minimum: 1, maximum: 10_000 })),
+    paused: Type.Optional(Type.Boolean()),
+    code: Type.Optional(
+      Type.Object(
+        {
+          allow: Type.Array(
+            Type.Object(
+              {
+                trainer: Type.String({ pattern: TRAINER_NAME_PATTERN }),
+                sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+              },
+              { additionalProperties: false },
+            ),
+          ),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    resources: Type.Optional(
+      Type.Object(
+        {
+          cpu_percent: Type.Optional(Type.Number({ minimum: 1, maximum: 100 })),
+          memory_mb: Type.Optional(Type.Integer({ minimum: 64, maximum: 1_048_576 })),
+        },
+        { additionalProperties: false },
+      ),
+    ),
   },
   { additionalProperties: false },
 );
@@ -29,6 +64,21 @@ const DataSetSchema = Type.Object(
   },
   { additionalProperties: false },
 );
+
+const OwnTrainerSchema = Type.Object(
+  {
+    command: Type.Optional(Type.Array(Text, { minItems: 1, maxItems: 1_000 })),
+    module: Type.Optional(Text),
+    folder: Type.Optional(Text),
+    data: Type.Optional(Type.Enum(['parquet', 'safetensors', 'path'])),
+    timeout_seconds: Type.Optional(Type.Number({ minimum: 1, maximum: 604_800 })),
+    memory_limit_mb: Type.Optional(Type.Integer({ minimum: 16, maximum: 16_777_216 })),
+    max_output_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 16_777_216 })),
+    env: Type.Optional(Type.Array(Type.String({ pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }))),
+  },
+  { additionalProperties: false },
+);
+export type OwnTrainerFile = Static<typeof OwnTrainerSchema>;
 
 const ConditionRulesSchema = Type.Object(
   {
@@ -84,6 +134,7 @@ export const AgentFileSchema = Type.Object(
         { additionalProperties: false },
       ),
     ),
+    trainers: Type.Optional(Type.Record(Type.String(), OwnTrainerSchema)),
     conditions: Type.Optional(
       Type.Object(
         {

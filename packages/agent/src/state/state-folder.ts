@@ -11,6 +11,8 @@ export interface StateFolder {
   readonly modelsPath: string;
   /** Updates that are being made or wait for their verdict. */
   readonly updatesPath: string;
+  /** Where the site's own code runs; emptied at each start. */
+  readonly workPath: string;
   /** One record per assignment that was finished or is being uploaded. */
   readonly journalPath: string;
   /** What was told about which data set. */
@@ -57,6 +59,7 @@ export async function openStateFolder(path: string, now: () => number): Promise<
     credentialPath: join(path, 'credential.json'),
     modelsPath,
     updatesPath,
+    workPath: join(path, 'work'),
     journalPath,
     questionsPath: join(path, 'questions'),
     deployedPath,

@@ -4,15 +4,16 @@ import { join } from 'node:path';
 import type { Assignment } from '@octomil/proto';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
-import type { Trainer } from '@octomil/shared/training';
+import { notAllowed, readCode, type Trainer } from '@octomil/shared/training';
 import type { AuditLog } from '../audit/audit-log.js';
 import type { Eligibility } from '../conditions/eligibility.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import type { UploadVerdict } from '../connection/http-transfers.js';
 import type { BaseStore } from '../models/base-store.js';
-import { decide } from '../policy/policy.js';
+import { decide, isCodeAllowed } from '../policy/policy.js';
 import type { QuestionLog } from '../policy/question-log.js';
 import { questionOfSpec } from '../policy/spec-question.js';
+import { allowedStatistics, columnsOfTask } from '../policy/task-columns.js';
 import {
   type AssignmentKey,
   type Journal,
@@ -24,14 +25,24 @@ import {
 import type { AssignmentRunner, Line } from './assignments.js';
 import { outgoingProblem } from './outgoing-problem.js';
 import { isWhole, pendingUpload } from './pending-upload.js';
-import { ProgressThrottle, repeatUntilStopped, trainStep } from './progress.js';
-import { chooseDataSet, parseTaskJson, readsData, type TaskJson, toTrainerTask } from './task.js';
+import { type ProgressStep, ProgressThrottle, repeatUntilStopped, trainStep } from './progress.js';
+import {
+  type AllowedCode,
+  chooseDataSet,
+  parseTaskJson,
+  readsData,
+  type TaskJson,
+  toTrainerTask,
+  trainerOf,
+} from './task.js';
 import { type Uploader, uploadParts } from './upload.js';
 import type { Work } from './work.js';
 
 export interface SiteRunnerOptions {
-  readonly config: Pick<AgentConfig, 'policy' | 'dataSets'>;
+  readonly config: Pick<AgentConfig, 'policy' | 'dataSets' | 'trainers'>;
   readonly updatesPath: string;
+  /** Where the site's own code runs. */
+  readonly workPath: string;
   readonly journal: Journal;
   readonly bases: BaseStore;
   readonly trainer: Trainer;
@@ -75,7 +86,11 @@ export class SiteRunner implements AssignmentRunner {
       const json = parseTaskJson(assignment.taskJson);
       const dataSet = this.#dataSetOf(assignment, json);
       const question = { federation: assignment.federation, model: assignment.modelName, dataSet };
-      const decision = decide(config.policy, question);
+      const decision = decide(config.policy, {
+        ...question,
+        columns: columnsOfTask(assignment.kind, json),
+        nowMs: clock.now(),
+      });
       if (!decision.allowed) {
         const { problem } = decision;
         logger.warn({ ...work.key, ...question, error: problem }, `assignment refused: ${problem.reason}`);
@@ -86,6 +101,7 @@ export class SiteRunner implements AssignmentRunner {
         logger.info({ ...work.key, ...question, error: unmet }, `assignment refused: ${unmet.reason}`);
         return { kind: 'refused', problem: unmet.toBody() };
       }
+      const own = await this.#ownCode(assignment, json);
       context = {
         federation: assignment.federation,
         model: assignment.modelName,
@@ -98,7 +114,8 @@ export class SiteRunner implements AssignmentRunner {
         case: 'assignmentAnswer',
         value: { assignment: { ...work.key }, answer: { case: 'accepted', value: {} } },
       });
-      return await this.#do(assignment, json, context, clock.now() + deadlineMs, work, line);
+      const allowed = { columns: decision.columns, own };
+      return await this.#do(assignment, json, context, allowed, clock.now() + deadlineMs, work, line);
     } catch (thrown) {
       const about = { federation: assignment.federation, model: assignment.modelName, round: assignment.roundNumber };
       return await this.#unsuccessful(thrown, work, about, context);
@@ -200,6 +217,22 @@ export class SiteRunner implements AssignmentRunner {
     return kind === 'describe' ? undefined : await this.#options.eligibility.unmet('training');
   }
 
+  /**
+   * The site's own code where the assignment asks for it: by its name, or in place of tfjs.
+   *
+   * @throws OctomilError `policy_denied` naming the digest that the code has now
+   */
+  async #ownCode(assignment: Assignment, json: TaskJson): Promise<AllowedCode | undefined> {
+    const { config, workPath } = this.#options;
+    if (assignment.kind !== 'train') return undefined;
+    const name = trainerOf(json);
+    const code = Object.hasOwn(config.trainers, name) ? config.trainers[name] : undefined;
+    if (code === undefined) return undefined;
+    const { sha256 } = await readCode(code);
+    if (!isCodeAllowed(config.policy, name, sha256)) throw notAllowed(name, sha256);
+    return { code, sha256, workPath };
+  }
+
   #updatePath(key: AssignmentKey): string {
     return join(this.#options.updatesPath, `${keyText(key)}.safetensors`);
   }
@@ -215,6 +248,7 @@ export class SiteRunner implements AssignmentRunner {
     assignment: Assignment,
     json: TaskJson,
     context: WorkContext,
+    allowed: { readonly columns: readonly string[] | undefined; readonly own: AllowedCode | undefined },
     deadlineAtMs: number,
     work: Work,
     line: Line,
@@ -245,21 +279,22 @@ export class SiteRunner implements AssignmentRunner {
             throttle.report({ phase: 'download', completed, total: totalBytes }),
           );
     const noProgressMs = Number(assignment.noProgressMs) || DEFAULT_NO_PROGRESS_MS;
-    const stopTelling = repeatUntilStopped(clock, noProgressMs / 3, () =>
-      throttle.report({ phase: 'load', completed: 0, total: 0 }),
-    );
+    let latest: ProgressStep = { phase: 'load', completed: 0, total: 0 };
+    const stopTelling = repeatUntilStopped(clock, noProgressMs / 3, () => throttle.report(latest));
     try {
       const task = toTrainerTask(assignment, json, {
         source,
         basePath: held?.path ?? '',
         outputPath: this.#updatePath(key),
+        own: allowed.own,
       });
       const { questions, digestOf } = this.#options;
       const dataSet = context.dataSet ?? '';
       if (task.kind === 'describe') {
-        const statistics = await questions.answer(dataSet, await digestOf(dataSet), task, async () =>
+        const answer = await questions.answer(dataSet, await digestOf(dataSet), task, async () =>
           JSON.stringify(await trainer.run(task, { signal })),
         );
+        const statistics = allowedStatistics(answer, allowed.columns);
         signal.throwIfAborted();
         await audit.record({
           ...audited,
@@ -281,6 +316,11 @@ export class SiteRunner implements AssignmentRunner {
       const result = await trainer.run(task, {
         signal,
         onProgress: (progress) => {
+          if (task.trainer === 'own') {
+            // Steps alone: of how many rows its loss is, nobody here knows. They are repeated, since it may be silent for long.
+            latest = { phase: 'train', completed: progress.step, total: progress.totalSteps };
+            return throttle.report(latest);
+          }
           stopTelling();
           if (task.trainer !== 'tfjs') return;
           // Losses go out under one entry per assignment, written before the first of them.

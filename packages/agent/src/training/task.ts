@@ -2,7 +2,7 @@ import type { Assignment } from '@octomil/proto';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { parseTargetRule, type TargetRule } from '@octomil/shared/features';
-import { type PredictTask, parseLocalOptions, type TrainerTask } from '@octomil/shared/training';
+import { type OwnCode, type PredictTask, parseLocalOptions, type TrainerTask } from '@octomil/shared/training';
 
 /** Where a task reads and writes. */
 export interface TaskPlaces {
@@ -11,6 +11,16 @@ export interface TaskPlaces {
   /** Empty for work that needs no base. */
   readonly basePath: string;
   readonly outputPath: string;
+  /** Code of the site's own that the assignment asks for, as it is allowed. */
+  readonly own?: AllowedCode | undefined;
+}
+
+/** Code of the site's own with what its run needs. */
+export interface AllowedCode {
+  readonly code: OwnCode;
+  /** The digest that the policy allows. */
+  readonly sha256: string;
+  readonly workPath: string;
 }
 
 /** The parsed `task_json` of an assignment. */
@@ -97,16 +107,25 @@ export function toTrainerTask(
         holdout: part(json, 'holdout'),
       };
     case 'train': {
-      const trainer = json['trainer'] ?? 'tfjs';
-      if (trainer !== 'tfjs') {
+      const trainer = trainerOf(json);
+      if (places.own === undefined && trainer !== 'tfjs') {
         throw new OctomilError(
           'training_not_supported',
-          `this agent has no trainer "${String(trainer)}"; it has tfjs and echo`,
+          `this agent has no trainer "${trainer}"; it has tfjs, echo and those that its configuration names`,
         );
       }
+      const { own } = places;
       return {
         kind: 'train',
-        trainer: 'tfjs',
+        ...(own === undefined
+          ? { trainer: 'tfjs' }
+          : {
+              trainer: 'own',
+              code: own.code,
+              allowedSha256: own.sha256,
+              workPath: own.workPath,
+              roundNumber: assignment.roundNumber,
+            }),
         source,
         basePath,
         outputPath,
@@ -123,6 +142,11 @@ export function toTrainerTask(
         `this agent does not know assignments of kind "${assignment.kind}"; update the agent`,
       );
   }
+}
+
+/** What trains: `tfjs` where the assignment does not say. */
+export function trainerOf(json: TaskJson): string {
+  return typeof json['trainer'] === 'string' ? json['trainer'] : 'tfjs';
 }
 
 function updateFormat(assignment: Assignment): 'delta' | 'weights' {

@@ -74,7 +74,22 @@ export function register(program: Command, define: DefineCommand): void {
     },
   );
 
-  const audit = program.command('audit').description('who changed what, and from where');
+  const audit = program.command('audit').description('who changed what, and from where; what left a site');
+  define(
+    audit,
+    'site',
+    'show what left a site by its own log, oldest first (also without "site")',
+    (command) =>
+      command
+        .requiredOption('--config <file>', 'agent.yaml')
+        .option('--kind <kind>', 'update, statistics, evaluation, site_summary, …')
+        .option('--federation <name>', 'for whom')
+        .option('--model <name>', 'of which model')
+        .option('--data-set <name>', 'of which data')
+        .option('--since <time>', 'from then on')
+        .option('--limit <n>', 'the newest ones', integerFrom(1)),
+    async (options) => (await import('./agent-site.js')).audit(options),
+  );
   define(
     audit,
     'list',

@@ -55,6 +55,48 @@ export function register(program: Command, define: DefineCommand): void {
     (command) => command.requiredOption('--config <file>', 'agent.yaml'),
     async (options, model = '') => (await import('./agent.js')).activate(options, model),
   );
+  const ofAgent = (command: Command): Command => command.requiredOption('--config <file>', 'agent.yaml');
+  define(
+    agent,
+    'trainers',
+    "show the site's own training code with its digests, for the policy's code.allow",
+    ofAgent,
+    async (options) => (await import('./agent-site.js')).trainers(options),
+  );
+  define(
+    agent,
+    'dry-run',
+    'do a round here alone and print exactly what would leave',
+    (command) =>
+      ofAgent(command)
+        .requiredOption('--federation <name>', 'who would ask')
+        .requiredOption('--model <name>', 'for which model')
+        .requiredOption('--target <rule>', 'what would be learned, such as "num>0"')
+        .option('--data-set <name>', 'on which data (default: the only one)')
+        .option('--architecture <name>', 'logistic or mlp'),
+    async (options) => (await import('./agent-site.js')).dryRun(options),
+  );
+  define(
+    agent,
+    'unenrol',
+    'forget the credential, bases and updates of this site; the audit log stays (stop the agent first)',
+    ofAgent,
+    async (options) => (await import('./agent-site.js')).unenrol(options),
+  );
+  const policy = program.command('policy').description('what a site allows');
+  define(
+    policy,
+    'check',
+    'explain how the site would answer',
+    (command) =>
+      ofAgent(command)
+        .requiredOption('--federation <name>', 'who asks')
+        .requiredOption('--model <name>', 'for which model')
+        .option('--data-set <name>', 'on which data')
+        .option('--column <name...>', 'which columns')
+        .option('--trainer <name>', 'with which trainer (default: tfjs)'),
+    async (options) => (await import('./agent-site.js')).policyCheck(options),
+  );
   define(
     program,
     'config',

@@ -34,7 +34,7 @@ export function register(program: Command, define: DefineCommand): void {
         .option('--base-version <version>', 'start from it (default: the latest)')
         .option('--new-version <version>', 'make it (default: the next)')
         .addOption(new Option('--update-format <format>', 'what sites send').choices(['delta', 'weights']))
-        .addOption(new Option('--trainer <name>', 'echo proves the plumbing only').choices(['tfjs', 'echo']))
+        .option('--trainer <name>', 'tfjs, echo (proves the plumbing only), or what the sites call code of their own')
         .option('--no-publish', 'leave the new version a draft')
         .option('--dry-run', 'show which sites would take part, and train nothing')
         .option('--detach', 'start it and do not wait'),

@@ -17,7 +17,11 @@ export interface FleetAgentOptions {
   readonly dataSets?: Readonly<Record<string, string | DataSource>>;
   readonly labels?: Readonly<Record<string, string>>;
   /** As in `agent.yaml`. Default: everything is allowed, which only a test may say. */
-  readonly policy?: { readonly allow: readonly Readonly<Record<string, unknown>>[] };
+  readonly policy?: Readonly<Record<string, unknown>> & {
+    readonly allow: readonly Readonly<Record<string, unknown>>[];
+  };
+  /** Code of the site's own, as in `agent.yaml`; its paths are absolute. */
+  readonly trainers?: Readonly<Record<string, unknown>>;
 }
 
 export interface FleetOptions {
@@ -234,6 +238,7 @@ class RunningAgent implements FleetAgent, Service {
       ),
       ...(this.#options.labels === undefined ? {} : { labels: this.#options.labels }),
       policy: this.#options.policy ?? { allow: [everything] },
+      ...(this.#options.trainers === undefined ? {} : { trainers: this.#options.trainers }),
       stop_grace_seconds: 0,
     };
   }

@@ -16,7 +16,7 @@ export interface Demand {
   readonly model: { readonly id: string; readonly name: string };
   /** Empty: the site's only data set, or the one named "default". */
   readonly dataSet: string;
-  readonly trainer: 'tfjs' | 'echo';
+  readonly trainer: string;
   /** Labels that must be equal. */
   readonly selector: Readonly<Record<string, string>>;
 }

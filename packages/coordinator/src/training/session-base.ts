@@ -44,7 +44,7 @@ export function resolveConfig(
     );
   }
   const spec = base?.featureSpec;
-  const describes = config.trainer === 'tfjs' && spec === undefined && !open;
+  const describes = config.trainer !== 'echo' && spec === undefined && !open;
   const architecture = base?.architecture ?? config.architecture ?? model.architecture;
   if (base !== undefined && config.architecture !== null && !sameModel(config, base.architecture)) {
     throw new OctomilError(
@@ -87,7 +87,7 @@ export function resolveConfig(
     // The same rows are held out in every session of a model: what was trained on once is never evaluated on.
     holdoutSalt: model.name,
     describes,
-    evaluates: config.trainer === 'tfjs' && !config.dryRun && !open,
+    evaluates: config.trainer !== 'echo' && !config.dryRun && !open,
   };
 }
 

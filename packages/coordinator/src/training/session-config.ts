@@ -1,7 +1,7 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { parseTargetRule } from '@octomil/shared/features';
 import { type Architecture, parseArchitecture } from '@octomil/shared/models';
-import { type LocalOptions, parseLocalOptions } from '@octomil/shared/training';
+import { type LocalOptions, parseLocalOptions, TRAINER_NAME_PATTERN } from '@octomil/shared/training';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
@@ -36,7 +36,8 @@ export const SessionBody = Type.Object(
     missing_markers: OrNull(Type.Record(Type.String(), Type.Array(Type.Union([Type.String(), Type.Number()])))),
     exclude: OrNull(Type.Array(Type.String(), { maxItems: 10_000 })),
     local: OrNull(Type.Record(Type.String(), Type.Unknown())),
-    trainer: OrNull(Type.Union([Type.Literal('tfjs'), Type.Literal('echo')])),
+    // tfjs, echo, or what the sites call code of their own.
+    trainer: OrNull(Type.String({ pattern: TRAINER_NAME_PATTERN })),
     seed: OrNull(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
     round_deadline_seconds: OrNull(Type.Number({ minimum: 1, maximum: 30 * 86_400 })),
     no_progress_seconds: OrNull(Type.Number({ minimum: NO_PROGRESS_MINIMUM_SECONDS, maximum: 86_400 })),
@@ -92,7 +93,8 @@ export interface SessionConfig {
   readonly missingMarkers: Readonly<Record<string, readonly (string | number)[]>>;
   readonly exclude: readonly string[];
   readonly local: LocalOptions;
-  readonly trainer: 'tfjs' | 'echo';
+  /** `tfjs`, `echo`, or what the sites call code of their own. */
+  readonly trainer: string;
   readonly seed: number;
   readonly roundDeadlineSeconds: number;
   readonly noProgressSeconds: number;
