@@ -237,7 +237,10 @@ describe('models', () => {
     expect(await send('GET', `${base}/latest`)).toMatchObject({ status: 404, body: { code: 'version_not_found' } });
     expect(await send('POST', `${base}/1.0.0/publish`, { json: {} })).toMatchObject({ body: { status: 'published' } });
     const form = { version: '1.0.0', filename: 'model.onnx', content_type: 'application/octet-stream' };
-    expect(await send('POST', `${base}/upload-url`, { form })).toMatchObject({ status: 409, body: { code: 'conflict' } });
+    expect(await send('POST', `${base}/upload-url`, { form })).toMatchObject({
+      status: 409,
+      body: { code: 'conflict' },
+    });
     expect(await send('GET', `${base}/latest`)).toMatchObject({ body: { version: '1.0.0' } });
 
     const download = (headers: Record<string, string> = {}, query = '') =>

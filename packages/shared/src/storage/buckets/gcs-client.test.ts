@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { BucketClient } from './index.js';
@@ -14,7 +14,7 @@ const stored = new Map<string, Buffer>();
 const sessions = new Map<string, Buffer>();
 
 beforeAll(async () => {
-  server = createServer(async (request, response) => {
+  const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const url = new URL(request.url ?? '', 'http://x');
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
@@ -48,7 +48,8 @@ beforeAll(async () => {
         response.writeHead(404, headers).end('{"error":{"code":404,"message":"No such object"}}');
       else response.writeHead(200, headers).end(JSON.stringify(metadata));
     }
-  });
+  };
+  server = createServer((request, response) => void answer(request, response));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const environment = { STORAGE_EMULATOR_HOST: `127.0.0.1:${(server.address() as AddressInfo).port}` };
