@@ -255,11 +255,23 @@ test.each([
   const { body } = await ask('POST', base, start);
   const rollout = await bench.service.store.get(scene.model.id, Number(body['id']));
   const { devices } = await bench.service.affectedDevices(rollout, { limit: 10, offset: 0 });
-  for (const { id } of devices) {
-    await bench.service.observeRaw(id, [
-      { modelId: rollout.model_id, versionId: rollout.version_id, rolloutId: rollout.id, state: 'failed' },
-    ]);
-  }
+  // As another coordinator stores what devices say: here, the gates would be judged by themselves a moment later.
+  await bench.database.kysely
+    .insertInto('device_models')
+    .values(
+      devices.map(({ id }) => ({
+        device_id: id,
+        model_id: rollout.model_id,
+        rollout_id: rollout.id,
+        version_id: rollout.version_id,
+        active_version_id: null,
+        previous_version_id: null,
+        state: 'failed' as const,
+        reason_code: null,
+        reason: null,
+      })),
+    )
+    .execute();
   const refused = await ask('POST', `${base}/${rollout.id}/${action}`, payload);
   expect(refused).toMatchObject({ status: 409, body: { code: 'gate_breached' } });
   expect((await ask('GET', `${base}/${rollout.id}`)).body).toMatchObject({
