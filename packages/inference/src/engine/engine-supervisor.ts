@@ -33,6 +33,7 @@ export class EngineSupervisor {
   #failures = 0;
   #starts = 0;
   #retryAtMs = 0;
+  #readyAtMs = 0;
   #callOffRestart: () => void = () => undefined;
 
   constructor(options: SupervisorOptions) {
@@ -113,10 +114,7 @@ export class EngineSupervisor {
       this.#requireRunning();
       this.#state = 'ready';
       this.#failure = undefined;
-      const readyAtMs = clock.now();
-      void started.ended.then(() => {
-        if (clock.now() - readyAtMs > STEADY_MS) this.#failures = 0;
-      });
+      this.#readyAtMs = clock.now();
       logger.info({ pid: started.pid, rssBytes: started.rssBytes }, 'model loaded');
       return started;
     } catch (error) {
@@ -132,7 +130,8 @@ export class EngineSupervisor {
     if (this.#child !== child) return;
     this.#child = undefined;
     if (this.#state !== 'ready') return;
-    const { logger } = this.#options;
+    const { clock, logger } = this.#options;
+    if (clock.now() - this.#readyAtMs > STEADY_MS) this.#failures = 0;
     logger.warn({ how, lastLine: child.lastLine }, 'the engine process ended; it will be started anew');
     this.#fail(new OctomilError('model_load_failed', `the engine process is being started anew: ${how}`));
   }
