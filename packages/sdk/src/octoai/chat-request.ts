@@ -53,7 +53,12 @@ export function requestBody(request: ChatCompletionStreamRequest): WireFields {
   const { messages, streamOptions, signal: _signal, timeoutMs: _timeoutMs, ...parameters } = request;
   if (typeof parameters.model !== 'string' || parameters.model === '') throw wrong('model', 'the name of a model');
   if (!Array.isArray(messages) || messages.length === 0) throw wrong('messages', 'a list with at least one message');
+  for (const [index, message] of (messages as readonly unknown[]).entries()) {
+    if (typeof message !== 'object' || message === null)
+      throw wrong(`messages[${index}]`, 'a message with role and content');
+  }
   for (const [name, value] of Object.entries(parameters)) {
+    if (typeof value === 'bigint') throw wrong(name, 'a number, not a bigint');
     if (typeof value === 'number' && !Number.isFinite(value)) throw wrong(name, `a number, not ${value}`);
   }
   return {

@@ -183,6 +183,12 @@ test('no token is sent where there is none, and one that goes over an open line 
   await expect(client.textGen.createChatCompletion({ ...request, messages: [] })).rejects.toMatchObject({
     details: { field: 'messages' },
   });
+  const withNothing = { ...request, messages: [null] as unknown as ChatMessage[] };
+  await expect(client.textGen.createChatCompletion(withNothing)).rejects.toMatchObject({
+    code: 'invalid_input',
+    details: { field: 'messages[0]' },
+  });
+  expect(() => client.textGen.createChatCompletionStream(withNothing)).toThrow(OctomilClientError);
   await expect(client.textGen.createChatCompletion({ ...request, temperature: Number.NaN })).rejects.toMatchObject({
     details: { field: 'temperature' },
   });
