@@ -64,6 +64,38 @@ test('reads a whole file, with paths relative to it, and freezes it', () => {
   }
 });
 
+test('every way to read a data set can be set, and files are relative as the path is', () => {
+  const { dataSets } = parse({
+    ...MINIMAL,
+    data_sets: {
+      a: {
+        path: 'exports/',
+        files: ['exports/1.csv.gz', '/data/2.csv.gz'],
+        format: 'csv',
+        header: false,
+        columns: ['age', 'chol'],
+        thousands_separator: '.',
+        comment: '#',
+        missing_texts: ['-'],
+        max_unpacked_mb: 2,
+      },
+      b: { path: 'b.jsonl', format: 'jsonl' },
+    },
+  });
+  expect(dataSets['a']).toEqual({
+    path: '/etc/octomil/exports',
+    files: ['/etc/octomil/exports/1.csv.gz', '/data/2.csv.gz'],
+    format: 'csv',
+    header: false,
+    columns: ['age', 'chol'],
+    thousandsSeparator: '.',
+    comment: '#',
+    missingTexts: ['-'],
+    maxUnpackedBytes: 2_097_152,
+  });
+  expect(problems({ ...MINIMAL, data_sets: { a: { path: 'x.csv', thousands_separator: '_' } } })).toHaveLength(1);
+});
+
 test('the environment wins over the file', () => {
   const config = parse(MINIMAL, {
     OCTOMIL_COORDINATOR: 'https://other.example',

@@ -13,7 +13,7 @@ import type { AgentConfig } from './agent-config.js';
 import { applyEnvironment } from './environment.js';
 import { ownTrainers, trainerProblems } from './own-trainers.js';
 import { proxyFromEnvironment } from './proxy.js';
-import { type AgentFile, AgentFileSchema, type ConditionRulesFile } from './schema.js';
+import { type AgentFile, AgentFileSchema, type ConditionRulesFile, type DataSetFile } from './schema.js';
 
 const MIB = 1_048_576;
 
@@ -87,17 +87,7 @@ function build(
     enrollmentToken,
     stateDir: at(file.state_dir),
     dataSets: Object.fromEntries(
-      Object.entries(file.data_sets ?? {}).map(([name, source]) => [
-        name,
-        {
-          path: at(source.path),
-          ...(source.format === undefined ? {} : { format: source.format }),
-          ...(source.delimiter === undefined ? {} : { delimiter: source.delimiter }),
-          ...(source.decimal_separator === undefined ? {} : { decimalSeparator: source.decimal_separator }),
-          ...(source.encoding === undefined ? {} : { encoding: source.encoding }),
-          ...(source.missing_texts === undefined ? {} : { missingTexts: source.missing_texts }),
-        } as DataSource,
-      ]),
+      Object.entries(file.data_sets ?? {}).map(([name, source]) => [name, dataSource(source, at)]),
     ),
     labels: file.labels ?? {},
     policy,
@@ -153,6 +143,19 @@ function buildPolicy(file: AgentFile['policy']): Policy {
 
 function least(a: number | undefined, b: number | undefined): number | undefined {
   return a === undefined ? b : b === undefined ? a : Math.min(a, b);
+}
+
+function dataSource(set: DataSetFile, at: (path: string) => string): DataSource {
+  const { path, files, decimal_separator, thousands_separator, missing_texts, max_unpacked_mb, ...same } = set;
+  return {
+    path: at(path),
+    ...same,
+    ...(files === undefined ? {} : { files: files.map(at) }),
+    ...(decimal_separator === undefined ? {} : { decimalSeparator: decimal_separator }),
+    ...(thousands_separator === undefined ? {} : { thousandsSeparator: thousands_separator }),
+    ...(missing_texts === undefined ? {} : { missingTexts: missing_texts }),
+    ...(max_unpacked_mb === undefined ? {} : { maxUnpackedBytes: max_unpacked_mb * MIB }),
+  } as DataSource;
 }
 
 function conditionRules(rules: ConditionRulesFile = {}): ConditionRules {

@@ -56,14 +56,23 @@ export const PolicySchema = Type.Object(
 const DataSetSchema = Type.Object(
   {
     path: Text,
-    format: Type.Optional(Type.Enum(['csv', 'parquet'])),
+    files: Type.Optional(Type.Array(Text, { minItems: 1, maxItems: 10_000 })),
+    format: Type.Optional(Type.Enum(['csv', 'parquet', 'jsonl'])),
+    reader: Type.Optional(Type.Enum(['duckdb', 'parquetjs-lite'])),
     delimiter: Type.Optional(Type.String({ minLength: 1, maxLength: 1 })),
+    header: Type.Optional(Type.Boolean()),
+    columns: Type.Optional(Type.Array(Type.String(), { minItems: 1, maxItems: 10_001 })),
     decimal_separator: Type.Optional(Type.Enum(['.', ','])),
+    thousands_separator: Type.Optional(Type.Enum([',', '.', ' ', "'"])),
+    comment: Type.Optional(Type.String({ minLength: 1, maxLength: 1 })),
     encoding: Type.Optional(Type.Enum(['utf-8', 'latin-1', 'utf-16'])),
     missing_texts: Type.Optional(Type.Array(Type.String())),
+    max_unpacked_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 16_777_216 })),
   },
   { additionalProperties: false },
 );
+
+export type DataSetFile = Static<typeof DataSetSchema>;
 
 const OwnTrainerSchema = Type.Object(
   {

@@ -1,11 +1,11 @@
 // Child process: reads each source once and answers what the coordinator may know of it. Ends with its parent.
-import { type DataSource, digestOf, openTable } from '@octomil/shared/data';
+import { type DataSource, digestOf, formatOf, openTable, pathsOf } from '@octomil/shared/data';
 import { toOctomilError } from '@octomil/shared/errors';
 import type { SummaryOfSource } from './summary.js';
 import { withoutFolders } from './without-folders.js';
 
 async function summarize(source: DataSource): Promise<SummaryOfSource> {
-  const format = source.format ?? (/\.(parquet|pq)$/i.test(source.path) ? 'parquet' : 'csv');
+  const format = formatOf(source);
   try {
     const reader = await openTable(source);
     try {
@@ -16,7 +16,7 @@ async function summarize(source: DataSource): Promise<SummaryOfSource> {
     }
   } catch (thrown) {
     const error = toOctomilError(thrown, 'data_unreadable');
-    const problem = withoutFolders(`[${error.code}] ${error.reason.split('\n')[0]}`, [source.path]);
+    const problem = withoutFolders(`[${error.code}] ${error.reason.split('\n')[0]}`, pathsOf(source));
     return { rowCount: 0, format, digest: '', problem };
   }
 }

@@ -1,9 +1,8 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import type { DataSource } from '@octomil/shared/data';
-import { OctomilError } from '@octomil/shared/errors';
+import { type DataSource, locate } from '@octomil/shared/data';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
 
@@ -158,9 +157,9 @@ export class DataSetSummaries {
 
 function markOf(source: DataSource): string {
   try {
-    const { size, mtimeMs } = statSync(source.path);
-    return JSON.stringify([source, size, mtimeMs]);
+    const { files } = locate(source);
+    return JSON.stringify([source, ...files.map(({ path, sizeBytes, modifiedMs }) => [path, sizeBytes, modifiedMs])]);
   } catch (error) {
-    return JSON.stringify([source, (error as NodeJS.ErrnoException).code]);
+    return JSON.stringify([source, toOctomilError(error).reason]);
   }
 }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Assignment } from '@octomil/proto';
+import { pathsOf } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import { notAllowed, readCode, type Trainer } from '@octomil/shared/training';
@@ -183,7 +184,7 @@ export class SiteRunner implements AssignmentRunner {
   ): Promise<Outcome> {
     if (work.signal.aborted) throw thrown;
     const { config, audit, logger } = this.#options;
-    const paths = Object.values(config.dataSets).map(({ path }) => path);
+    const paths = Object.values(config.dataSets).flatMap(pathsOf);
     const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths);
     if (error.code === 'policy_denied') {
       logger.warn({ ...work.key, ...context, error }, `assignment refused: ${error.reason}`);

@@ -247,10 +247,12 @@ class RunningAgent implements FleetAgent, Service {
 /** A data source in the words of `agent.yaml`. */
 function dataSetSetting(source: string | DataSource): unknown {
   if (typeof source === 'string') return source;
-  const { decimalSeparator, missingTexts, ...rest } = source;
+  const { decimalSeparator, thousandsSeparator, missingTexts, maxUnpackedBytes, ...rest } = source;
   return {
     ...rest,
     ...(decimalSeparator === undefined ? {} : { decimal_separator: decimalSeparator }),
+    ...(thousandsSeparator === undefined ? {} : { thousands_separator: thousandsSeparator }),
     ...(missingTexts === undefined ? {} : { missing_texts: missingTexts }),
+    ...(maxUnpackedBytes === undefined ? {} : { max_unpacked_mb: Math.ceil(maxUnpackedBytes / 1_048_576) }),
   };
 }

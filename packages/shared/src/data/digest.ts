@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
-import { locate } from './locate.js';
+import { type LocatedFile, locate } from './locate.js';
 import type { DataSource } from './source.js';
 
 interface Known {
@@ -15,20 +15,23 @@ const known = new Map<string, Known>();
 const MAX_KNOWN = 1000;
 
 /**
- * SHA-256 (hex) of the file's bytes and of how it is to be read: equal digests mean equal statistics.
+ * SHA-256 (hex) of the files' bytes and of how they are to be read: equal digests mean equal statistics.
  *
  * @throws `data_unreadable` where the file cannot be read.
  */
 export async function digestOf(source: DataSource, signal?: AbortSignal): Promise<string> {
-  const file = locate(source);
-  const content = await contentDigest(file, signal);
-  const { path: _, ...reading } = source;
+  const { files } = locate(source);
+  const contents: string[] = [];
+  for (const file of files) contents.push(await contentDigest(file, signal));
+  const [only] = contents;
+  const content = contents.length === 1 ? only : contents;
+  const { path: _, files: __, ...reading } = source;
   return createHash('sha256')
     .update(JSON.stringify([content, Object.entries(reading).sort(([a], [b]) => (a < b ? -1 : 1))]))
     .digest('hex');
 }
 
-async function contentDigest(file: { path: string; sizeBytes: number; modifiedMs: number }, signal?: AbortSignal) {
+async function contentDigest(file: LocatedFile, signal?: AbortSignal): Promise<string> {
   const found = known.get(file.path);
   if (found !== undefined && found.sizeBytes === file.sizeBytes && found.modifiedMs === file.modifiedMs) {
     return found.digest;

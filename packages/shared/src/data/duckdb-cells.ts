@@ -9,6 +9,7 @@ import {
   TRUE_TEXTS,
 } from './cells.js';
 import { quoteNumber, quoteText } from './duckdb-session.js';
+import type { ThousandsSeparator } from './source.js';
 import type { CellRequest, ColumnFamily } from './table-reader.js';
 
 /** A column as the query sees it. */
@@ -20,6 +21,7 @@ export interface SqlColumn {
 
 export interface CellRules {
   readonly decimalSeparator: '.' | ',';
+  readonly thousandsSeparator?: ThousandsSeparator | undefined;
   /** Beyond MISSING_TEXTS, compared exactly after trimming. */
   readonly missingTexts: readonly string[];
 }
@@ -42,7 +44,19 @@ const INFINITE = quoteNumber(Number.POSITIVE_INFINITY);
 function asNumber(sql: string, rules: CellRules): string {
   const cast = (text: string) =>
     `TRY_CAST(${rules.decimalSeparator === ',' ? `replace(${text}, ',', '.')` : text} AS DOUBLE)`;
-  return `CASE WHEN ${cast(sql)} IS NOT NULL THEN ${cast(sql)} ELSE ${cast(trim(sql))} END`;
+  const plain = `CASE WHEN ${cast(sql)} IS NOT NULL THEN ${cast(sql)} ELSE ${cast(trim(sql))} END`;
+  if (rules.thousandsSeparator === undefined) return plain;
+  const { characters, grouped } = thousandsOf(rules.thousandsSeparator, rules.decimalSeparator);
+  const joined = cast(`translate(${trim(sql)}, ${quoteText(characters)}, '')`);
+  // What has the separator in other places (a date, 1.5 where the point separates) is no number.
+  const misplaced = `regexp_matches(${trim(sql)}, ${quoteText(`[${characters}]`)})`;
+  return `CASE WHEN regexp_full_match(${trim(sql)}, ${quoteText(grouped)}) THEN ${joined} WHEN ${misplaced} THEN NULL ELSE ${plain} END`;
+}
+
+/** The characters that count as the separator, and the pattern of a number with groups of three digits between them. */
+function thousandsOf(separator: ThousandsSeparator, decimal: '.' | ','): { characters: string; grouped: string } {
+  const characters = separator === ' ' ? ' \u00a0\u202f' : separator === "'" ? "'\u2019" : separator;
+  return { characters, grouped: `[+-]?[0-9]{1,3}([${characters}][0-9]{3})+([${decimal}][0-9]*)?([eE][+-]?[0-9]+)?` };
 }
 
 /** Not IN: a longer list of those becomes a join, which makes every cell be trimmed. */

@@ -1,10 +1,11 @@
 import { OctomilError } from '@octomil/shared/errors';
+import type { TableFormat } from './source.js';
 
 /**
  * Turns DuckDB's error into ours. Its messages quote the offending row, and rows stay at the site: only the line
  * number and the counts are taken over, and the original is dropped rather than kept as the cause.
  */
-export function readError(path: string, format: 'csv' | 'parquet', thrown: unknown): OctomilError {
+export function readError(path: string, format: TableFormat, thrown: unknown): OctomilError {
   if (thrown instanceof OctomilError) return thrown;
   const message = thrown instanceof Error ? thrown.message : String(thrown);
   const line = /CSV Error on Line: (\d+)/.exec(message)?.[1];
@@ -39,6 +40,12 @@ export function readError(path: string, format: 'csv' | 'parquet', thrown: unkno
   }
   if (line === undefined && /gzip|GZIP|decompress/i.test(message)) {
     return new OctomilError('corrupt_file', `${path} is not a whole gzip file; copy it again`);
+  }
+  if (format === 'jsonl') {
+    // The line that DuckDB gives may be the one after.
+    const near = /in line (\d+)|in record\/value (\d+)/.exec(message);
+    const where = near === null ? path : `${path}, near line ${near[1] ?? near[2]}`;
+    return new OctomilError('data_unreadable', `${where}: not one whole JSON object a line; mend that line`);
   }
   return new OctomilError('data_unreadable', `${at}: the file cannot be read as CSV; open it and look at that place`);
 }

@@ -1,128 +1,60 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { foldName, MISSING_TEXTS } from './cells.js';
-import { detectDialect } from './csv-dialect.js';
 import type { CellRules } from './duckdb-cells.js';
 import { readError } from './duckdb-errors.js';
 import { type ProfiledColumn, profileColumns } from './duckdb-profile.js';
-import { type DuckDbSession, openDuckDb, quoteName, quoteText } from './duckdb-session.js';
+import { type DuckDbSession, openDuckDb } from './duckdb-session.js';
 import { planStream } from './duckdb-stream.js';
-import { type LocatedFile, locate } from './locate.js';
+import { type SqlTable, sqlTable } from './duckdb-tables.js';
+import { type LocatedTable, locate } from './locate.js';
 import type { DataSource } from './source.js';
 import type {
   CellChunk,
   CellRequest,
-  ColumnFamily,
   ColumnProfile,
   ProfileRequest,
   TableColumn,
   TableReader,
 } from './table-reader.js';
-
-/** More columns than this are refused: a wide table is a mistake (rows and columns swapped) more often than not. */
-export const MAX_COLUMNS = 10_001;
+import { checkUnpackedSize, DEFAULT_MAX_UNPACKED_BYTES, isGzip } from './unpacked-size.js';
 
 /**
- * Opens a local CSV or Parquet file with DuckDB. Close it when done.
+ * Opens the local files of a table with DuckDB. Close it when done.
  *
  * A CSV file is read as text and typed by our own rules over all rows, never by a sample: a letter in row 30,001
  * or a code such as `01234` is then seen for what it is.
  *
  * @throws `data_unreadable` where there is no such file, it may not be read, is empty, has no header, two columns of
- * the same name or too many; `corrupt_file` for a Parquet file cut short.
+ * the same name or too many, and for files of one table with different columns; `corrupt_file` for a Parquet or gzip
+ * file cut short; `too_large` for a compressed file that unpacks to more than it may; `invalid_input` for options that
+ * contradict each other.
  */
 export async function openTable(source: DataSource): Promise<TableReader> {
-  const file = locate(source);
-  if (file.format === 'csv' && file.sizeBytes === 0) {
-    throw new OctomilError('data_unreadable', `${source.path} is empty; it needs a header line and rows`);
-  }
-  const session = await openDuckDb(file.path);
-  try {
-    return file.format === 'csv' ? openCsv(session, source, file) : await openParquet(session, source, file);
-  } catch (thrown) {
-    session.close();
-    throw readError(source.path, file.format, thrown);
-  }
-}
-
-function openCsv(session: DuckDbSession, source: DataSource, file: LocatedFile): TableReader {
-  const dialect = detectDialect({ ...source, path: file.path });
-  const columns = nameColumns(
-    source.path,
-    dialect.names.map((name) => ({ name, family: 'text' as const })),
-  );
-  const missingTexts = source.missingTexts ?? [];
-  const options = [
-    `auto_detect=false, header=true, quote='"', escape='"', strict_mode=true`,
-    `delim=${quoteText(dialect.delimiter)}`,
-    `encoding=${quoteText(dialect.encoding)}`,
-    `nullstr=[${[...MISSING_TEXTS, ...missingTexts].map(quoteText).join(', ')}]`,
-    // Own names, so that no header can clash with SQL; the header line is skipped.
-    `columns={${columns.map((_, i) => `'c${i}': 'VARCHAR'`).join(', ')}}`,
-    ...(/\.gz$/i.test(source.path) ? ["compression='gzip'"] : []),
-  ];
-  return new DuckDbReader(
-    session,
-    source,
-    `read_csv(${quoteText(file.path)}, ${options.join(', ')})`,
-    columns.map((column, i) => ({ column, sql: { sql: `c${i}`, family: 'text' } })),
-    { decimalSeparator: dialect.decimalSeparator, missingTexts },
-    'csv',
-  );
-}
-
-async function openParquet(session: DuckDbSession, source: DataSource, file: LocatedFile): Promise<TableReader> {
-  const table = `read_parquet(${quoteText(file.path)})`;
-  const described = await (await session.connection.run(`DESCRIBE SELECT * FROM ${table}`)).getRows();
-  const found = described.map(([name, type]) => ({ name: String(name), type: String(type) }));
-  const columns = nameColumns(
-    source.path,
-    found.map(({ name, type }) => ({ name, family: familyOf(type) })),
-  );
-  return new DuckDbReader(
-    session,
-    source,
-    table,
-    columns.map((column, i) => {
-      const quoted = quoteName(found[i]?.name ?? column.name);
-      const plain = column.family !== 'text' || found[i]?.type === 'VARCHAR';
-      return { column, sql: { sql: plain ? quoted : `CAST(${quoted} AS VARCHAR)`, family: column.family } };
-    }),
-    { decimalSeparator: '.', missingTexts: source.missingTexts ?? [] },
-    'parquet',
-  );
-}
-
-function familyOf(type: string): ColumnFamily {
-  if (/\[|^(STRUCT|MAP|UNION)/.test(type)) return 'unsupported';
-  if (/^(U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL)/.test(type)) return 'number';
-  if (type === 'BOOLEAN') return 'boolean';
-  if (/^(VARCHAR|UUID|ENUM)/.test(type)) return 'text';
-  if (/^(DATE|TIME|INTERVAL)/.test(type)) return 'time';
-  return 'unsupported';
-}
-
-function nameColumns(path: string, found: readonly { name: string; family: ColumnFamily }[]): TableColumn[] {
-  if (found.length > MAX_COLUMNS) {
-    throw new OctomilError(
-      'data_unreadable',
-      `${path} has ${found.length} columns; at most ${MAX_COLUMNS} can be read. Are rows and columns swapped?`,
-    );
-  }
-  const byKey = new Map<string, string>();
-  return found.map(({ name: spelled, family }, index) => {
-    // Spreadsheets and data frames write the row number under an empty name.
-    const name = spelled.trim() === '' ? `unnamed_${index + 1}` : spelled.trim();
-    const key = foldName(name);
-    const other = byKey.get(key);
-    if (other !== undefined) {
+  const table = locate(source);
+  const { format, files } = table;
+  for (const file of files) {
+    if (format === 'parquet') continue;
+    if (file.sizeBytes === 0) {
       throw new OctomilError(
         'data_unreadable',
-        `${path} has two columns called "${name}"${other === name ? '' : ` ("${other}" counts as the same: case, spaces and - _ . make no difference)`}; rename or drop one`,
+        `${file.shown} is empty; it needs ${format === 'csv' ? 'a header line and ' : ''}rows`,
       );
     }
-    byKey.set(key, name);
-    return { name, key, family };
-  });
+    if (isGzip(file.path)) await checkUnpackedSize(file, source.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED_BYTES);
+  }
+  const session = await openDuckDb(files.map(({ path }) => path));
+  try {
+    return new DuckDbReader(session, source, table, await sqlTable(session.connection, source, table));
+  } catch (thrown) {
+    session.close();
+    throw readErrorOf(source, table, thrown);
+  }
+}
+
+/** Names the file of a table of many, where DuckDB does. */
+function readErrorOf({ path }: DataSource, { format, files }: LocatedTable, thrown: unknown): OctomilError {
+  const message = thrown instanceof Error ? thrown.message : String(thrown);
+  const file = files.length === 1 ? undefined : files.find((one) => message.includes(one.path));
+  return readError(file?.shown ?? path, format, thrown);
 }
 
 class DuckDbReader implements TableReader {
@@ -132,23 +64,16 @@ class DuckDbReader implements TableReader {
   readonly #table: string;
   readonly #bound: ReadonlyMap<string, ProfiledColumn>;
   readonly #rules: CellRules;
-  readonly #format: 'csv' | 'parquet';
+  readonly #files: LocatedTable;
 
-  constructor(
-    session: DuckDbSession,
-    source: DataSource,
-    table: string,
-    bound: readonly ProfiledColumn[],
-    rules: CellRules,
-    format: 'csv' | 'parquet',
-  ) {
+  constructor(session: DuckDbSession, source: DataSource, files: LocatedTable, table: SqlTable) {
     this.#session = session;
     this.source = source;
-    this.#table = table;
-    this.columns = bound.map(({ column }) => column);
-    this.#bound = new Map(bound.map((entry) => [entry.column.key, entry]));
-    this.#rules = rules;
-    this.#format = format;
+    this.#files = files;
+    this.#table = table.from;
+    this.columns = table.columns.map(({ column }) => column);
+    this.#bound = new Map(table.columns.map((entry) => [entry.column.key, entry]));
+    this.#rules = table.rules;
   }
 
   async countRows(): Promise<number> {
@@ -192,7 +117,7 @@ class DuckDbReader implements TableReader {
     try {
       return await read();
     } catch (thrown) {
-      throw readError(this.source.path, this.#format, thrown);
+      throw readErrorOf(this.source, this.#files, thrown);
     }
   }
 }

@@ -9,12 +9,12 @@ export interface DuckDbSession {
 }
 
 /**
- * Opens DuckDB for one file and locks it down: it can read that file and nothing else, write nothing (no spilling of
+ * Opens DuckDB for the files of a table and locks it down: it can read these and nothing else, write nothing (no spilling of
  * patients' rows into a temporary folder), load no extension and reach no network, and none of it can be undone.
  *
  * One thread: the order in which numbers are summed is then fixed, and a site's machine stays usable.
  */
-export async function openDuckDb(path: string): Promise<DuckDbSession> {
+export async function openDuckDb(paths: readonly string[]): Promise<DuckDbSession> {
   // Loaded here, not at the top: the library weighs 70 MB, and the coordinator and the idle agent never need it.
   const { DuckDBInstance: Instance } = await import('@duckdb/node-api');
   const instance: DuckDBInstance = await Instance.create(':memory:', {
@@ -26,7 +26,7 @@ export async function openDuckDb(path: string): Promise<DuckDbSession> {
     temp_directory: '',
   });
   const connection = await instance.connect();
-  await connection.run(`SET allowed_paths=[${quoteText(path)}]`);
+  await connection.run(`SET allowed_paths=[${paths.map(quoteText).join(', ')}]`);
   await connection.run('SET enable_external_access=false');
   await connection.run('SET lock_configuration=true');
   return {

@@ -13,7 +13,16 @@ export {
 export { digestOf } from './digest.js';
 export { openTable } from './duckdb-reader.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
-export type { DataSource, TableFormat } from './source.js';
+export { formatOf, type LocatedFile, type LocatedTable, locate, pathsOf } from './locate.js';
+export {
+  type DataSource,
+  READERS,
+  type ReaderName,
+  TABLE_FORMATS,
+  type TableFormat,
+  THOUSANDS_SEPARATORS,
+  type ThousandsSeparator,
+} from './source.js';
 export * from './sources/index.js';
 export type {
   CellChunk,

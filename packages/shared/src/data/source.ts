@@ -1,19 +1,44 @@
 import type { Encoding } from './encoding.js';
 
-export type TableFormat = 'csv' | 'parquet';
+export const TABLE_FORMATS = ['csv', 'parquet', 'jsonl'] as const;
+export type TableFormat = (typeof TABLE_FORMATS)[number];
+
+/** What separates the thousands of a number: `1,234.5`, `1.234,5`, `1 234,5` (also no-break spaces) or `1'234.5`. */
+export const THOUSANDS_SEPARATORS = [',', '.', ' ', "'"] as const;
+export type ThousandsSeparator = (typeof THOUSANDS_SEPARATORS)[number];
+
+export const READERS = ['duckdb', 'parquetjs-lite'] as const;
+export type ReaderName = (typeof READERS)[number];
 
 /** One local table and how to read it. JSON, so that it can travel to the trainer process. */
 export interface DataSource {
-  /** Path of the file: `.csv`, `.tsv`, `.csv.gz` or `.parquet`. */
+  /**
+   * Path of the file: `.csv`, `.tsv`, `.parquet` or `.jsonl`, texts also with `.gz`. A folder or a pattern (`*`, `?`,
+   * `[ab]`, `**`) stands for all the files with data in it: they must have the same columns and make one table.
+   */
   readonly path: string;
-  /** Default: by the file's name. */
+  /** The files of the table in their order; `path` then is only what they are called together. */
+  readonly files?: readonly string[];
+  /** Default: by the files' names. */
   readonly format?: TableFormat;
+  /** Default `duckdb`. `parquetjs-lite`, which must be installed, reads a single simple Parquet file. */
+  readonly reader?: ReaderName;
   /** CSV: one character. Default: found from the first lines among `,` `;` tab and `|`. */
   readonly delimiter?: string;
+  /** CSV: whether the first line names the columns. Default true; false needs `columns`. */
+  readonly header?: boolean;
+  /** CSV without a header: the columns' names in order. */
+  readonly columns?: readonly string[];
   /** CSV: default `,` when the delimiter is another character and the first lines hold `12,5` but no `12.5`. */
   readonly decimalSeparator?: '.' | ',';
+  /** CSV, JSONL: default none, so that `1,234` is text. */
+  readonly thousandsSeparator?: ThousandsSeparator;
+  /** CSV: one character; from it to the end of a line, outside quotes, nothing counts. Default none. */
+  readonly comment?: string;
   /** CSV: default by byte order mark, else UTF-8 where the start of the file is valid UTF-8, else latin-1. */
   readonly encoding?: Encoding;
   /** Texts that mean "missing" in any column, besides {@link MISSING_TEXTS}. */
   readonly missingTexts?: readonly string[];
+  /** Compressed texts: bytes that one file may unpack to. Default 16 GiB. */
+  readonly maxUnpackedBytes?: number;
 }
