@@ -47,6 +47,11 @@ export class ModelHost {
     if (model !== undefined) return model;
     const names = [...this.#models.keys()];
     const near = nearNames(name, names);
+    if (names.length === 0) {
+      throw new OctomilError('model_not_found', 'no model that generates is served here; start the server with one', {
+        details: { field: 'model' },
+      });
+    }
     const help = near.length > 0 ? `did you mean ${near.join(' or ')}?` : `there are ${names.slice(0, 10).join(', ')}`;
     throw new OctomilError('model_not_found', `the model "${name.slice(0, 200)}" is not served here; ${help}`, {
       details: { field: 'model', near },
@@ -58,7 +63,9 @@ export class ModelHost {
    * @throws OctomilError `model_not_found`
    */
   route(name: string, messages: readonly RoutedMessage[], allowDeterministic: boolean): Route {
-    if (name !== AUTO || this.#models.has(AUTO)) return { models: [this.get(name)], decision: undefined };
+    if (name !== AUTO || this.#models.has(AUTO) || this.#models.size === 0) {
+      return { models: [this.get(name)], decision: undefined };
+    }
     const infos = this.#infos();
     const routerOf = (enableDeterministic: boolean): QueryRouter =>
       new QueryRouter(infos, {

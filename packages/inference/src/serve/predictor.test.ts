@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { OctomilError } from '@octomil/shared/errors';
 import { encodedWidth, type FeatureSpec, sealFeatureSpec } from '@octomil/shared/features';
 import { writeOnnx } from '@octomil/shared/formats';
 import {
@@ -222,6 +223,22 @@ test('the server predicts over HTTP, and the agent hears how it went', async () 
   expect([bad.status, ((await bad.json()) as { error: { code: string } }).error.code]).toEqual([400, 'bad_request']);
   expect((await ask({ inputs: [] })).status).toBe(400);
   expect((await ask({ model: 'none', inputs: [{}] })).status).toBe(404);
+  for (const path of ['chat/completions', 'embeddings']) {
+    const generating = await fetch(`${server.url}/v1/${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model: 'auto', messages: [{ role: 'user', content: 'Hi' }], input: 'Hi' }),
+    });
+    expect([generating.status, await generating.text()]).toEqual([
+      404,
+      expect.stringContaining('start the server with'),
+    ]);
+  }
+  const stopping = new InProcessTrainer();
+  stopping.run = () => Promise.reject(new OctomilError('cancelled', 'the server stops'));
+  const stopped = predictor(stopping);
+  await expect(stopped.predict('heart-risk', [{ age: 60 }])).rejects.toMatchObject({ code: 'cancelled' });
+  await stopped.stop();
   await server.stop();
   agent.close();
   agent.closeAllConnections();

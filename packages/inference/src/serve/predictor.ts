@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { OctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { encodeRows, type FeatureSpec } from '@octomil/shared/features';
 import { type ModelDocument, parseModelDocument } from '@octomil/shared/models';
 import { type Clock, type Logger, silentLogger, systemClock } from '@octomil/shared/runtime';
@@ -98,7 +98,8 @@ class DeployedPredictor implements Predictor {
         latencyMs: report(false),
       };
     } catch (error) {
-      if (signal?.aborted !== true) report(true);
+      // Who left, and a server that stops, say nothing of the version.
+      if (signal?.aborted !== true && toOctomilError(error).code !== 'cancelled') report(true);
       throw error;
     }
   }
