@@ -1,9 +1,8 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { type LocalModels, localModels } from '../inference/local-models.js';
+import { withModels } from '../inference/with-models.js';
 import type { Options } from '../program.js';
 import { readInput } from '../terminal/input.js';
-import { interruptible } from '../terminal/interrupt.js';
-import { readerGone, say } from '../terminal/out.js';
+import { say } from '../terminal/out.js';
 
 /** Texts that the model is given at once. */
 const BATCH = 32;
@@ -25,14 +24,9 @@ export async function embed(options: Options, given: readonly string[]): Promise
   if (inputs.length === 0 || empty >= 0) {
     throw new OctomilError('invalid_input', inputs.length === 0 ? 'there is no text' : `text ${empty + 1} is empty`);
   }
-  const interrupt = interruptible();
-  const gone = readerGone();
-  const signal = AbortSignal.any([interrupt.signal, gone]);
-  let models: LocalModels | undefined;
-  try {
-    models = await localModels(typeof model === 'string' ? model : undefined, options, signal);
+  return withModels(model, options, async (models, signal) => {
     // Vectors of two models cannot be compared: it is always the same one.
-    const { name, engine } = await models.open(models.names.slice(0, 1));
+    const { name, engine } = await models.open(models.names.slice(0, 1), signal);
     const embeddings: number[][] = [];
     let promptTokens = 0;
     for (let start = 0; start < inputs.length; start += BATCH) {
@@ -48,11 +42,5 @@ export async function embed(options: Options, given: readonly string[]): Promise
     }
     if (json === true) await say(`${JSON.stringify({ model: name, embeddings, usage: { promptTokens } })}\n`);
     return 0;
-  } catch (error) {
-    if (gone.aborted) return 0;
-    throw error;
-  } finally {
-    await models?.stop();
-    interrupt.release();
-  }
+  });
 }

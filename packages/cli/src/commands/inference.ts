@@ -10,12 +10,12 @@ export function register(program: Command, define: DefineCommand): void {
     "serve models of this machine to OpenAI's clients (a .gguf file, or a name)",
     (command) =>
       engineOptions(command)
-        .addOption(new Option('-p, --port <port>', '0 for any').argParser(integerFrom(0)).default(8080))
+        .addOption(new Option('-p, --port <port>', '0 for any').argParser(integerFrom(0, 65_535)).default(8080))
         .option('--host <address>', 'where it listens; a key is needed where others reach it', '127.0.0.1')
         .option('--api-key <key>', 'clients send it as a bearer token (better: OCTOMIL_SERVE_KEY)')
         .option('--models <file>', 'models.yaml, or names and paths with commas between, from small to large')
         .option('--auto-route', 'load all models at once, for the model "auto", which chooses by the question')
-        .option('--parallel <n>', 'answers at once of each model (default: 4)', integerFrom(1))
+        .option('--parallel <n>', 'answers at once of each model (default: 4)', integerFrom(1, 256))
         .option('--max-queue <n>', 'requests that may wait for a model; more hear 429', integerFrom(0), 32)
         .option('--idle-unload <seconds>', 'take a model out of memory when unused (default: never)', positiveNumber)
         .option('--state-dir <folder>', 'of an agent: what it has activated is served at /v1/predict')

@@ -1,11 +1,11 @@
 import type { ChatMessage, GenerationRequest, ResponseFormat } from '@octomil/inference/engine';
 import type { RoutingDecision } from '@octomil/inference/routing';
 import { type Answer, generateAnswer, samplingOf } from '../inference/answer.js';
-import { type Choice, type LocalModels, localModels } from '../inference/local-models.js';
+import type { Choice } from '../inference/local-models.js';
+import { withModels } from '../inference/with-models.js';
 import type { Options } from '../program.js';
 import { readInput, readJsonObject } from '../terminal/input.js';
-import { interruptible } from '../terminal/interrupt.js';
-import { readerGone, say } from '../terminal/out.js';
+import { say } from '../terminal/out.js';
 
 /**
  * Answers a prompt in the terminal.
@@ -27,12 +27,7 @@ export async function run(options: Options, prompt: string | undefined): Promise
     ...(typeof system === 'string' ? [{ role: 'system' as const, content: system }] : []),
     { role: 'user', content },
   ];
-  const interrupt = interruptible();
-  const gone = readerGone();
-  const signal = AbortSignal.any([interrupt.signal, gone]);
-  let models: LocalModels | undefined;
-  try {
-    models = await localModels(typeof model === 'string' ? model : undefined, options, signal);
+  return withModels(model, options, async (models, signal) => {
     const choice = models.choose(messages, responseFormat.type === 'text');
     if (options['explain'] === true) process.stderr.write(`${explanation(choice)}\n`);
     const quick = choice.decision?.deterministicResult;
@@ -41,7 +36,7 @@ export async function run(options: Options, prompt: string | undefined): Promise
       await say(json === true ? `${JSON.stringify(whole)}\n` : `${quick.answer}\n`);
       return 0;
     }
-    const { name, engine } = await models.open(choice.names);
+    const { name, engine } = await models.open(choice.names, signal);
     const { maxOutputTokens } = options;
     const request: GenerationRequest = {
       input: { messages },
@@ -57,14 +52,7 @@ export async function run(options: Options, prompt: string | undefined): Promise
     if (json === true) await say(`${JSON.stringify({ model: name, ...answer, ...routing })}\n`);
     else await say(`${streams ? '' : answer.text}${answer.text.endsWith('\n') ? '' : '\n'}`);
     return ended(answer, responseFormat);
-  } catch (error) {
-    // Whoever read it had enough.
-    if (gone.aborted) return 0;
-    throw error;
-  } finally {
-    await models?.stop();
-    interrupt.release();
-  }
+  });
 }
 
 function ended({ finishReason, usage }: Answer, format: ResponseFormat): number {
@@ -83,7 +71,7 @@ function explanation({ names: [name], decision }: Choice): string {
   if (deterministicResult !== undefined) return `no model: the answer follows by ${deterministicResult.method}`;
   return [
     `${name}: complexity ${complexityScore.toFixed(2)}, tier ${tier}`,
-    ...contributions.map((part) => `  ${JSON.stringify(part)}`),
+    ...contributions.map((part) => `  ${part.feature} ${part.strength.toFixed(2)}, ${part.share.toFixed(2)} of it`),
     ...rules.map((rule) => `  ${rule}`),
     ...(fallbackChain.length === 0 ? [] : [`  if it fails: ${fallbackChain.join(', ')}`]),
   ].join('\n');

@@ -1,4 +1,4 @@
-import { type ChatMessage, type LlamaEngine, openLlamaEngine } from '@octomil/inference/engine';
+import { type ChatMessage, LlamaEngine } from '@octomil/inference/engine';
 import type { ServedModels } from '@octomil/inference/models-file';
 import { assignTiers, type ModelInfo, QueryRouter, type RoutingDecision } from '@octomil/inference/routing';
 import { OctomilError } from '@octomil/shared/errors';
@@ -20,7 +20,7 @@ export interface Choice {
 export class LocalModels {
   readonly #models: ServedModels;
   readonly #asked: string | undefined;
-  readonly #engines = new Map<string, Promise<LlamaEngine>>();
+  readonly #engines = new Map<string, LlamaEngine>();
 
   /** @param asked the one that was named; undefined: whichever suits the question */
   constructor(models: ServedModels, asked: string | undefined) {
@@ -55,15 +55,20 @@ export class LocalModels {
   /**
    * The first of these that can be loaded; what could not is said on standard error.
    *
-   * @throws OctomilError `model_load_failed`, `runtime_unavailable` as the last one
+   * @throws OctomilError `model_load_failed`, `runtime_unavailable` as the last one; `cancelled`
    */
-  async open(names: readonly string[]): Promise<{ readonly name: string; readonly engine: LlamaEngine }> {
+  async open(
+    names: readonly string[],
+    signal: AbortSignal,
+  ): Promise<{ readonly name: string; readonly engine: LlamaEngine }> {
     let failure: unknown;
     for (const name of names) {
       try {
-        return { name, engine: await this.#engine(name) };
+        return { name, engine: await this.#loaded(name, signal) };
       } catch (error) {
-        if (failure !== undefined || names.length > 1) {
+        if (signal.aborted)
+          throw new OctomilError('cancelled', 'the model was not loaded to its end', { cause: error });
+        if (names.length > 1) {
           process.stderr.write(`${name} cannot be used: ${(error as { reason?: unknown }).reason ?? String(error)}\n`);
         }
         failure = error;
@@ -73,25 +78,33 @@ export class LocalModels {
   }
 
   async stop(): Promise<void> {
-    const opened = await Promise.allSettled(this.#engines.values());
-    await Promise.all(opened.map((engine) => (engine.status === 'fulfilled' ? engine.value.stop() : undefined)));
+    await Promise.all([...this.#engines.values()].map((engine) => engine.stop()));
   }
 
-  #engine(name: string): Promise<LlamaEngine> {
-    const before = this.#engines.get(name);
-    if (before !== undefined) return before;
+  async #loaded(name: string, signal: AbortSignal): Promise<LlamaEngine> {
+    const engine = this.#engines.get(name) ?? this.#start(name);
+    // Large models take minutes: whoever does not want to wait need not.
+    const onAbort = (): void => void engine.stop();
+    signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      if (signal.aborted) onAbort();
+      await engine.ready();
+      return engine;
+    } catch (error) {
+      this.#engines.delete(name);
+      await engine.stop();
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #start(name: string): LlamaEngine {
     const source = this.#models[name];
     if (source === undefined) throw new OctomilError('internal', `${name} was never found`);
     const { path: modelPath, contextTokens, threads, gpu, draftModelPath } = source;
-    const engine = openLlamaEngine({
-      modelPath,
-      contextTokens,
-      // One question at a time.
-      parallelSequences: 1,
-      threads,
-      gpu,
-      draftModelPath,
-    });
+    // One question at a time.
+    const engine = new LlamaEngine({ modelPath, contextTokens, parallelSequences: 1, threads, gpu, draftModelPath });
     this.#engines.set(name, engine);
     return engine;
   }

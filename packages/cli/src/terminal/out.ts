@@ -10,11 +10,19 @@ export function say(text: string): Promise<void> {
 }
 
 /**
- * Aborts when the reader of a pipe has left, as `head` does when it has enough. Without it, the process would fail over
- * what it writes after that.
+ * A signal that aborts when the reader of a pipe has left. Without it, the process would fail over what it writes then.
+ *
+ * @returns `release` lets go of standard output
  */
-export function readerGone(): AbortSignal {
+export function readerGone(): { signal: AbortSignal; release: () => void } {
   const controller = new AbortController();
-  process.stdout.on('error', (error) => controller.abort(error));
-  return controller.signal;
+  const onError = (error: Error): void => controller.abort(error);
+  process.stdout.on('error', onError);
+  return {
+    signal: controller.signal,
+    release: () => {
+      // It is gone for good: what is said to it later must not end the process either.
+      if (!controller.signal.aborted) process.stdout.off('error', onError);
+    },
+  };
 }

@@ -4,11 +4,12 @@ import { InvalidArgumentError } from 'commander';
 /** Readers for option values; commander turns what they throw into a usage error that names the option. */
 
 /** @throws InvalidArgumentError */
-export function integerFrom(minimum: number): (text: string) => number {
+export function integerFrom(minimum: number, maximum = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum) {
-      throw new InvalidArgumentError(`It must be a whole number, ${minimum} or more.`);
+    if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum || value > maximum) {
+      const range = maximum === Number.MAX_SAFE_INTEGER ? `${minimum} or more` : `${minimum} to ${maximum}`;
+      throw new InvalidArgumentError(`It must be a whole number, ${range}.`);
     }
     return value;
   };
