@@ -1,0 +1,67 @@
+"""Trains with PyTorch as a site's own training code: needs the packages torch and safetensors.
+
+Layers are made from the base itself: every 2-dimensional tensor is the kernel of a dense layer ([inputs, outputs], as in
+tfjs), followed by its bias; ReLU stands between them.
+"""
+import json
+
+import torch
+from safetensors.torch import load_file, save_file
+
+with open("config.json", encoding="utf-8") as file:
+    config = json.load(file)
+local = config["local"]
+torch.manual_seed(config["seed"])
+
+base = load_file("base.safetensors")
+weights = {name: tensor.clone().requires_grad_(True) for name, tensor in base.items()}
+rows = load_file("train.safetensors")
+x, y = rows["x"], rows["y"]
+kernels = [name for name in weights if weights[name].dim() == 2]
+# The layers' order follows from their shapes: each takes what the one before gives.
+order, width = [], x.shape[1]
+while kernels:
+    name = next(name for name in kernels if weights[name].shape[0] == width)
+    kernels.remove(name)
+    order.append(name)
+    width = weights[name].shape[1]
+
+
+def bias_of(kernel):
+    return weights[kernel.replace("kernel", "bias")]
+
+
+def forward(inputs):
+    for index, name in enumerate(order):
+        inputs = inputs @ weights[name] + bias_of(name)
+        if index < len(order) - 1:
+            inputs = torch.relu(inputs)
+    return inputs
+
+
+kind = config["target"]["output"]["kind"]
+if kind == "binary":
+    loss_of = lambda logits, wanted: torch.nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), wanted)
+elif kind == "multiclass":
+    loss_of = lambda logits, wanted: torch.nn.functional.cross_entropy(logits, wanted.long())
+else:
+    loss_of = lambda values, wanted: torch.nn.functional.mse_loss(values.squeeze(1), wanted)
+optimizer = (torch.optim.Adam if local["optimizer"] == "adam" else torch.optim.SGD)(
+    weights.values(), lr=local["learning_rate"]
+)
+batches = -(-len(x) // local["batch_size"])
+step, total_loss = 0, 0.0
+for _ in range(local["epochs"]):
+    total_loss = 0.0
+    for picked in torch.randperm(len(x)).split(local["batch_size"]):
+        loss = loss_of(forward(x[picked]), y[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total_loss += loss.item() * len(picked)
+        step += 1
+        print(json.dumps({"step": step, "total_steps": batches * local["epochs"]}), flush=True)
+
+save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, "update.safetensors")
+with open("metrics.json", "w", encoding="utf-8") as file:
+    json.dump({"sample_count": len(x), "train_loss": total_loss / len(x), "update_format": "weights"}, file)
