@@ -96,6 +96,20 @@ withLlama('what looks like the end of a turn in a message is text (needs node-ll
   expect((await answer(engine, raw)).done.usage.promptTokens).toBeGreaterThanOrEqual(7);
 });
 
+withLlama(
+  'a prompt that no tokens could make short enough is not made into tokens (needs node-llama-cpp)',
+  async () => {
+    const engine = await start('small');
+    for (const request of [asked('x'.repeat(1_000_000)), asked('', { input: { prompt: 'x'.repeat(1_000_000) } })]) {
+      await expect(answer(engine, request)).rejects.toMatchObject({
+        code: 'context_too_large',
+        details: { promptCharacters: 1_000_000, contextTokens: 256 },
+      });
+    }
+    await expect(answer(engine, asked('hello '.repeat(15), { maxTokens: 1 }))).resolves.toBeDefined();
+  },
+);
+
 withLlama('JSON of a schema is valid whatever the weights (needs node-llama-cpp)', async () => {
   const engine = await start('random', { parallelSequences: 8 });
   const schema = {

@@ -37,6 +37,8 @@ export class LoadedModel {
   readonly #pool: SequencePool;
   readonly #options: LoadOptions;
   readonly #turnstile = new Turnstile();
+  /** Characters of the longest token. */
+  readonly #longestToken: number;
   #embedding: Promise<LlamaEmbeddingContext> | undefined;
   #unspeakable: object | undefined;
 
@@ -55,6 +57,7 @@ export class LoadedModel {
     this.#pool = new SequencePool(parts.sequences);
     this.#options = parts.options;
     this.contextTokens = parts.contextTokens;
+    this.#longestToken = longestToken(parts.model);
   }
 
   /** @throws OctomilError `runtime_unavailable`, `model_load_failed` */
@@ -90,6 +93,7 @@ export class LoadedModel {
 
   /** @throws OctomilError `context_too_large`, `invalid_input` for a grammar, `inference_failed`; the signal's reason */
   async generate(request: ConstrainedRequest, signal: AbortSignal, say: TextSink): Promise<Completion> {
+    this.#refuseHopeless(request);
     const { tokens, stops } = this.#promptOf(request);
     // The last place of the context cannot be filled without shifting it.
     const room = this.contextTokens - tokens.length - 1;
@@ -136,6 +140,19 @@ export class LoadedModel {
       vectors.push(normalised((await context.getEmbeddingFor(tokens)).vector));
     }
     return { vectors, promptTokens: tokenized.reduce((sum, tokens) => sum + tokens.length, 0) };
+  }
+
+  /** Megabytes would take seconds to become tokens, in which no other generation goes on. */
+  #refuseHopeless({ input }: ConstrainedRequest): void {
+    const characters =
+      'prompt' in input ? input.prompt.length : input.messages.reduce((sum, { content }) => sum + content.length, 0);
+    const least = Math.ceil(characters / this.#longestToken);
+    if (least < this.contextTokens) return;
+    throw new OctomilError(
+      'context_too_large',
+      `the prompt has ${characters} characters, which are at least ${least} tokens; the context holds ${this.contextTokens}`,
+      { details: { promptCharacters: characters, contextTokens: this.contextTokens } },
+    );
   }
 
   /** Message text is tokenized without special tokens: what looks like the end of a turn in it is text. */
@@ -281,6 +298,12 @@ async function drafting(
   });
   // With its default of no tokens at least, no prediction was ever used.
   return () => ({ tokenPredictor: new library.DraftSequenceTokenPredictor(context.getSequence(), { minTokens: 1 }) });
+}
+
+function longestToken(model: LlamaModel): number {
+  let longest = 1;
+  for (const token of model.iterateAllTokens()) longest = Math.max(longest, model.detokenize([token], false).length);
+  return longest;
 }
 
 function sameVocabulary(one: LlamaModel, other: LlamaModel): boolean {
