@@ -323,3 +323,29 @@ test('the digest follows content and options, not the name', async () => {
   writeFileSync(first, 'a,b\n1,22\n');
   expect(await digestOf({ path: first })).not.toBe(digest);
 });
+
+test.each([
+  ['a short file', 10],
+  ['a file whose rest is longer than a line may be', 1_000_000],
+])('a quote that never closes: %s', async (_, rows) => {
+  const path = write(`a,b\n1,2\n"secret,2\n${'3,4\n'.repeat(rows)}`);
+  const error = await failure(cells({ path }, [numbers('b')]));
+  expect(error.code).toBe('data_unreadable');
+  expect(error.reason).toMatch(/quote/);
+  expect(`${error.message}${String(error.cause)}`).not.toContain('secret');
+});
+
+test('empty names are numbered, equal ones are refused, in CSV and Parquet', async () => {
+  const reader = await openTable({ path: write(',a, ,b\n1,2,3,4\n') });
+  expect(reader.columns.map(({ key }) => key)).toEqual(['unnamed_1', 'a', 'unnamed_3', 'b']);
+  reader.close();
+  for (const path of [write('a,b,a\n1,2,3\n'), await parquet('SELECT 1 AS a, 2 AS b, 3 AS "a "')]) {
+    const error = await failure(openTable({ path }));
+    expect(error.code).toBe('data_unreadable');
+    expect(error.reason).toContain('two columns called "a"');
+  }
+  const unnamed = await openTable({ path: await parquet('SELECT 1 AS " ", 2 AS b') });
+  expect(unnamed.columns.map(({ key }) => key)).toEqual(['unnamed_1', 'b']);
+  expect(await cells({ path: unnamed.source.path }, [numbers('unnamed_1')])).toEqual([[1]]);
+  unnamed.close();
+});

@@ -176,3 +176,11 @@ test('a site is described by aggregates; identifiers, dates and texts are named 
     ),
   ).rejects.toThrow('too_few_rows');
 });
+
+test('a column that turns to text in row 900,000 is refused by name, and its text stays out of the message', async () => {
+  const path = join(folder, 'late.csv');
+  writeFileSync(path, `a,b,y\n${'1,2,1\n'.repeat(899_999)}secret,2,1\n`);
+  const error: unknown = await loadDataset({ path }, specFor(), holdout).catch((thrown: unknown) => thrown);
+  expect(error).toMatchObject({ code: 'data_mismatch', reason: expect.stringContaining('"a"') });
+  expect(String(error)).not.toContain('secret');
+});
