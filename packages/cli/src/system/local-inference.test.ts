@@ -162,6 +162,41 @@ withLlama(
 );
 
 withLlama(
+  'Ctrl-C ends an answer, and so does a reader who has enough (needs node-llama-cpp)',
+  async () => {
+    // Greedy, it says the same again and again until the context is full.
+    const args = ['run', 'Tell me', '-m', at('tiny.gguf'), '-t', '0', '--context', '2048'];
+    const interrupted = startOctomil(args, { environment: bare() });
+    await interrupted.until(/\w+ \w+ \w+/);
+    interrupted.child.kill('SIGINT');
+    expect(await interrupted.finished).toMatchObject({ exitCode: 130, err: expect.stringMatching(/\[cancelled\]/) });
+    const left = startOctomil(args, { environment: bare() });
+    await left.until(/\w+ \w+ \w+/);
+    left.child.stdout?.destroy();
+    expect(await left.finished).toMatchObject({ exitCode: 0, err: '' });
+  },
+  60_000,
+);
+
+test('what an agent has activated is served without an engine for text', async () => {
+  await mkdir(at('state'), { recursive: true });
+  const serving = startOctomil(['serve', '--state-dir', at('state'), '--port', '0', '--json'], { environment: bare() });
+  const { url, models } = JSON.parse(await serving.until(/\{.*\}/)) as { url: string; models: string[] };
+  expect(models).toEqual([]);
+  const predicted = await fetch(`${url}/v1/predict`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{"model":"heart","inputs":[{"age":1}]}',
+  });
+  expect([predicted.status, await predicted.text()]).toEqual([
+    404,
+    expect.stringMatching(/nothing is deployed here yet/),
+  ]);
+  serving.child.kill('SIGINT');
+  expect(await serving.finished).toMatchObject({ exitCode: 0, err: '' });
+}, 60_000);
+
+withLlama(
   'a conversation that is piped in (needs node-llama-cpp)',
   async () => {
     const script = 'Tell me about the model\nAnd the data?\n/reset\n/help\nTell me about the model\n/exit\nunheard\n';
