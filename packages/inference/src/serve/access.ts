@@ -56,15 +56,22 @@ export function accessHook(options: AccessOptions): (request: FastifyRequest, re
         return reply.code(204).send();
       }
     }
-    const { apiKey } = options;
-    if (apiKey === undefined || apiKey === '' || request.routeOptions.url === '/health') return undefined;
-    const given = /^Bearer\s+(.+)$/i.exec(request.headers.authorization ?? '')?.[1] ?? '';
-    if (sameText(given, apiKey)) return undefined;
+    if (holdsKey(options, request) || request.routeOptions.url === '/health') return undefined;
+    const given = bearerOf(request);
     throw new OctomilError(
       'invalid_api_key',
       given === '' ? 'send the API key as "Authorization: Bearer …"' : 'the API key is not the one of this server',
     );
   };
+}
+
+/** Whether a request has the key, or none is needed. */
+export function holdsKey({ apiKey }: Pick<AccessOptions, 'apiKey'>, request: FastifyRequest): boolean {
+  return apiKey === undefined || apiKey === '' || sameText(bearerOf(request), apiKey);
+}
+
+function bearerOf(request: FastifyRequest): string {
+  return /^Bearer\s+(.+)$/i.exec(request.headers.authorization ?? '')?.[1] ?? '';
 }
 
 function hostName(header: string): string {

@@ -297,6 +297,11 @@ test('where others reach it, a key is needed', async () => {
     new OpenAI({ baseURL: `${url.replace('0.0.0.0', '127.0.0.1')}/v1`, apiKey, maxRetries: 0 });
   await expect(client('wrong').models.list()).rejects.toBeInstanceOf(OpenAI.AuthenticationError);
   expect((await client('sesame').models.list()).data).toHaveLength(1);
+  // What is served, and why it fails, is for those with the key.
+  const health = async (headers: Record<string, string>): Promise<unknown> =>
+    (await fetch(`${url.replace('0.0.0.0', '127.0.0.1')}/health`, { headers })).json();
+  expect(await health({})).toEqual({ status: 'ok' });
+  expect(await health({ authorization: 'Bearer sesame' })).toMatchObject({ status: 'ok', model: 'slow' });
 });
 
 test('its state and figures can be read', async () => {

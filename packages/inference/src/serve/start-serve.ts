@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { type Clock, createMetrics, type Logger, silentLogger, systemClock } from '@octomil/shared/runtime';
-import { fastify } from 'fastify';
+import { type FastifyRequest, fastify } from 'fastify';
 import { type GenerationEngine, LlamaEngine } from '../engine/index.js';
 import { answerOpenAiError, openAiErrorBody } from '../gateway/openai-error.js';
 import { MAX_BODY_BYTES } from '../gateway/route-host.js';
 import type { RoutingPolicy } from '../routing/index.js';
-import { accessHook, checkAccess } from './access.js';
+import { accessHook, checkAccess, holdsKey } from './access.js';
 import { registerCompletionRoutes } from './completion-routes.js';
 import { ModelHost } from './model-host.js';
 import type { ServedModelSource, ServedModels } from './models-file.js';
@@ -105,7 +105,8 @@ export async function startServe(options: ServeOptions): Promise<Serve> {
   });
   registerCompletionRoutes(app, modelHost, clock);
   registerPredictRoutes(app, predictor);
-  registerStatusRoutes(app, { host: modelHost, predictor, metrics, clock });
+  const mayKnow = (request: FastifyRequest): boolean => holdsKey(access, request);
+  registerStatusRoutes(app, { host: modelHost, predictor, metrics, clock, mayKnow });
 
   const stopModels = async (): Promise<void> => {
     await modelHost.stop();

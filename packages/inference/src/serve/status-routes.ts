@@ -1,4 +1,5 @@
 import type { Clock, Metrics } from '@octomil/shared/runtime';
+import type { FastifyRequest } from 'fastify';
 import type { RouteHost } from '../gateway/route-host.js';
 import type { ModelHost } from './model-host.js';
 import type { Predictor } from './predictor.js';
@@ -17,20 +18,27 @@ export interface StatusOptions {
   readonly predictor: Predictor | undefined;
   readonly metrics: Metrics;
   readonly clock: Clock;
+  /** Who may know more than whether the server is well. */
+  readonly mayKnow: (request: FastifyRequest) => boolean;
 }
 
 /** How the server is: for people, for load balancers, and for Prometheus. */
-export function registerStatusRoutes(app: RouteHost, { host, predictor, metrics, clock }: StatusOptions): void {
+export function registerStatusRoutes(
+  app: RouteHost,
+  { host, predictor, metrics, clock, mayKnow }: StatusOptions,
+): void {
   const tags = ['status'];
   const startedAtMs = clock.now();
 
-  app.get('/health', { schema: { tags, summary: 'Whether models are ready' } }, async () => {
+  app.get('/health', { schema: { tags, summary: 'Whether models are ready' } }, async (request) => {
     const models = host.all;
     const [first] = models;
     const states = models.map((model) => model.health.state);
+    const status = states.includes('failed') ? 'degraded' : 'ok';
+    if (!mayKnow(request)) return { status };
     const requests = models.reduce((sum, model) => sum + model.requests, 0);
     return {
-      status: states.includes('failed') ? 'degraded' : 'ok',
+      status,
       model: first?.name ?? null,
       engine: first?.engineName ?? 'tfjs',
       backend: first?.engineName ?? 'tfjs',
