@@ -15,6 +15,7 @@ import { startHealthServer } from './http/health-server.js';
 import type { LocalApi } from './http/local-api.js';
 import { BaseStore } from './models/base-store.js';
 import { grpcBaseTransport, httpBaseTransport } from './models/transports.js';
+import { policyNow } from './policy/paused.js';
 import { DEFAULT_MAX_QUESTIONS, QuestionLog } from './policy/question-log.js';
 import { CoordinatorSession } from './session/coordinator-session.js';
 import type { SessionDelegate } from './session/session-link.js';
@@ -129,6 +130,12 @@ async function compose(
   };
   const questions = new QuestionLog(folder.questionsPath, config.policy.maxQuestions ?? DEFAULT_MAX_QUESTIONS);
   const device = overrides.conditions ?? new SystemConditions({ stateDir: config.stateDir, metered: config.metered });
+  const current: AgentConfig = {
+    ...config,
+    get policy() {
+      return policyNow(config);
+    },
+  };
   const eligibility = new Eligibility(config.conditions, device, clock);
   const localApi = localApiOnDemand(folder.localApiPath, logger, () => deployments);
   lifecycle.onStop('local interface', () => localApi.stop());
@@ -137,7 +144,7 @@ async function compose(
     path: folder.deployedPath,
     store: bases,
     trainer,
-    evaluator: new SiteEvaluator({ config, trainer, audit, questions, digestOf, logger }),
+    evaluator: new SiteEvaluator({ config: current, trainer, audit, questions, digestOf, logger }),
     eligibility,
     audit,
     busy: () => assignments.running,
@@ -152,7 +159,7 @@ async function compose(
     clock,
     logger,
     runner: new SiteRunner({
-      config,
+      config: current,
       updatesPath: folder.updatesPath,
       workPath: folder.workPath,
       journal,

@@ -13,6 +13,7 @@ export { type LocalAgent, openLocalAgent } from './http/local-agent.js';
 export { type RunAgentOptions, runAgent } from './main.js';
 export { type DryRun, type DryRunOptions, dryRun } from './policy/dry-run.js';
 export { explainPolicy, type OwnTrainerState, ownTrainerStates, type PolicyExplanation } from './policy/explain.js';
+export { setPaused } from './policy/paused.js';
 export type { Policy, PolicyRule } from './policy/policy.js';
 export { unenrol } from './state/unenrol.js';
 export { AGENT_VERSION } from './version.js';

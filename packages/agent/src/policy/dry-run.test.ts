@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { parseAgentConfig } from '../config/load-config.js';
 import { dryRun } from './dry-run.js';
 import { explainPolicy, ownTrainerStates } from './explain.js';
+import { setPaused } from './paused.js';
 
 let folder: string;
 beforeAll(async () => {
@@ -49,6 +50,18 @@ test('a dry run shows what would leave: no column that the rule does not name, n
   const paused = dryRun(configWith({ paused: true }), { ...asked, target: 'sick' });
   await expect(paused).rejects.toMatchObject({ code: 'policy_denied' });
 }, 60_000);
+
+test('a pause holds until it is ended, over what the policy says', async () => {
+  const config = configWith({});
+  const question = { ...asked, dataSet: 'patients' };
+  await setPaused(config.stateDir, true);
+  expect(await explainPolicy(config, question)).toMatchObject({
+    allowed: false,
+    reason: expect.stringContaining('octomil agent resume'),
+  });
+  await setPaused(config.stateDir, false);
+  expect(await explainPolicy(config, question)).toMatchObject({ allowed: true });
+});
 
 test('a decision is explained down to the digest of the code that would have to be allowed', async () => {
   const question = { ...asked, dataSet: 'patients' };

@@ -11,6 +11,7 @@ import type { AgentConfig } from '../config/agent-config.js';
 import { type DataSetSummary, type Summarize, summarizeInProcess } from '../data-sets/summary.js';
 import { LazyTrainer } from '../training/lazy-trainer.js';
 import { chooseDataSet } from '../training/task.js';
+import { policyNow } from './paused.js';
 import { decide } from './policy.js';
 import { allowedStatistics } from './task-columns.js';
 
@@ -55,7 +56,7 @@ export async function dryRun(config: AgentConfig, options: DryRunOptions): Promi
   if (source === undefined) throw new OctomilError('data_unreadable', `this site has no data set "${dataSet}"`);
   const { federation, model, nowMs = Date.now() } = options;
   const target = parseTargetRule(options.target);
-  const decision = decide(config.policy, { federation, model, dataSet, columns: [target.column], nowMs });
+  const decision = decide(policyNow(config), { federation, model, dataSet, columns: [target.column], nowMs });
   if (!decision.allowed) throw decision.problem;
   const names = Object.keys(config.dataSets);
   const summaries = await (options.summarize ?? summarizeInProcess)(

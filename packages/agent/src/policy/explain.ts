@@ -1,5 +1,6 @@
 import { type CodeListing, readCode } from '@octomil/shared/training';
 import type { AgentConfig } from '../config/agent-config.js';
+import { policyNow } from './paused.js';
 import { decide, isCodeAllowed, type PolicyQuestion } from './policy.js';
 
 /** A trainer of the site's own, as it is on disk now. */
@@ -42,7 +43,7 @@ export async function explainPolicy(
   question: PolicyQuestion,
   trainer = 'tfjs',
 ): Promise<PolicyExplanation> {
-  const decision = decide(config.policy, question);
+  const decision = decide(policyNow(config), question);
   const none = { rule: null, columns: null, codeSha256: null };
   if (!decision.allowed) return { allowed: false, ...none, reason: decision.problem.reason };
   const { rule, columns = null } = decision;

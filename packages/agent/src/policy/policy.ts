@@ -106,7 +106,7 @@ export function decide(policy: Policy, question: PolicyQuestion): PolicyDecision
     return refused(
       question,
       'paused',
-      'this site is paused by its policy; its owner sets paused to false to go on',
+      'this site is paused; its owner goes on with octomil agent resume, or with paused: false in the policy',
       [],
     );
   }

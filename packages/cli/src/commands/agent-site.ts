@@ -8,6 +8,7 @@ import {
   loadAgentConfig,
   ownTrainerStates,
   readAudit,
+  setPaused,
 } from '@octomil/agent';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Options } from '../program.js';
@@ -113,6 +114,16 @@ export async function audit(options: Options): Promise<void> {
       ],
       'Nothing has left this site.',
     ),
+  );
+}
+
+/** Refuses every assignment from now on, or takes them again. */
+export async function pause(options: Options, paused: boolean): Promise<void> {
+  const { stateDir, deviceIdentifier, policy } = configOf(options);
+  await setPaused(stateDir, paused);
+  const still = !paused && policy.paused === true ? ' by this command, but still by its policy (paused: true)' : '';
+  await print(options['json'], { device: deviceIdentifier, paused: paused || policy.paused === true }, () =>
+    paused ? `${deviceIdentifier} refuses every assignment` : `${deviceIdentifier} is not paused${still}`,
   );
 }
 

@@ -76,6 +76,12 @@ export function register(program: Command, define: DefineCommand): void {
         .option('--architecture <name>', 'logistic or mlp'),
     async (options) => (await import('./agent-site.js')).dryRun(options),
   );
+  define(agent, 'pause', 'refuse every assignment from now on, also while the agent runs', ofAgent, async (options) =>
+    (await import('./agent-site.js')).pause(options, true),
+  );
+  define(agent, 'resume', 'take assignments again', ofAgent, async (options) =>
+    (await import('./agent-site.js')).pause(options, false),
+  );
   define(
     agent,
     'unenrol',
