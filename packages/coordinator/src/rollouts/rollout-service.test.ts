@@ -200,14 +200,15 @@ for (const { name, open, skip } of DATABASES) {
     test('a breach takes the rollout back by itself, with figures in the history and the audit log', async () => {
       const { model, first, rollout } = await scene({ initialRatio: 0.5 });
       const devices = await inShare(rollout);
-      for (const [index, id] of devices.entries()) {
-        await say(id, rollout, index < 5 ? { state: 'failed', activeVersionId: first.id } : {});
-      }
+      // At once, so that they are stored in one statement: else the first of them would decide on a busy machine.
+      await Promise.all(
+        devices.map((id, index) => say(id, rollout, index < 5 ? { state: 'failed', activeVersionId: first.id } : {})),
+      );
       await until(async () => (await reload(rollout)).state !== 'active');
       const back = await reload(rollout);
       expect(back).toMatchObject({
         reason_code: 'gate_breached',
-        reason: expect.stringMatching(/[45] of \d+ devices could not/),
+        reason: expect.stringContaining(`5 of ${devices.length} devices could not`),
       });
       expect(new Set(await desired(model.id))).toEqual(new Set([first.id]));
       const audit = await bench.database.kysely
