@@ -41,6 +41,7 @@ test('explains itself', async () => {
     Training: ['train', 'sessions', 'rounds'],
     Models: ['push', 'pull', 'convert', 'check', 'models', 'versions'],
     Rollouts: ['deploy', 'rollouts'],
+    Inference: ['serve', 'run', 'embed', 'chat', 'transcribe'],
     Devices: ['devices', 'groups'],
     'Organizations and access': ['federation', 'login', 'logout', 'keys', 'enroll', 'audit'],
     Commands: ['help'],

@@ -6,6 +6,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import { createLogger } from '@octomil/shared/runtime';
 import { findModel, ownModelsFile } from '../inference/find-model.js';
 import { adjusted } from '../inference/local-models.js';
+import { organizationPolicy } from '../inference/organization-policy.js';
 import { requireEngine } from '../inference/require-engine.js';
 import type { Options } from '../program.js';
 import { interruptible } from '../terminal/interrupt.js';
@@ -30,6 +31,7 @@ export async function serve(options: Options, model: string | undefined): Promis
     if (autoRoute && names.length < 2) {
       throw new OctomilError('config_invalid', '--auto-route chooses among models; name two or more with --models');
     }
+    const policy = autoRoute ? await organizationPolicy() : undefined;
     const engines: LlamaEngine[] = [];
     const { apiKey, cors, allowHost, idleUnload } = options;
     const server = await startServe({
@@ -49,6 +51,7 @@ export async function serve(options: Options, model: string | undefined): Promis
         return engine;
       },
       ...(stateDir === undefined ? {} : { predictor: openPredictor({ stateDir, logger }) }),
+      ...(policy === undefined ? {} : { policy }),
       ...(typeof idleUnload === 'number' ? { idleUnloadMs: idleUnload * 1_000 } : {}),
     });
     try {

@@ -26,7 +26,6 @@ interface KnownFile {
  */
 export async function pullGguf(model: string, signal: AbortSignal): Promise<string> {
   const access = await connection();
-  const registry = new ModelRegistry(access);
   const folder = join(process.env['OCTOMIL_CACHE_DIR'] || join(homeFolder(), 'cache'), 'models');
   await mkdir(folder, { recursive: true, mode: 0o700 });
   // What one coordinator calls by a name is no other's model.
@@ -34,10 +33,13 @@ export async function pullGguf(model: string, signal: AbortSignal): Promise<stri
     .update(JSON.stringify([access.apiBase, model]))
     .digest('hex');
   const notePath = join(folder, `${noteName}.json`);
+  const note = await readNote(notePath);
+  const before = note !== undefined && (await isThere(pathOf(folder, note), note)) ? note : undefined;
+  // Nobody waits long for what can be done without.
+  const registry = new ModelRegistry({ ...access, ...(before === undefined ? {} : { maxAttempts: 1 }) });
   const { id, version } = splitName(model);
-  const known = await ask(registry, id, version, signal).catch(async (error: unknown) => {
-    const before = (error as { code?: unknown }).code === 'network_unavailable' ? await readNote(notePath) : undefined;
-    if (before === undefined || !(await isThere(pathOf(folder, before), before))) throw error;
+  const known = await ask(registry, id, version, signal).catch((error: unknown) => {
+    if (before === undefined || (error as { code?: unknown }).code !== 'network_unavailable') throw error;
     process.stderr.write(`The registry cannot be reached; using ${model} ${before.version}, which is here.\n`);
     return before;
   });

@@ -387,6 +387,22 @@ withLlama(
       expect((await ask('notes')).err).toMatch(/\[format_not_ready\].*no GGUF file/);
       expect((await ask('tiny:2.0.0')).err).toMatch(/\[version_not_found\]/);
       expect((await ask('tinny')).err).toMatch(/\[model_not_found\].*the registry does not have it/);
+
+      // What the organization has decided holds for those who are logged in.
+      await fetch(`${apiBase}/route/policy`, {
+        method: 'PUT',
+        headers: { authorization: `Bearer ${apiKey}`, 'content-type': 'application/json' },
+        body: '{"fast_threshold":0,"quality_threshold":0}',
+      });
+      const serving = startOctomil(['serve', '--models', at('models.yaml'), '--port', '0', '--auto-route'], {
+        environment: { ...bare(), ...environment },
+      });
+      const baseURL = /http\S+/.exec(await serving.until(/Listening on +\S+/))?.[0] ?? '';
+      const { response } = await new OpenAI({ baseURL, apiKey: 'none', maxRetries: 0 }).chat.completions
+        .create({ model: 'auto', messages: [{ role: 'user', content: 'hi there' }], max_tokens: 3 })
+        .withResponse();
+      expect(response.headers.get('x-octomil-routed-model')).toBe('large');
+      await serving.stop();
     } finally {
       await coordinator.stop();
     }
