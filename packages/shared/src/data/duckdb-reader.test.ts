@@ -5,7 +5,7 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, expect, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
 import { digestOf } from './digest.js';
-import { openTable } from './duckdb-reader.js';
+import { openTable } from './open-table.js';
 import type { DataSource } from './source.js';
 import type { CellRequest, ColumnProfile } from './table-reader.js';
 

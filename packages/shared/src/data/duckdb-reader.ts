@@ -28,7 +28,7 @@ import { checkUnpackedSize, DEFAULT_MAX_UNPACKED_BYTES, isGzip } from './unpacke
  * file cut short; `too_large` for a compressed file that unpacks to more than it may; `invalid_input` for options that
  * contradict each other.
  */
-export async function openTable(source: DataSource): Promise<TableReader> {
+export async function openDuckDbTable(source: DataSource): Promise<TableReader> {
   const table = locate(source);
   const { format, files } = table;
   for (const file of files) {
@@ -81,6 +81,10 @@ class DuckDbReader implements TableReader {
       const result = await this.#session.connection.run(`SELECT count(*) FROM ${this.#table}`);
       return Number((await result.getRows())[0]?.[0] ?? 0);
     });
+  }
+
+  async knownRows(): Promise<number | undefined> {
+    return this.#files.format === 'parquet' ? await this.countRows() : undefined;
   }
 
   async profile(request: ProfileRequest): Promise<ColumnProfile[]> {

@@ -11,9 +11,9 @@ export {
   trimCell,
 } from './cells.js';
 export { digestOf } from './digest.js';
-export { openTable } from './duckdb-reader.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
 export { formatOf, type LocatedFile, type LocatedTable, locate, pathsOf } from './locate.js';
+export { openTable } from './open-table.js';
 export {
   type DataSource,
   READERS,

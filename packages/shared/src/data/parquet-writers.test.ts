@@ -5,7 +5,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from '@jest/globals';
-import { openTable } from './duckdb-reader.js';
+import { openTable } from './open-table.js';
 import type { CellRequest, TableReader } from './table-reader.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'octomil-writers-'));
@@ -133,6 +133,7 @@ test.each(['UNCOMPRESSED', 'GZIP', 'SNAPPY'].flatMap((codec) => [false, true].ma
     const path = join(folder, `lite-${codec}-${v2}.parquet`);
     await writeLite(path, codec, v2);
     await expectValues(await openTable({ path }), LITE_COLUMNS);
+    await expectValues(await openTable({ path, reader: 'parquetjs-lite' }), LITE_COLUMNS);
   },
 );
 

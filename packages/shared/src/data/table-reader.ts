@@ -84,6 +84,8 @@ export interface TableReader {
   /** In file order. */
   readonly columns: readonly TableColumn[];
   countRows(): Promise<number>;
+  /** The same where the files say it, and need not be read for it; otherwise undefined. */
+  knownRows?(): Promise<number | undefined>;
   profile(request: ProfileRequest): Promise<ColumnProfile[]>;
   /** All rows in file order, read once. */
   stream(cells: readonly CellRequest[]): AsyncIterable<CellChunk>;

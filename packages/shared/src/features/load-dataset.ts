@@ -45,8 +45,9 @@ export async function encodeTable(
   const plan = planCells(reader, spec, holdout);
   const width = encodedWidth(spec);
   const maxBytes = options.maxBytes ?? 4 * 2 ** 30;
-  const train = new RowBuffer(width, maxBytes, path);
-  const heldOut = new RowBuffer(width, maxBytes, path);
+  const rows = await reader.knownRows?.();
+  const train = new RowBuffer(width, maxBytes, path, expectedRows(rows, 1 - holdout.shareRatio));
+  const heldOut = new RowBuffer(width, maxBytes, path, expectedRows(rows, holdout.shareRatio));
   let droppedRows = 0;
   for await (const chunk of reader.stream(plan.cells)) {
     if (options.signal?.aborted === true) throw new OctomilError('cancelled', `reading ${path} was cancelled`);
@@ -128,21 +129,37 @@ function listNames(reader: TableReader): string {
   return names.length <= 20 ? names.join(', ') : `${names.slice(0, 20).join(', ')} and ${names.length - 20} more`;
 }
 
+/** Room for a share of the rows: five standard deviations of the draw above its mean, and a chunk, which is cut off later. */
+function expectedRows(rows: number | undefined, shareRatio: number): number {
+  if (rows === undefined || shareRatio <= 0) return 0;
+  if (shareRatio >= 1) return rows;
+  return Math.ceil(rows * shareRatio + 5 * Math.sqrt(rows * shareRatio * (1 - shareRatio))) + LARGEST_CHUNK_ROWS;
+}
+
+const LARGEST_CHUNK_ROWS = 2_048;
+
+/** Up to this share of a buffer may be unused without being cut off, which takes a copy. Unused pages take no memory. */
+const MAX_UNUSED_RATIO = 0.1;
+
 /** Encoded rows that grow by doubling; within a chunk, rows are picked first and then filled column by column. */
 class RowBuffer {
   readonly #width: number;
   readonly #maxBytes: number;
   readonly #path: string;
-  #x = new Float32Array(0);
-  #y = new Float32Array(0);
+  #x: Float32Array<ArrayBuffer>;
+  #y: Float32Array<ArrayBuffer>;
   #picked = new Uint32Array(0);
   #rows = 0;
   #count = 0;
 
-  constructor(width: number, maxBytes: number, path: string) {
+  /** `rows` is only a guess. */
+  constructor(width: number, maxBytes: number, path: string, rows: number) {
     this.#width = width;
     this.#maxBytes = maxBytes;
     this.#path = path;
+    const capacity = Math.min(rows, Math.floor(maxBytes / (4 * width)));
+    this.#x = new Float32Array(capacity * width);
+    this.#y = new Float32Array(capacity);
   }
 
   begin(chunkRows: number): void {
@@ -177,8 +194,12 @@ class RowBuffer {
 
   take(): Dataset {
     const rows = this.#rows;
-    return { rows, width: this.#width, x: this.#x.slice(0, rows * this.#width), y: this.#y.slice(0, rows) };
+    return { rows, width: this.#width, x: cut(this.#x, rows * this.#width), y: cut(this.#y, rows) };
   }
+}
+
+function cut(array: Float32Array<ArrayBuffer>, length: number): Float32Array<ArrayBuffer> {
+  return length >= array.length * (1 - MAX_UNUSED_RATIO) ? array.subarray(0, length) : array.slice(0, length);
 }
 
 function grown(array: Float32Array<ArrayBuffer>, length: number): Float32Array<ArrayBuffer> {

@@ -1,0 +1,74 @@
+import { createHash } from 'node:crypto';
+import { FALSE_TEXTS, foldCell, isMissingText, numberOfText, TRUE_TEXTS, trimCell } from './cells.js';
+import type { CellRequest, ColumnFamily } from './table-reader.js';
+
+/** Values as JavaScript readers of Parquet give them. */
+export type CellValue = unknown;
+
+/** The cell of a value by the rules of `CellRequest`, as DuckDB's reader has them in SQL. */
+export function cellOfValue(
+  value: CellValue,
+  family: ColumnFamily,
+  request: CellRequest,
+  missingTexts: ReadonlySet<string>,
+): number {
+  if (value === null || value === undefined) return Number.NaN;
+  if (family === 'number' || (family === 'boolean' && request.as !== 'level')) {
+    return cellOfNumber(Number(value), request);
+  }
+  const text = textOfValue(value);
+  if (family !== 'text' && request.as !== 'level') {
+    return request.as === 'content' ? textDigest(text) : Number.POSITIVE_INFINITY;
+  }
+  return cellOfText(text, request, missingTexts);
+}
+
+function cellOfNumber(number: number, request: CellRequest): number {
+  if (Number.isNaN(number)) return number;
+  if (request.as === 'level') return request.levels.findIndex((level) => numberOfText(level) === number);
+  if (request.as === 'boolean') return number === 0 || number === 1 ? number : Number.POSITIVE_INFINITY;
+  return number;
+}
+
+function cellOfText(text: string, request: CellRequest, missingTexts: ReadonlySet<string>): number {
+  const folded = foldCell(text);
+  const marked = request.as !== 'content' && (request.missingTexts ?? []).some((marker) => foldCell(marker) === folded);
+  const missing = marked || isMissingValue(text, missingTexts);
+  if (request.as === 'level') {
+    const index = request.levels.indexOf(folded);
+    return index < 0 && missing ? Number.NaN : index;
+  }
+  const number = numberOfCell(text);
+  if (request.as === 'boolean') {
+    if (marked) return Number.NaN;
+    if (number === 1 || TRUE_TEXTS.some((one) => one === folded)) return 1;
+    if (number === 0 || FALSE_TEXTS.some((one) => one === folded)) return 0;
+    return missing ? Number.NaN : Number.POSITIVE_INFINITY;
+  }
+  if (number !== undefined) return number;
+  if (missing) return Number.NaN;
+  return request.as === 'content' ? textDigest(text) : Number.POSITIVE_INFINITY;
+}
+
+export function isMissingValue(text: string, missingTexts: ReadonlySet<string>): boolean {
+  return isMissingText(text) || missingTexts.has(trimCell(text));
+}
+
+/** As `numberOfText`, and infinity spelled out. */
+export function numberOfCell(text: string): number | undefined {
+  const infinite = /^([+-]?)inf(?:inity)?$/i.exec(trimCell(text));
+  if (infinite === null) return numberOfText(text);
+  return infinite[1] === '-' ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY;
+}
+
+/** A value as DuckDB spells it; times in UTC. */
+export function textOfValue(value: CellValue): string {
+  if (typeof value === 'string') return value;
+  if (value instanceof Uint8Array) return Buffer.from(value).toString('utf8');
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+/** 52 bits of the MD5: exact in a double. */
+export function textDigest(text: string): number {
+  return Number(createHash('md5').update(text).digest().readBigUInt64LE(8) % (1n << 52n));
+}
