@@ -114,6 +114,17 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
       });
     },
   },
+  reading: {
+    summary: 'numbers from Parquet and CSV into one training tensor, beside other readers: processor time and memory',
+    options: { rows: 1_000_000, columns: 30, runs: 3 },
+    needsPostgres: () => false,
+    run: async (options) =>
+      (await import('./reading.js')).readingBench({
+        rows: option(options, 'rows'),
+        columns: option(options, 'columns'),
+        runs: option(options, 'runs'),
+      }),
+  },
   routing: {
     summary: 'which tier the router picks for labelled queries, and how fast',
     options: { runs: 5_000 },
