@@ -2,6 +2,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import type * as Tfjs from '@tensorflow/tfjs-core';
 import type * as TfjsLayers from '@tensorflow/tfjs-layers';
 import { addChainedOperations } from './chained-operations.js';
+import { addMissingGradients } from './missing-gradients.js';
 import { loadTensorflowAddon } from './tensorflow-addon.js';
 import { installWasmKernelBridge } from './wasm-kernel-bridge.js';
 import { installWebGpu } from './webgpu-environment.js';
@@ -73,6 +74,7 @@ async function chooseBackend(options: BackendOptions): Promise<ComputeBackend> {
   const order = options.order ?? (override ? parseBackendOrder(override) : BACKEND_NAMES);
   const tf = await import('@tensorflow/tfjs-core');
   addChainedOperations(tf);
+  addMissingGradients(tf);
   const tried: BackendAttempt[] = [];
   for (const name of order) {
     let release = (): void => undefined;

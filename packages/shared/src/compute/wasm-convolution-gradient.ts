@@ -1,5 +1,6 @@
 import type * as Tfjs from '@tensorflow/tfjs-core';
-import type { KernelFunc, NamedTensorInfoMap, TensorInfo } from '@tensorflow/tfjs-core';
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { type RunKernel, registerWasmKernel } from './wasm-composition.js';
 
 interface ConvolutionGradientAttributes {
   readonly strides: [number, number] | number;
@@ -15,33 +16,16 @@ interface ConvolutionGradientAttributes {
  * faster than the JavaScript kernel. Other data formats than NHWC keep the kernel that is registered.
  */
 export function registerConvolutionFilterGradient(tf: typeof Tfjs): void {
-  const fallback = tf.getKernel('Conv2DBackpropFilter', 'wasm');
-  const kernelFunc: KernelFunc = (call) => {
-    const attributes = call.attrs as unknown as ConvolutionGradientAttributes;
-    if (attributes.dataFormat !== 'NHWC') return fallback.kernelFunc(call);
+  registerWasmKernel<ConvolutionGradientAttributes>(tf, 'Conv2DBackpropFilter', (call) => {
+    if (call.attrs.dataFormat !== 'NHWC') return call.before();
     const { x, dy } = call.inputs as { x: TensorInfo; dy: TensorInfo };
-    const scratch: TensorInfo[] = [];
-    const run = (name: string, inputs: object, attrs: object): TensorInfo => {
-      const output = tf.getKernel(name, 'wasm').kernelFunc({
-        inputs: inputs as NamedTensorInfoMap,
-        backend: call.backend,
-        attrs: attrs as Tfjs.NamedAttrMap,
-      }) as TensorInfo;
-      scratch.push(output);
-      return output;
-    };
-    const result = filterGradient(tf, run, x, dy, attributes);
-    const store = call.backend as { disposeData(dataId: object): void };
-    for (const { dataId } of scratch) if (dataId !== result.dataId) store.disposeData(dataId);
-    return result;
-  };
-  tf.unregisterKernel('Conv2DBackpropFilter', 'wasm');
-  tf.registerKernel({ ...fallback, kernelFunc });
+    return filterGradient(tf, call.run, x, dy, call.attrs);
+  });
 }
 
 function filterGradient(
   tf: typeof Tfjs,
-  run: (name: string, inputs: object, attrs: object) => TensorInfo,
+  run: RunKernel,
   x: TensorInfo,
   dy: TensorInfo,
   { strides, pad, dimRoundingMode, filterShape }: ConvolutionGradientAttributes,
@@ -55,20 +39,13 @@ function filterGradient(
     dimRoundingMode,
   );
   const { batchSize, inChannels, outChannels, outHeight, outWidth, filterHeight, filterWidth } = conv;
-  const { top, bottom, left, right } = conv.padInfo;
   const spots = batchSize * outHeight * outWidth;
   const patch = filterHeight * filterWidth * inChannels;
-  const paddings = [
-    [0, 0],
-    [top, bottom],
-    [left, right],
-    [0, 0],
-  ];
-  const padded = top + bottom + left + right === 0 ? x : run('PadV2', { x }, { paddings, constantValue: 0 });
+  const source = padded(run, x, conv);
   const columns: TensorInfo[] = [];
   for (let row = 0; row < filterHeight; row++) {
     for (let column = 0; column < filterWidth; column++) {
-      const seen = everySpot(run, padded, row, column, conv);
+      const seen = everySpot(run, source, row, column, conv);
       columns.push({ ...seen, shape: [spots, inChannels] });
     }
   }
@@ -83,9 +60,22 @@ function filterGradient(
   return { dataId: product.dataId, shape: filterShape, dtype: 'float32' };
 }
 
-/** The input value that filter cell (`row`, `column`) meets at every output spot: batch x height x width x channels. */
-function everySpot(
-  run: (name: string, inputs: object, attrs: object) => TensorInfo,
+/** The input with the zeros about it that the convolution adds. */
+export function padded(run: RunKernel, x: TensorInfo, { padInfo }: Tfjs.backend_util.Conv2DInfo): TensorInfo {
+  const { top, bottom, left, right } = padInfo;
+  if (top + bottom + left + right === 0) return x;
+  const paddings = [
+    [0, 0],
+    [top, bottom],
+    [left, right],
+    [0, 0],
+  ];
+  return run('PadV2', { x }, { paddings, constantValue: 0 });
+}
+
+/** The input value that the filter cell at (`row`, `column`) meets at every output spot: batch x height x width x channels. */
+export function everySpot(
+  run: RunKernel,
   x: TensorInfo,
   row: number,
   column: number,

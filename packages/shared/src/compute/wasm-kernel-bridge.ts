@@ -1,7 +1,13 @@
 import type * as Tfjs from '@tensorflow/tfjs-core';
 import type { DataType, KernelConfig, NamedTensorInfoMap, TensorInfo } from '@tensorflow/tfjs-core';
 import { registerConvolutionFilterGradient } from './wasm-convolution-gradient.js';
+import { registerDepthwiseFilterGradient } from './wasm-depthwise-gradient.js';
+import { registerConvolutionInputGradients } from './wasm-input-gradient.js';
+import { registerMaxPooling } from './wasm-max-pooling.js';
+import { registerSamePadding } from './wasm-same-padding.js';
+import { registerSegmentSum } from './wasm-segment-sum.js';
 import { registerTransposingMatMul } from './wasm-transposing-matmul.js';
+import { registerVolumeFilterGradient } from './wasm-volume-gradient.js';
 
 /** What the bridge uses of both backends: tensors go over as plain typed arrays. */
 interface TensorStore {
@@ -13,14 +19,28 @@ interface TensorStore {
 /** Complex numbers, strings and pictures do not live on the wasm heap, and no layer trains on them. */
 const NOT_BRIDGED = ['Complex', 'ComplexAbs', 'Real', 'Imag', 'FFT', 'IFFT', 'Draw', 'StaticRegexReplace'];
 
+/** Kernels that wasm lacks, or that compute something else there, with ones of our own on the wasm heap. */
+export const BRIDGED_KERNELS: readonly string[] = [
+  'Conv2DBackpropFilter',
+  'Conv2DBackpropInput',
+  'Conv3DBackpropFilterV2',
+  'Conv3DBackpropInputV2',
+  'DepthwiseConv2dNativeBackpropFilter',
+  'DepthwiseConv2dNativeBackpropInput',
+  'MaxPool3D',
+  'MaxPool3DGrad',
+  'MaxPoolGrad',
+  'UnsortedSegmentSum',
+];
+
 const bridged = new WeakMap<object, readonly string[]>();
 
 /**
- * Makes tfjs-backend-wasm able to train. It lacks the gradients of convolutions, depthwise convolutions and embeddings,
- * and its matrix product is slow when an operand is transposed, which the gradient of every dense layer needs.
+ * Makes tfjs-backend-wasm able to train. It lacks the gradients of convolutions, depthwise convolutions and embeddings;
+ * those of maximum pooling and of convolutions of volumes are there, but wrong; and its matrix product is slow when an
+ * operand is transposed, which the gradient of every dense layer needs. All of these get kernels of their own.
  *
- * Whatever kernel it lacks runs on the JavaScript backend, on copies: correct, but slow. The convolution's filter gradient
- * and the transposed product get kernels of their own, made of fast wasm ones. Safe to repeat.
+ * Whatever other kernel it lacks runs on the JavaScript backend, on copies: correct, but slow. Safe to repeat.
  *
  * @returns names of the kernels that run on the JavaScript backend
  */
@@ -38,8 +58,14 @@ export async function installWasmKernelBridge(tf: typeof Tfjs): Promise<readonly
     .filter(({ kernelName }) => !present.has(kernelName) && !NOT_BRIDGED.includes(kernelName));
   for (const kernel of missing) tf.registerKernel(onCpu(kernel, cpu));
   registerTransposingMatMul(tf);
+  registerSamePadding(tf);
   registerConvolutionFilterGradient(tf);
-  const names = missing.map((kernel) => kernel.kernelName);
+  registerConvolutionInputGradients(tf);
+  registerDepthwiseFilterGradient(tf);
+  registerVolumeFilterGradient(tf);
+  registerMaxPooling(tf);
+  registerSegmentSum(tf);
+  const names = missing.map(({ kernelName }) => kernelName).filter((name) => !BRIDGED_KERNELS.includes(name));
   bridged.set(engine, names);
   return names;
 }
