@@ -31,12 +31,13 @@ export function openAiStatus(error: OctomilError): number {
 
 /** For routes under `/v1`: every failure of theirs in OpenAI's shape, also that of a hook or a schema. */
 export function answerOpenAiError(thrown: unknown, _request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const error = typed(thrown);
+  const error = asRequestError(thrown);
   if (error.retryAfterSeconds !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfterSeconds)));
   return reply.code(openAiStatus(error)).send(openAiErrorBody(error));
 }
 
-function typed(thrown: unknown): OctomilError {
+/** Anything thrown on the way to an answer, with the field where a schema found it. */
+export function asRequestError(thrown: unknown): OctomilError {
   const { statusCode, message, validation } = (thrown ?? {}) as {
     statusCode?: unknown;
     message?: unknown;

@@ -11,6 +11,7 @@ import { accessHook, checkAccess, holdsKey } from './access.js';
 import { registerCompletionRoutes } from './completion-routes.js';
 import { ModelHost } from './model-host.js';
 import type { ServedModelSource, ServedModels } from './models-file.js';
+import { registerOllamaRoutes } from './ollama-routes.js';
 import { registerPredictRoutes } from './predict-routes.js';
 import type { Predictor } from './predictor.js';
 import { ServedModel } from './served-model.js';
@@ -104,6 +105,7 @@ export async function startServe(options: ServeOptions): Promise<Serve> {
     return reply.code(404).send(openAiErrorBody(error));
   });
   registerCompletionRoutes(app, modelHost, clock);
+  registerOllamaRoutes(app, modelHost, clock);
   registerPredictRoutes(app, predictor);
   const mayKnow = (request: FastifyRequest): boolean => holdsKey(access, request);
   registerStatusRoutes(app, { host: modelHost, predictor, metrics, clock, mayKnow });

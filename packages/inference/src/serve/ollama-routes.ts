@@ -1,0 +1,249 @@
+import { toOctomilError } from '@octomil/shared/errors';
+import type { Clock } from '@octomil/shared/runtime';
+import type { FastifyInstance, FastifyReply } from 'fastify';
+import { type Static, Type } from 'typebox';
+import type { FinishReason, TokenUsage } from '../engine/index.js';
+import { readChatCompletion } from '../gateway/chat-request.js';
+import { ClientPresence } from '../gateway/event-stream.js';
+import { asRequestError, openAiStatus } from '../gateway/openai-error.js';
+import { type RouteHost, validatorCompiler } from '../gateway/route-host.js';
+import { type Audience, runCompletion } from './completion-run.js';
+import type { ModelHost } from './model-host.js';
+import { generationRequests } from './sampling.js';
+
+/** What we speak as; clients compare it with what they need. */
+const SPOKEN_VERSION = '0.6.0';
+
+const Optional = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
+const Name = Type.String({ minLength: 1, maxLength: 1_000 });
+/** What is not named here (`num_ctx`, `num_gpu` …) belongs to how a model is loaded, which requests do not decide. */
+const Options = Type.Object({
+  temperature: Optional(Type.Number({ minimum: 0, maximum: 2 })),
+  top_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1 })),
+  num_predict: Optional(Type.Integer({ minimum: -2 })),
+  stop: Optional(Type.Array(Type.String({ minLength: 1 }), { maxItems: 16 })),
+  seed: Optional(Type.Integer()),
+  presence_penalty: Optional(Type.Number({ minimum: -2, maximum: 2 })),
+  frequency_penalty: Optional(Type.Number({ minimum: -2, maximum: 2 })),
+});
+const SHARED = {
+  model: Name,
+  stream: Optional(Type.Boolean()),
+  format: Optional(Type.Union([Type.Literal('json'), Type.Literal(''), Type.Record(Type.String(), Type.Unknown())])),
+  options: Optional(Options),
+};
+const ChatBody = Type.Object({
+  ...SHARED,
+  messages: Type.Array(Type.Object({ role: Type.String({ maxLength: 20 }), content: Type.String() }), {
+    minItems: 1,
+    maxItems: 10_000,
+  }),
+});
+const GenerateBody = Type.Object({
+  ...SHARED,
+  prompt: Type.String({ maxLength: 8_000_000 }),
+  system: Optional(Type.String()),
+});
+const EmbedBody = Type.Object({
+  model: Name,
+  input: Type.Union([Type.String(), Type.Array(Type.String(), { minItems: 1, maxItems: 2_048 })]),
+});
+type Asked = Static<typeof ChatBody>;
+
+/** Chat, text and embeddings as Ollama's clients ask for them: lines of JSON, streamed unless `stream` is false. */
+export function registerOllamaRoutes(server: FastifyInstance, host: ModelHost, clock: Clock): void {
+  // A scope of its own: its clients read an error as `{"error": "text"}`.
+  void server.register(async (app) => {
+    app.setErrorHandler((thrown, _request, reply) => {
+      const error = asRequestError(thrown);
+      if (error.retryAfterSeconds !== undefined)
+        reply.header('retry-after', String(Math.ceil(error.retryAfterSeconds)));
+      return reply.code(openAiStatus(error)).send({ error: error.reason });
+    });
+    const routes: RouteHost = app;
+    const tags = ['inference'];
+    routes.post(
+      '/api/chat',
+      { validatorCompiler, schema: { tags, summary: 'Answer a conversation', body: ChatBody } },
+      (request, reply) =>
+        answer(request.body as Asked, host, clock, reply, (text) => ({
+          message: { role: 'assistant', content: text },
+        })),
+    );
+    routes.post(
+      '/api/generate',
+      { validatorCompiler, schema: { tags, summary: 'Answer a prompt', body: GenerateBody } },
+      (request, reply) => {
+        const { prompt, system, ...asked } = request.body as Static<typeof GenerateBody>;
+        const messages = [...(system ? [{ role: 'system', content: system }] : []), { role: 'user', content: prompt }];
+        return answer({ ...asked, messages }, host, clock, reply, (text) => ({ response: text }));
+      },
+    );
+    routes.post(
+      '/api/embed',
+      { validatorCompiler, schema: { tags, summary: 'Vectors of texts', body: EmbedBody } },
+      async (request, reply) => {
+        const { model: name, input } = request.body as Static<typeof EmbedBody>;
+        const model = host.get(plainName(name, host));
+        const client = new ClientPresence(reply.raw);
+        try {
+          const { vectors, promptTokens } = await model.embed(
+            typeof input === 'string' ? [input] : input,
+            client.signal,
+          );
+          return { model: name, embeddings: vectors.map((vector) => [...vector]), prompt_eval_count: promptTokens };
+        } finally {
+          client.release();
+        }
+      },
+    );
+    routes.get('/api/tags', { schema: { tags, summary: 'Models that are served' } }, () => ({
+      models: host.all.map(({ name, createdSeconds }) => ({
+        name,
+        model: name,
+        modified_at: new Date(createdSeconds * 1_000).toISOString(),
+      })),
+    }));
+    routes.get('/api/version', { schema: { tags, summary: 'The version of Ollama that is spoken' } }, () => ({
+      version: SPOKEN_VERSION,
+    }));
+  });
+}
+
+type Piece = (text: string) => object;
+
+async function answer(
+  asked: Asked,
+  host: ModelHost,
+  clock: Clock,
+  reply: FastifyReply,
+  piece: Piece,
+): Promise<object | FastifyReply> {
+  const { messages, ...sampling } = readChatCompletion(asOpenAi(asked));
+  const route = host.route(plainName(asked.model, host), messages, false);
+  const requests = generationRequests([{ messages }], 1, sampling);
+  const startedAtMs = clock.now();
+  const line = (text: string): object => ({
+    model: asked.model,
+    created_at: new Date(clock.now()).toISOString(),
+    ...piece(text),
+    done: false,
+  });
+  const ending = (text: string, reason: FinishReason, usage: TokenUsage): object => ({
+    ...line(text),
+    done: true,
+    done_reason: reason,
+    // Nanoseconds, as everywhere in this protocol.
+    total_duration: Math.round((clock.now() - startedAtMs) * 1e6),
+    prompt_eval_count: usage.promptTokens,
+    eval_count: usage.completionTokens,
+  });
+  const client = new ClientPresence(reply.raw);
+  const lines = new JsonLines(reply);
+  let text = '';
+  let reason: FinishReason = 'stop';
+  const streaming = asked.stream ?? true;
+  const audience: Audience = {
+    get begun() {
+      return lines.begun;
+    },
+    start: () => {
+      text = '';
+    },
+    say: (_choice, said) => {
+      if (streaming) return lines.write(line(said), client.signal);
+      text += said;
+      return undefined;
+    },
+    finish: (_choice, why) => {
+      reason = why;
+    },
+  };
+  try {
+    const { usage } = await runCompletion(route.models, requests, audience, client.signal);
+    if (!streaming) return ending(text, reason, usage);
+    lines.end(ending('', reason, usage));
+  } catch (thrown) {
+    if (!lines.begun) throw thrown;
+    lines.end({ error: toOctomilError(thrown, 'inference_failed').reason });
+  } finally {
+    client.release();
+  }
+  return reply;
+}
+
+/** One JSON text a line. Nothing is sent before the first one, so that what fails before keeps its status. */
+class JsonLines {
+  readonly #reply: FastifyReply;
+  #begun = false;
+
+  constructor(reply: FastifyReply) {
+    this.#reply = reply;
+  }
+
+  get begun(): boolean {
+    return this.#begun;
+  }
+
+  /** A promise while the reader has to catch up; it resolves as well when the reader leaves. */
+  write(value: object, gone: AbortSignal): Promise<void> | undefined {
+    this.#begin();
+    const { raw } = this.#reply;
+    if (raw.write(`${JSON.stringify(value)}\n`)) return undefined;
+    return new Promise((resolve) => {
+      const done = (): void => {
+        raw.off('drain', done);
+        gone.removeEventListener('abort', done);
+        resolve();
+      };
+      raw.on('drain', done);
+      gone.addEventListener('abort', done);
+    });
+  }
+
+  end(value: object): void {
+    this.#begin();
+    this.#reply.raw.end(`${JSON.stringify(value)}\n`);
+  }
+
+  #begin(): void {
+    if (this.#begun) return;
+    this.#begun = true;
+    this.#reply.hijack();
+    const { raw } = this.#reply;
+    for (const [name, value] of Object.entries(this.#reply.getHeaders())) {
+      if (value !== undefined) raw.setHeader(name, value);
+    }
+    // A client that is gone: what is written then goes nowhere, and must not end the process.
+    raw.on('error', () => undefined);
+    raw.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-cache, no-transform' });
+  }
+}
+
+/** Ollama's clients add the tag `latest` to a name without one. */
+function plainName(name: string, host: ModelHost): string {
+  return name.endsWith(':latest') && !host.all.some((model) => model.name === name)
+    ? name.slice(0, -':latest'.length)
+    : name;
+}
+
+function asOpenAi({ model, messages, format, options }: Asked): Parameters<typeof readChatCompletion>[0] {
+  const { num_predict: limit, ...sampling } = options ?? {};
+  const known = ['temperature', 'top_p', 'stop', 'seed', 'presence_penalty', 'frequency_penalty'] as const;
+  return {
+    model,
+    messages,
+    ...Object.fromEntries(known.map((name) => [name, sampling[name] ?? null])),
+    // -1 and -2 mean: to the end of the context.
+    max_tokens: limit !== undefined && limit !== null && limit > 0 ? limit : null,
+    response_format: formatOf(format),
+  };
+}
+
+function formatOf(
+  format: Asked['format'],
+): { type: string; json_schema?: { name: string; schema: Record<string, unknown> } } | null {
+  if (format === undefined || format === null || format === '') return null;
+  if (format === 'json') return { type: 'json_object' };
+  return { type: 'json_schema', json_schema: { name: 'answer', schema: format } };
+}
