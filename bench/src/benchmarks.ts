@@ -125,6 +125,16 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
         runs: option(options, 'runs'),
       }),
   },
+  cnn: {
+    summary: 'training a network of convolutions on wasm, against tfjs in plain JavaScript',
+    options: { images: 2_000, 'cpu-images': 128 },
+    needsPostgres: () => false,
+    run: async (options) =>
+      (await import('./cnn.js')).cnnBench({
+        images: option(options, 'images'),
+        cpuImages: option(options, 'cpu-images'),
+      }),
+  },
   routing: {
     summary: 'which tier the router picks for labelled queries, and how fast',
     options: { runs: 5_000 },
