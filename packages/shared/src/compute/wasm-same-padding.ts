@@ -12,7 +12,7 @@ interface ConvolutionAttributes {
 
 /**
  * Tells the wasm backend's convolutions how much padding "same" is. Its library works that out by itself, and wrongly where
- * a stride is wider than the filter: it then reads beyond the picture (tfjs issue 6629).
+ * a stride is wider than the filter: it then reads beyond the picture (https://github.com/tensorflow/tfjs/issues/6629).
  */
 export function registerSamePadding(tf: typeof Tfjs): void {
   for (const name of ['Conv2D', 'FusedConv2D', 'DepthwiseConv2dNative', 'FusedDepthwiseConv2D']) {
