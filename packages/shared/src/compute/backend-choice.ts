@@ -74,7 +74,6 @@ async function chooseBackend(options: BackendOptions): Promise<ComputeBackend> {
   const order = options.order ?? (override ? parseBackendOrder(override) : BACKEND_NAMES);
   const tf = await import('@tensorflow/tfjs-core');
   addChainedOperations(tf);
-  addMissingGradients(tf);
   const tried: BackendAttempt[] = [];
   for (const name of order) {
     let release = (): void => undefined;
@@ -82,6 +81,8 @@ async function chooseBackend(options: BackendOptions): Promise<ComputeBackend> {
       release = await activate(tf, name, options.allowSoftwareGpu ?? false);
       await multiplyTwoMatrices(tf);
       const layers = await import('@tensorflow/tfjs-layers');
+      // After it: it registers the gradients of tfjs-core once more.
+      addMissingGradients(tf);
       tried.push({ name });
       return { tf, layers, name, tried, dispose: release };
     } catch (error) {

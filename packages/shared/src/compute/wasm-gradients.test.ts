@@ -193,6 +193,24 @@ test.each([
     (x: Tfjs.Tensor) => tf.depthwiseConv2d(x as Tfjs.Tensor4D, filter([3, 3, 2, 2]), 2, 'same'),
   ],
   [
+    'maximum pooling of volumes with windows of unequal sides',
+    [1, 4, 5, 3, 2],
+    (x: Tfjs.Tensor) => tf.maxPool3d(x as Tfjs.Tensor5D, [1, 2, 1], 1, 'same'),
+  ],
+  [
+    'a transposed convolution of volumes, by its input',
+    [1, 2, 3, 2, 2],
+    (x: Tfjs.Tensor) => tf.conv3dTranspose(x as Tfjs.Tensor5D, volumeFilter(), [1, 4, 6, 4, 3], 2, 'same'),
+  ],
+  [
+    'a transposed convolution of volumes, by its filter',
+    [2, 3, 2, 3, 2],
+    (weights: Tfjs.Tensor) => {
+      const x = tf.tensor5d(numbers([1, 2, 3, 2, 2], 6), [1, 2, 3, 2, 2]);
+      return tf.conv3dTranspose(x, weights as Tfjs.Tensor5D, [1, 4, 6, 4, 3], 2, 'same');
+    },
+  ],
+  [
     'a transposed convolution',
     [1, 3, 4, 2],
     (x: Tfjs.Tensor) => tf.conv2dTranspose(x as Tfjs.Tensor4D, filter([3, 3, 2, 2]), [1, 6, 8, 2], 2, 'same'),
@@ -201,7 +219,7 @@ test.each([
   const x = numbers(shape, 1);
   const direction = numbers(shape, 5);
   const [, gradient = new Float32Array()] = await gradientsOn('wasm', compute, [{ shape, salt: 1 }]);
-  const step = 0.0001;
+  const step = 0.002;
   const at = (by: number): number =>
     tf.tidy(() => {
       const output = compute(
@@ -221,4 +239,8 @@ test.each([
 
 function filter(shape: [number, number, number, number]): Tfjs.Tensor4D {
   return tf.tensor4d(numbers(shape, 2), shape);
+}
+
+function volumeFilter(): Tfjs.Tensor5D {
+  return tf.tensor5d(numbers([2, 3, 2, 3, 2], 2), [2, 3, 2, 3, 2]);
 }

@@ -77,7 +77,8 @@ const basic: LayerCase[] = [
   layer('batchNormalization', [TABLE], (make) => make.batchNormalization({})),
   layer('batchNormalization of pictures', [PICTURE], (make) => make.batchNormalization({})),
   layer('batchNormalization of another axis', [PICTURE], (make) => make.batchNormalization({ axis: 1 }), {
-    unsupported: "tfjs's gradient fails where the axis is not the last; put the channels last",
+    unsupported:
+      'tfjs normalizes by statistics of other values than the axis has, and its gradient fails; put the channels last',
   }),
   layer('layerNormalization', [SEQUENCE], (make) => make.layerNormalization({})),
   layer('embedding', [[4]], (make) => make.embedding({ inputDim: 6, outputDim: 3 }), { below: 6 }),
