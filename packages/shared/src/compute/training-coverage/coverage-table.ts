@@ -28,7 +28,8 @@ export async function renderTrainingCoverage(tf: typeof Tfjs, layers: typeof Tfj
     }
     const { forwardKernels, gradientKernels, gradients } = await trainOnce(tf, layers, layer);
     const gradient = Object.keys(gradients).length === 0 ? 'none needed' : how(gradientKernels);
-    rows.push(`| ${layer.name} | ${how(forwardKernels)} | ${gradient} |`);
+    const flaw = layer.flaw === undefined ? '' : `; ${layer.flaw}`;
+    rows.push(`| ${layer.name} | ${how(forwardKernels)} | ${gradient}${flaw} |`);
   }
   const steps: string[] = [];
   for (const step of STEP_CASES) {
