@@ -53,5 +53,9 @@ function task({ kind, number, config, featureSpec }: RoundFacts): object {
     holdout: { salt: config.holdoutSalt, shareRatio, ...(entityColumn === null ? {} : { entityColumn }) },
   };
   if (kind === 'evaluate') return shared;
-  return { trainer: config.trainer, ...shared, options: { ...config.local, seed: roundSeed(config.local.seed, number) } };
+  return {
+    trainer: config.trainer,
+    ...shared,
+    options: { ...config.local, seed: roundSeed(config.local.seed, number) },
+  };
 }

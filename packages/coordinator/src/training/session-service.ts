@@ -297,7 +297,10 @@ export class SessionService {
   async #prepare(body: unknown, caller: Caller, { dryRun }: { dryRun?: boolean }): Promise<Prepared> {
     const randomSeed = Math.floor(this.#on.random() * 2 ** 31);
     const { config: asked, references } = parseSessionConfig(body, randomSeed);
-    const wanted = dryRun === true ? { ...asked, dryRun, trainer: asked.trainer === 'echo' ? 'tfjs' : asked.trainer, roundDeadlineSeconds: 30 } : asked;
+    const wanted =
+      dryRun === true
+        ? { ...asked, dryRun, trainer: asked.trainer === 'echo' ? 'tfjs' : asked.trainer, roundDeadlineSeconds: 30 }
+        : asked;
     const { federation, model } = await this.#find(references, caller.organizationId);
     if (wanted.newVersion !== null) await this.#requireFreeVersion(model, wanted.newVersion);
     const base = await findBase(this.#on.registry, model, wanted.baseVersion);
