@@ -6,7 +6,7 @@ import { type Coordinator, type CoordinatorOptions, startCoordinator } from '@oc
 import { Federation, ModelRegistry, Organization } from '@octomil/sdk';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
-import { Lifecycle, type Logger, type Service, silentLogger } from '@octomil/shared/runtime';
+import { Lifecycle, type Logger, type Service, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { InProcessTrainer, type Trainer } from '@octomil/shared/training';
 import { writeGeneratedSites } from '../demo/site-files.js';
 
@@ -113,6 +113,7 @@ async function compose(options: FleetOptions, lifecycle: Lifecycle): Promise<Fle
     agents.push(lifecycle.add(agentOptions.name, agent));
   }
   await Promise.all(agents.map((agent) => agent.start()));
+  await untilRead(organization);
   return {
     apiBase,
     apiKey,
@@ -132,6 +133,18 @@ async function compose(options: FleetOptions, lifecycle: Lifecycle): Promise<Fle
     federation: (name = 'fleet') => new Federation({ apiBase, apiKey, name }),
     stop: () => lifecycle.stop(),
   };
+}
+
+const READ_LIMIT_MS = 20_000;
+const READ_POLL_MS = 25;
+
+/** A busy machine reads a data set more slowly than its agent connects; until then the site would be left out. */
+async function untilRead(organization: Organization): Promise<void> {
+  const givenUpAtMs = systemClock.now() + READ_LIMIT_MS;
+  while (systemClock.now() < givenUpAtMs) {
+    if (!JSON.stringify(await organization.listDevices()).includes('it is still being read')) return;
+    await systemClock.sleep(READ_POLL_MS);
+  }
 }
 
 function coordinatorOptions(options: FleetOptions, folder: string, logger: Logger): CoordinatorOptions {
