@@ -94,11 +94,20 @@ function withLinearEnd(topology: JsonObject, outputName: string): JsonObject {
 
 type LayerVariable = TfLayers.LayersModel['trainableWeights'][number];
 
+/** A weight of the built model under its name in the layout. */
+export interface NamedVariable {
+  readonly name: string;
+  readonly variable: LayerVariable;
+}
+
+/** The weights that training changes, in tfjs's order: all but moving statistics and layers that say `trainable: false`. */
+export function trainableVariables({ layersModel, plan }: BuiltModel): NamedVariable[] {
+  const names = new Map(namedVariables(layersModel, plan).map(({ name, variable }) => [variable.id, name]));
+  return layersModel.trainableWeights.map((variable) => ({ name: names.get(variable.id) ?? variable.name, variable }));
+}
+
 /** The model's variables under our names, matched by layer and place. */
-function namedVariables(
-  layersModel: TfLayers.LayersModel,
-  plan: ModelPlan,
-): { name: string; variable: LayerVariable }[] {
+function namedVariables(layersModel: TfLayers.LayersModel, plan: ModelPlan): NamedVariable[] {
   return layersModel.layers.flatMap((layer) => {
     const planned = plan.weights.get(layer.name) ?? [];
     const variables = layer.weights;

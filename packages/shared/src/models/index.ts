@@ -8,7 +8,15 @@ export {
   outputWidth,
   parseArchitecture,
 } from './architecture.js';
-export { type BuiltModel, buildModel, getFlat, setFlat, type TensorBackend } from './build-model.js';
+export {
+  type BuiltModel,
+  buildModel,
+  getFlat,
+  type NamedVariable,
+  setFlat,
+  type TensorBackend,
+  trainableVariables,
+} from './build-model.js';
 export { DEFAULT_CAPS, type ModelCaps } from './caps.js';
 export { encodeModelDocument, type ModelDocument, modelDocument, parseModelDocument } from './document.js';
 export { checkCaps, initialWeights, LAYER_TYPES, type ModelPlan, parameterLayout, planModel } from './model-plan.js';

@@ -26,9 +26,9 @@ export async function evaluate(
   for (let start = 0; start < dataset.rows; start += ROWS_PER_BATCH) {
     throwIfCancelled(signal);
     const end = Math.min(start + ROWS_PER_BATCH, dataset.rows);
+    const rows = await dataset.readRange(start, end);
     const result = tf.tidy(() => {
-      const rows = dataset.x.slice(start * dataset.width, end * dataset.width);
-      const x = tf.tensor(rows, [end - start, ...built.plan.inputShape]);
+      const x = tf.tensor(rows.slice(), [end - start, ...built.plan.inputShape]);
       return built.layersModel.apply(x, { training: false }) as Tensor;
     });
     logits.set(await result.data<'float32'>(), start * width);

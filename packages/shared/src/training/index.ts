@@ -1,5 +1,6 @@
 export { DatasetCache } from './dataset-cache.js';
 export { evaluate } from './evaluate.js';
+export { type GradientTerm, type GradientTermFactory, proximalTerm, type TrainedVariable } from './gradient-terms.js';
 export { InProcessTrainer } from './in-process-trainer.js';
 export {
   DEFAULT_LOCAL_OPTIONS,

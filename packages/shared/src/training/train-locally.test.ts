@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { selectBackend } from '@octomil/shared/compute';
 import { OctomilError } from '@octomil/shared/errors';
-import type { Dataset } from '@octomil/shared/features';
+import { type Dataset, MemoryDataset } from '@octomil/shared/features';
 import {
   type Architecture,
   type BuiltModel,
@@ -18,14 +18,14 @@ import { DEFAULT_LOCAL_OPTIONS, type LocalOptions, OPTIMIZERS } from './local-op
 import { trainLocally } from './train-locally.js';
 
 /** Rows whose target follows from the first input and some noise. */
-function makeRows(rows: number, width: number, classes: number, seed = 1): Dataset {
+function makeRows(rows: number, width: number, classes: number, seed = 1): MemoryDataset {
   const random = seededRandom(seed, 'rows');
   const x = Float32Array.from({ length: rows * width }, () => random.normal());
   const y = Float32Array.from({ length: rows }, (_, row) => {
     const signal = (x[row * width] ?? 0) + 0.3 * random.normal();
     return Math.min(classes - 1, Math.max(0, Math.floor((signal + 1.5) / (3 / classes))));
   });
-  return { rows, width, x, y };
+  return new MemoryDataset(width, x, y);
 }
 
 async function start(architecture: Architecture, width: number, seed = 5): Promise<BuiltModel> {

@@ -1,9 +1,10 @@
 import { setImmediate } from 'node:timers/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Dataset } from '@octomil/shared/features';
-import { type BuiltModel, type Output, seededRandom, shuffle } from '@octomil/shared/models';
+import { type BuiltModel, type Output, seededRandom, shuffle, trainableVariables } from '@octomil/shared/models';
 import type { NamedTensorMap, Optimizer, Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
 import { throwIfCancelled } from './cancellation.js';
+import { type GradientTerm, type GradientTermFactory, proximalTerm, type TrainedVariable } from './gradient-terms.js';
 import type { LocalOptions } from './local-options.js';
 import { batchLoss } from './loss.js';
 import type { TrainingProgress } from './task.js';
@@ -11,6 +12,8 @@ import type { TrainingProgress } from './task.js';
 export interface LocalTrainingOptions {
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: TrainingProgress) => void;
+  /** Parts of the loss beside the proximal one of `proximalMu`. Default: none. */
+  readonly terms?: readonly GradientTermFactory[];
 }
 
 export interface LocalTraining {
@@ -33,13 +36,17 @@ export async function trainLocally(
   output: Output,
   dataset: Dataset,
   options: LocalOptions,
-  { signal, onProgress }: LocalTrainingOptions = {},
+  { signal, onProgress, terms = [] }: LocalTrainingOptions = {},
 ): Promise<LocalTraining> {
   if (dataset.rows === 0) throw new OctomilError('too_few_rows', 'there are no rows to train on');
   const { tf } = built.backend;
   const optimizer = makeOptimizer(tf, options);
-  const variables = built.layersModel.trainableWeights.map((weight) => weight.read() as Variable);
-  const anchors = options.proximalMu > 0 ? variables.map((variable) => tf.tidy(() => tf.clone(variable))) : undefined;
+  const trained = trainableVariables(built).map(({ name, variable }) => ({
+    name,
+    variable: variable.read() as Variable,
+  }));
+  const factories = options.proximalMu > 0 ? [proximalTerm(options.proximalMu), ...terms] : terms;
+  const made = factories.map((make) => make(built.backend, trained, built));
   const shuffling = seededRandom(options.seed, 'shuffle');
   const dropping = seededRandom(options.seed, 'dropout');
   const dropouts = built.layersModel.layers.filter((layer) => layer.getClassName().includes('Dropout'));
@@ -57,7 +64,8 @@ export async function trainLocally(
         const rows = order.subarray(start, start + options.batchSize);
         // tfjs would draw the same mask at every step from one seed, and an unseeded one without.
         for (const layer of dropouts) (layer as unknown as { seed: number }).seed = dropping.uint32();
-        const loss = await trainStep(built, output, gather(dataset, rows), { optimizer, variables, anchors, options });
+        const batch = await gather(dataset, rows);
+        const loss = await trainStep(built, output, batch, { optimizer, trained, terms: made });
         step += 1;
         if (!Number.isFinite(loss)) throw diverged(loss, step, options);
         lossSum += loss * rows.length;
@@ -67,7 +75,7 @@ export async function trainLocally(
       }
     }
   } finally {
-    tf.dispose(anchors ?? []);
+    for (const term of made) term.dispose();
     optimizer.dispose();
   }
   return { trainLoss: lossSum / dataset.rows, steps: step };
@@ -79,22 +87,15 @@ interface Batch {
   readonly y: Float32Array;
 }
 
-function gather(dataset: Dataset, rows: Uint32Array): Batch {
-  const { width } = dataset;
-  const x = new Float32Array(rows.length * width);
-  const y = new Float32Array(rows.length);
-  rows.forEach((row, index) => {
-    x.set(dataset.x.subarray(row * width, (row + 1) * width), index * width);
-    y[index] = dataset.y[row] ?? 0;
-  });
-  return { rows: rows.length, x, y };
+async function gather(dataset: Dataset, rows: Uint32Array): Promise<Batch> {
+  const x = await dataset.read(rows);
+  return { rows: rows.length, x, y: Float32Array.from(rows, (row) => dataset.y[row] ?? 0) };
 }
 
 interface StepContext {
   readonly optimizer: Optimizer;
-  readonly variables: Variable[];
-  readonly anchors: Tensor[] | undefined;
-  readonly options: LocalOptions;
+  readonly trained: readonly TrainedVariable[];
+  readonly terms: readonly GradientTerm[];
 }
 
 async function trainStep(built: BuiltModel, output: Output, batch: Batch, context: StepContext): Promise<number> {
@@ -103,14 +104,17 @@ async function trainStep(built: BuiltModel, output: Output, batch: Batch, contex
     const x = tf.tensor(batch.x, [batch.rows, ...built.plan.inputShape]);
     const y = tf.tensor1d(batch.y);
     let plain: Scalar | undefined;
-    const { grads } = tf.variableGrads(() => {
-      plain = batchLoss(tf, output, built.layersModel.apply(x, { training: true }) as Tensor, y);
-      // Weight regularisers of the topology; they belong to the loss that is reported, as in tfjs.
-      for (const penalty of built.layersModel.calculateLosses()) plain = tf.add(plain, penalty);
-      tf.keep(plain);
-      return plain;
-    }, context.variables);
-    context.optimizer.applyGradients(withProximal(tf, grads, context));
+    const { grads } = tf.variableGrads(
+      () => {
+        plain = batchLoss(tf, output, built.layersModel.apply(x, { training: true }) as Tensor, y);
+        // Weight regularisers of the topology; they belong to the loss that is reported, as in tfjs.
+        for (const penalty of built.layersModel.calculateLosses()) plain = tf.add(plain, penalty);
+        tf.keep(plain);
+        return plain;
+      },
+      context.trained.map(({ variable }) => variable),
+    );
+    context.optimizer.applyGradients(withTerms(tf, grads, context));
     return plain ?? tf.scalar(Number.NaN);
   });
   const [value = Number.NaN] = await loss.data();
@@ -118,15 +122,14 @@ async function trainStep(built: BuiltModel, output: Output, batch: Batch, contex
   return value;
 }
 
-/** The proximal term enters as its gradient, μ·(w − w₀): exact, and nothing to differentiate. */
-function withProximal(tf: BuiltModel['backend']['tf'], grads: NamedTensorMap, context: StepContext): NamedTensorMap {
-  const { anchors, variables, options } = context;
-  if (anchors === undefined) return grads;
+function withTerms(tf: BuiltModel['backend']['tf'], grads: NamedTensorMap, context: StepContext): NamedTensorMap {
+  if (context.terms.length === 0) return grads;
   return Object.fromEntries(
-    variables.map((variable, index) => {
-      const pull = tf.mul(tf.sub(variable, anchors[index] ?? variable), options.proximalMu);
-      const gradient = grads[variable.name];
-      return [variable.name, gradient === undefined ? pull : tf.add(gradient, pull)];
+    context.trained.flatMap((trained, index) => {
+      const parts = context.terms.flatMap((term) => term.gradient(trained, index) ?? []);
+      const own = grads[trained.variable.name];
+      const [first, ...rest] = own === undefined ? parts : [own, ...parts];
+      return first === undefined ? [] : [[trained.variable.name, rest.reduce((sum, part) => tf.add(sum, part), first)]];
     }),
   );
 }

@@ -13,7 +13,9 @@ export function columnNames(width: number): string[] {
 }
 
 /** `train.safetensors`: tensor `x` of shape [rows, width] and `y` of shape [rows]. For programs without a Parquet reader. */
-export async function writeRowsAsTensors(path: string, { rows, width, x, y }: Dataset): Promise<void> {
+export async function writeRowsAsTensors(path: string, data: Dataset): Promise<void> {
+  const { rows, width, y } = data;
+  const x = await data.readRange(0, rows);
   const bytes = encodeWeights([
     { name: 'x', shape: [rows, width], data: x },
     { name: 'y', shape: [rows], data: y },
@@ -43,8 +45,9 @@ export async function writeRowsAsParquet(path: string, folder: string, data: Dat
           names.map(() => FLOAT),
           count,
         );
+        const x = await data.readRange(start, start + count);
         for (let column = 0; column < data.width; column++)
-          chunk.setColumnValues(column, inputs(data, column, start, count));
+          chunk.setColumnValues(column, inputs(x, data.width, column, count));
         chunk.setColumnValues(data.width, Array.from(data.y.subarray(start, start + count)));
         appender.appendDataChunk(chunk);
         appender.flushSync();
@@ -60,6 +63,6 @@ export async function writeRowsAsParquet(path: string, folder: string, data: Dat
   }
 }
 
-function inputs({ x, width }: Dataset, column: number, start: number, count: number): number[] {
-  return Array.from({ length: count }, (_, row) => x[(start + row) * width + column] ?? 0);
+function inputs(x: Float32Array, width: number, column: number, count: number): number[] {
+  return Array.from({ length: count }, (_, row) => x[row * width + column] ?? 0);
 }
