@@ -4,6 +4,7 @@ import { type Migration, Migrator } from 'kysely/migration';
 import * as foundation from './migrations/0001-foundation.js';
 import * as registryAndRollouts from './migrations/0002-registry-and-rollouts.js';
 import * as inference from './migrations/0003-inference.js';
+import * as featureProposals from './migrations/0004-feature-proposals.js';
 import { withTransactionScope } from './transaction-guard.js';
 
 /** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
@@ -11,6 +12,7 @@ export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0001-foundation': foundation,
   '0002-registry-and-rollouts': registryAndRollouts,
   '0003-inference': inference,
+  '0004-feature-proposals': featureProposals,
 };
 
 /**

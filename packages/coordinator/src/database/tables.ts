@@ -343,6 +343,39 @@ export interface FeatureSpecsTable {
   created_at: Timestamp;
 }
 
+export type ProposalState = 'proposed' | 'confirmed' | 'superseded' | 'rejected';
+
+/** A feature spec that waits for a person, or that a person has confirmed: at most one for a federation, model and target. */
+export interface FeatureProposalsTable {
+  id: string;
+  organization_id: string;
+  federation_id: string;
+  model_id: string;
+  /** In which the sites described their columns. */
+  session_id: string;
+  /** As `formatTargetRule` writes it. */
+  target: string;
+  state: ColumnType<ProposalState, ProposalState | undefined, ProposalState>;
+  /** What was asked for beside the target (`ProposalRequest`). */
+  request: Json<JsonObject>;
+  /** What each site told (`SiteEntry`), so that an edited spec can be held against it. */
+  sites: Json<JsonObject[]>;
+  warnings: Json<string[]>;
+  /** Of `document`; differs from `proposed_hash` where a person has edited it. */
+  spec_hash: string;
+  /** Canonical JSON text of the spec, as in `feature_specs`. */
+  document: string;
+  proposed_hash: string;
+  created_by: string;
+  created_at: Timestamp;
+  confirmed_by: string | null;
+  confirmed_at: NullableTimestamp;
+  /** Who rejected it, or confirmed the one in its place. */
+  ended_by: string | null;
+  ended_at: NullableTimestamp;
+  reason: string | null;
+}
+
 export type SessionState = 'running' | 'paused' | 'completed' | 'failed' | 'cancelled';
 
 export interface TrainingSessionsTable {
@@ -569,6 +602,7 @@ export interface Tables {
   versions: VersionsTable;
   artifacts: ArtifactsTable;
   feature_specs: FeatureSpecsTable;
+  feature_proposals: FeatureProposalsTable;
   training_sessions: TrainingSessionsTable;
   rounds: RoundsTable;
   assignments: AssignmentsTable;
