@@ -64,7 +64,7 @@ async function readOctomil({ path, columns }: ReadRequest): Promise<Tensor> {
   });
   const { train } = await loadDataset({ path }, spec, { salt: 'bench', shareRatio: 0 });
   const tensor = new Tensor(train.width, 0);
-  tensor.values = train.x;
+  tensor.values = await train.readRange(0, train.rows);
   tensor.rows = train.rows;
   return tensor;
 }

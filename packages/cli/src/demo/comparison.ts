@@ -1,6 +1,11 @@
 import { selectBackend } from '@octomil/shared/compute';
-import type { Dataset, HoldoutRule, LoadedDataset } from '@octomil/shared/features';
-import { loadDataset } from '@octomil/shared/features';
+import {
+  type Dataset,
+  type HoldoutRule,
+  type LoadedDataset,
+  loadDataset,
+  MemoryDataset,
+} from '@octomil/shared/features';
 import { buildModel, getFlat, initialWeights, type ModelDocument, setFlat } from '@octomil/shared/models';
 import { decodeWeights, encodeWeights, flatView, parseLayout } from '@octomil/shared/tensors';
 import { type EvaluationMetrics, evaluate, type LocalOptions, trainLocally } from '@octomil/shared/training';
@@ -66,7 +71,7 @@ export async function compareModels(request: ComparisonRequest): Promise<Compari
       evaluate(built, architecture.output, rows, request.signal);
     const bySite: Record<string, EvaluationMetrics | null> = {};
     for (const site of sites) bySite[site.name] = await one(site.heldOut);
-    return { overall: await one(concatenate(sites.map((site) => site.heldOut))), sites: bySite };
+    return { overall: await one(await concatenate(sites.map((site) => site.heldOut))), sites: bySite };
   };
   const trainOn = async (rows: Dataset): Promise<Scores> => {
     setFlat(built, flatOf(initial));
@@ -81,7 +86,7 @@ export async function compareModels(request: ComparisonRequest): Promise<Compari
       onStep(`training at ${site.name} alone (${site.train.rows} rows)`);
       local[site.name] = await trainOn(site.train);
     }
-    const pooledRows = concatenate(sites.map((site) => site.train));
+    const pooledRows = await concatenate(sites.map((site) => site.train));
     onStep(`training on all rows in one place (${pooledRows.rows} rows)`);
     return { federated, local, pooled: await trainOn(pooledRows) };
   } finally {
@@ -95,16 +100,16 @@ function flatOf(file: Uint8Array): Float32Array {
   return flatView(aligned, parseLayout(aligned));
 }
 
-function concatenate(parts: readonly Dataset[]): Dataset {
+async function concatenate(parts: readonly Dataset[]): Promise<Dataset> {
   const rows = parts.reduce((sum, part) => sum + part.rows, 0);
   const width = parts[0]?.width ?? 0;
   const x = new Float32Array(rows * width);
   const y = new Float32Array(rows);
   let at = 0;
   for (const part of parts) {
-    x.set(part.x, at * width);
+    x.set(await part.readRange(0, part.rows), at * width);
     y.set(part.y, at);
     at += part.rows;
   }
-  return { rows, width, x, y };
+  return new MemoryDataset(width, x, y);
 }

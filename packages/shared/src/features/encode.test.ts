@@ -98,7 +98,7 @@ test('a row given as an object is encoded as the same row of a file', async () =
         shareRatio: 0,
       });
       expect(train.rows).toBe(rows.length);
-      expect(train.x).toEqual(encodeRows(spec, rows));
+      expect(await train.readRange(0, train.rows)).toEqual(encodeRows(spec, rows));
     }),
     { numRuns: 40 },
   );

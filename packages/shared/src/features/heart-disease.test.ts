@@ -50,7 +50,9 @@ heartTest('four hospitals with different columns and codings agree on one spec a
     expect(train.rows + heldOut.rows + droppedRows).toBe(rows[index]);
     expect(droppedRows).toBe(0);
     expect(heldOut.rows).toBeGreaterThan(0);
-    for (const { rows, width, x, y } of [train, heldOut]) {
+    for (const data of [train, heldOut]) {
+      const { rows, width, y } = data;
+      const x = await data.readRange(0, rows);
       expect(width).toBe(encodedWidth(spec));
       expect(x.length).toBe(rows * width);
       expect(x.every(Number.isFinite)).toBe(true);

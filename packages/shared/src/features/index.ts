@@ -1,5 +1,5 @@
 export { type ColumnCoverage, columnCoverage, type SiteCoverage } from './column-coverage.js';
-export type { Dataset, HoldoutRule, LoadedDataset } from './dataset.js';
+export { type Dataset, type HoldoutRule, type LoadedDataset, MemoryDataset } from './dataset.js';
 export { type DescribeRequest, describeSite, describeTable } from './describe-site.js';
 export { CLIP_DEVIATIONS, encodedWidth, encodeRows } from './encode.js';
 export type {

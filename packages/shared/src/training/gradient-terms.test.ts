@@ -1,12 +1,13 @@
 import { expect, test } from '@jest/globals';
 import { selectBackend } from '@octomil/shared/compute';
+import { MemoryDataset } from '@octomil/shared/features';
 import { buildModel, getFlat, parseArchitecture, setFlat } from '@octomil/shared/models';
 import { type GradientTermFactory, proximalTerm } from './gradient-terms.js';
 import { DEFAULT_LOCAL_OPTIONS } from './local-options.js';
 import { trainLocally } from './train-locally.js';
 
 const logistic = parseArchitecture('logistic');
-const rows = { rows: 4, width: 2, x: Float32Array.of(1, 2, -1, 0.5, 0.25, -2, 3, 1), y: Float32Array.of(1, 0, 0, 1) };
+const rows = new MemoryDataset(2, Float32Array.of(1, 2, -1, 0.5, 0.25, -2, 3, 1), Float32Array.of(1, 0, 0, 1));
 
 async function oneStep(terms: readonly GradientTermFactory[], proximalMu = 0): Promise<number[]> {
   const built = await buildModel(await selectBackend(), logistic, 2);
