@@ -15,20 +15,24 @@ const known = new Map<string, Known>();
 const MAX_KNOWN = 1000;
 
 /**
- * SHA-256 (hex) of the files' bytes and of how they are to be read: equal digests mean equal statistics.
+ * SHA-256 (hex) of the files' bytes, or of the versions of what they are copies of, and of how they are to be read: equal
+ * digests mean equal statistics.
  *
  * @throws `data_unreadable` where the file cannot be read.
  */
 export async function digestOf(source: DataSource, signal?: AbortSignal): Promise<string> {
-  const { files } = locate(source);
-  const contents: string[] = [];
-  for (const file of files) contents.push(await contentDigest(file, signal));
-  const [only] = contents;
-  const content = contents.length === 1 ? only : contents;
-  const { path: _, files: __, ...reading } = source;
+  const { path: _, files: __, fileNames: ___, digest, ...reading } = source;
+  const content = digest ?? (await contentsDigest(source, signal));
   return createHash('sha256')
     .update(JSON.stringify([content, Object.entries(reading).sort(([a], [b]) => (a < b ? -1 : 1))]))
     .digest('hex');
+}
+
+async function contentsDigest(source: DataSource, signal?: AbortSignal): Promise<string | string[]> {
+  const contents: string[] = [];
+  for (const file of locate(source).files) contents.push(await contentDigest(file, signal));
+  const [only] = contents;
+  return only !== undefined && contents.length === 1 ? only : contents;
 }
 
 async function contentDigest(file: LocatedFile, signal?: AbortSignal): Promise<string> {

@@ -4,6 +4,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import type { DataSource, TableFormat } from './source.js';
 import { isGlob, parseGlob } from './sources/glob.js';
 import { isDataName } from './sources/list-source.js';
+import { isRemoteUrl } from './sources/source-scheme.js';
 
 export interface LocatedFile {
   /** Real path, links followed. */
@@ -30,7 +31,7 @@ const MAX_FILES = 10_000;
  * format, and files of two formats.
  */
 export function locate(source: DataSource): LocatedTable {
-  const [first, ...others] = filesOf(source).map(locateFile);
+  const [first, ...others] = filesOf(source).map((path, i) => locateFile(path, source.fileNames?.[i] ?? path));
   if (first === undefined) throw new OctomilError('data_unreadable', `${source.path}: the list of files is empty`);
   const format = formatOfFile(source, first);
   for (const file of others) {
@@ -53,7 +54,7 @@ export function pathsOf(source: DataSource): string[] {
   } catch {
     // Then no file of it was opened.
   }
-  return [...new Set([source.path, ...(source.files ?? []), ...found])];
+  return [...new Set([source.path, ...(source.fileNames ?? []), ...(source.files ?? []), ...found])];
 }
 
 /** The format that a source seems to have, also when it cannot be found; empty where its names do not say. */
@@ -66,6 +67,15 @@ export function formatOf(source: DataSource): string {
 }
 
 function filesOf(source: DataSource): readonly string[] {
+  const remote = (source.files ?? [source.path]).find(isRemoteUrl);
+  if (remote !== undefined) {
+    // Its query may be a signature.
+    const place = remote.split(/[?#]/, 1)[0] ?? '';
+    throw new OctomilError(
+      'invalid_input',
+      `${place} is not on this machine; acquire the source from SourceFiles, which makes local files of URLs, and read what it gives`,
+    );
+  }
   if (source.files !== undefined) return source.files;
   const { path } = source;
   const stat = statSync(path, { throwIfNoEntry: false });
@@ -110,9 +120,9 @@ function filesBelow(folder: string, shown: string, accepts: (path: string) => bo
 
 const listFolder = (folder: string) => readdirSync(folder, { recursive: true, withFileTypes: true });
 
-function locateFile(shown: string): LocatedFile {
+function locateFile(given: string, shown: string): LocatedFile {
   try {
-    const path = realpathSync(shown);
+    const path = realpathSync(given);
     const stat = statSync(path);
     if (!stat.isFile()) {
       throw new OctomilError('data_unreadable', `${shown} is a folder, not a file; name the files in it`);

@@ -10,15 +10,20 @@ export type ThousandsSeparator = (typeof THOUSANDS_SEPARATORS)[number];
 export const READERS = ['duckdb', 'parquetjs-lite'] as const;
 export type ReaderName = (typeof READERS)[number];
 
-/** One local table and how to read it. JSON, so that it can travel to the trainer process. */
+/** One table and how to read it. JSON, so that it can travel to the trainer process. */
 export interface DataSource {
   /**
    * Path of the file: `.csv`, `.tsv`, `.parquet` or `.jsonl`, texts also with `.gz`. A folder or a pattern (`*`, `?`,
-   * `[ab]`, `**`) stands for all the files with data in it: they must have the same columns and make one table.
+   * `[ab]`, `**`) stands for all the files with data in it: they must have the same columns and make one table. Or the
+   * URL of any of these: `s3:`, `gs:`, `az:`, `abfss:`, `https:`, `file:`. `SourceFiles` makes local files of URLs.
    */
   readonly path: string;
-  /** The files of the table in their order; `path` then is only what they are called together. */
+  /** The files of the table in their order, paths or URLs; `path` then is only what they are called together. */
   readonly files?: readonly string[];
+  /** What messages call the files. Default: their paths. */
+  readonly fileNames?: readonly string[];
+  /** Known digest of what the files hold, where they are copies of something that says its version: not to be read for it. */
+  readonly digest?: string;
   /** Default: by the files' names. */
   readonly format?: TableFormat;
   /** Default `duckdb`. `parquetjs-lite`, which must be installed, reads a single simple Parquet file. */

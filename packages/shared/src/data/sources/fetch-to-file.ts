@@ -71,6 +71,13 @@ export function versionOf({ tag, modifiedAtMs, sizeBytes }: BucketObject): strin
   return modifiedAtMs > 0 ? `${modifiedAtMs}-${sizeBytes}` : undefined;
 }
 
+/** The key tells web files apart that differ in their query; it may be a secret and is hashed. */
+export function identityOf(place: string, key: string, version: string): string {
+  return createHash('sha256')
+    .update(JSON.stringify([place, key, version]))
+    .digest('hex');
+}
+
 async function copy(object: BucketObject, version: string, options: FetchOptions): Promise<FetchedFile> {
   const { client, folder, clock, signal } = options;
   const path = join(folder, `${randomUUID()}${endingOf(object.key)}`);

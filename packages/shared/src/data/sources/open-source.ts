@@ -1,5 +1,7 @@
 import type { Clock } from '@octomil/shared/runtime';
 import { type BucketObject, type Environment, resumingStream, type SourceClient } from '@octomil/shared/storage';
+import type { TableFormat } from '../source.js';
+import { identityOf, versionOf } from './fetch-to-file.js';
 import { type ListLimits, listSource } from './list-source.js';
 import { describeObject, openSourceClient } from './source-client.js';
 import { parseSourceUrl } from './source-url.js';
@@ -10,6 +12,10 @@ export interface OpenSourceOptions extends ListLimits {
   readonly environment: Environment;
   readonly clock: Clock;
   readonly signal?: AbortSignal | undefined;
+  /** Keys of the columns that will be read, of which Parquet files need no more. Default all. */
+  readonly columns?: readonly string[] | undefined;
+  /** Default: by the objects' names. */
+  readonly format?: TableFormat | undefined;
 }
 
 /** One file of a source, on this machine. */
@@ -20,6 +26,8 @@ export interface SourceFile {
   readonly sizeBytes: number;
   /** Equal versions are equal bytes: what was computed from the file holds as long as it is the same. */
   readonly version: string;
+  /** Place and version, or content: equal identities are equal bytes wherever the file lies on this machine. */
+  readonly identity: string;
 }
 
 export interface OpenedSource {
@@ -52,12 +60,14 @@ export async function openSource(
     for (const object of await listSource(source, client, options, options.signal)) {
       const place = describeObject(source, object.key);
       if (source.place.kind === 'file') {
-        files.push({ path: object.key, place, sizeBytes: object.sizeBytes, version: object.tag });
+        const { key, sizeBytes, tag } = object;
+        files.push({ path: key, place, sizeBytes, version: tag, identity: identityOf(place, key, tag) });
         continue;
       }
       const copy = await copies.acquire({ client, object, place, signal: options.signal });
       releases.push(copy.release);
-      files.push({ path: copy.path, place, sizeBytes: copy.sizeBytes, version: copy.version });
+      const identity = versionOf(object) === undefined ? copy.digest : identityOf(place, object.key, copy.version);
+      files.push({ path: copy.path, place, sizeBytes: copy.sizeBytes, version: copy.version, identity });
     }
     return { files, release };
   } catch (error) {
