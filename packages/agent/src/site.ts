@@ -65,6 +65,7 @@ export class Site {
         nodeVersion: process.versions.node,
         trainers: [...new Set(['tfjs', 'echo', ...Object.keys(this.#config.trainers)])],
         computeBackends: (process.env['OCTOMIL_TFJS_BACKENDS'] ?? '').split(',').filter((name) => name !== ''),
+        strategies: ['scaffold'],
       },
       site: await this.summary(),
     };

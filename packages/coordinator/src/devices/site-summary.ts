@@ -15,6 +15,8 @@ export interface StoredCapabilities {
   readonly trainers: readonly string[];
   /** Best first. */
   readonly computeBackends: readonly string[];
+  /** Those that need more of an agent than training: `scaffold`. */
+  readonly strategies: readonly string[];
 }
 
 export interface StoredDataSet {
@@ -50,6 +52,7 @@ export function storedCapabilities(capabilities: Capabilities | undefined): Stor
     nodeVersion: capabilities?.nodeVersion ?? '',
     trainers: capabilities?.trainers ?? [],
     computeBackends: capabilities?.computeBackends ?? [],
+    strategies: capabilities?.strategies ?? [],
   };
 }
 

@@ -26,6 +26,7 @@ export {
   serializeSafetensors,
   type TensorEntry,
 } from './safetensors.js';
+export { CONTROL_VARIATE, controlLayout, controlledUpdateLayout, stackedLayout } from './stacked-layout.js';
 export {
   decodeWeights,
   encodeFlat,

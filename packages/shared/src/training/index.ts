@@ -14,6 +14,7 @@ export { areaUnderRoc, type EvaluationMetrics, metricsOf } from './metrics.js';
 export * from './own-code/index.js';
 export { type RunTaskOptions, runTask } from './run-task.js';
 export type {
+  ControlVariateFiles,
   DescribeTask,
   EchoTrainTask,
   EvaluateTask,

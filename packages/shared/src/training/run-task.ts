@@ -2,11 +2,19 @@ import { OctomilError } from '@octomil/shared/errors';
 import { MINIMUM_ROWS, parseFeatureSpec } from '@octomil/shared/features';
 import { type BuiltModel, getFlat, type Output, parseArchitecture } from '@octomil/shared/models';
 import { throwIfCancelled } from './cancellation.js';
+import {
+  type ControlVariates,
+  controlTerm,
+  nextControlVariate,
+  readControlVariates,
+  writeControlledUpdate,
+} from './control-variates.js';
 import type { DatasetCache } from './dataset-cache.js';
 import { echo } from './echo.js';
 import { evaluate } from './evaluate.js';
 import type { EvaluationMetrics } from './metrics.js';
 import type {
+  ControlVariateFiles,
   EvaluateTask,
   OwnCodeTrainTask,
   TfjsTrainTask,
@@ -58,9 +66,13 @@ async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<Trai
   return withModel(task.architecture, rows.width, task.basePath, async ({ built, base, backend }) => {
     const { architecture, options: local } = task;
     const evaluation = await evaluate(built, architecture.output, heldOut, options.signal);
-    const { trainLoss, steps } = await trainLocally(built, architecture.output, rows, local, options);
+    const { controlVariates: files } = task;
+    const control = files === undefined ? undefined : await readControlVariates(files, built.layout, task);
+    const terms = control === undefined ? [] : [controlTerm(control)];
+    const { trainLoss, steps } = await trainLocally(built, architecture.output, rows, local, { ...options, terms });
     const trained = await getFlat(built);
-    const update = await writeTrained(task, built, base, trained);
+    const controlled = files === undefined || control === undefined ? undefined : { files, control, steps };
+    const update = await writeTrained(task, built, base, trained, controlled);
     return { sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps };
   });
 }
@@ -111,6 +123,7 @@ function writeTrained(
   built: BuiltModel,
   base: Float32Array,
   trained: Float32Array,
+  controlled?: { readonly files: ControlVariateFiles; readonly control: ControlVariates; readonly steps: number },
 ): Promise<UpdateFile> {
   for (let index = 0; index < trained.length; index++) {
     const value = trained[index] ?? 0;
@@ -122,6 +135,11 @@ function writeTrained(
       );
     }
     if (task.updateFormat === 'delta') trained[index] = value - (base[index] ?? 0);
+  }
+  if (controlled !== undefined) {
+    const { files, control, steps } = controlled;
+    const next = nextControlVariate(built, control, trained, { steps, learningRate: task.options.learningRate });
+    return writeControlledUpdate(task, files, built.layout, trained, next);
   }
   return writeUpdate(task.outputPath, async (writer) => {
     await writer.write(built.layout.headerBytes);

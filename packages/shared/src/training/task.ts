@@ -21,6 +21,16 @@ export interface UpdateDestination {
   readonly updateFormat: 'delta' | 'weights';
 }
 
+/** Files of SCAFFOLD's control variates, each like the model: `controlVariate/<tensor>`. */
+export interface ControlVariateFiles {
+  /** The server's c of this round. Absent: zeros, as in a session's first round. */
+  readonly serverPath?: string;
+  /** The site's own c_i, as the server counts on it. Absent: zeros. */
+  readonly ownPath?: string;
+  /** Where the site's next one goes, which counts when the server has taken the update. */
+  readonly ownOutputPath: string;
+}
+
 /** Trains with tfjs on the rows of a table. */
 export interface TfjsTrainTask extends UpdateDestination {
   readonly kind: 'train';
@@ -32,6 +42,8 @@ export interface TfjsTrainTask extends UpdateDestination {
   readonly basePath: string;
   readonly options: LocalOptions;
   readonly holdout: HoldoutRule;
+  /** With it, training is corrected by control variates and the update holds the change of the site's own beside its weights'. */
+  readonly controlVariates?: ControlVariateFiles;
 }
 
 /** Returns the base with one tensor changed: no data, no tfjs. For benchmarks and for proving a deployment's plumbing. */
