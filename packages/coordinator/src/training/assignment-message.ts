@@ -43,6 +43,7 @@ function task({ kind, number, config, featureSpec }: RoundFacts): object {
       target: parseTargetRule(config.target ?? ''),
       missingMarkers: config.missingMarkers,
       exclude: config.exclude,
+      ...(config.hints === undefined ? {} : { hints: config.hints }),
     };
   }
   if (config.trainer === 'echo') return { trainer: 'echo' };

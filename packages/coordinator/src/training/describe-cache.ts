@@ -7,7 +7,14 @@ import type { SessionConfig } from './session-config.js';
 /** Identifies a question about columns: another target or other markers get another answer. */
 export function questionHash(config: SessionConfig): string {
   const markers = Object.entries(config.missingMarkers).sort(([a], [b]) => (a < b ? -1 : 1));
-  const question = JSON.stringify({ version: 1, target: config.target, markers, exclude: [...config.exclude].sort() });
+  const question = JSON.stringify({
+    version: 1,
+    target: config.target,
+    markers,
+    exclude: [...config.exclude].sort(),
+    // Without hints the question stays what it was.
+    ...(config.hints === undefined ? {} : { hints: Object.entries(config.hints).sort(([a], [b]) => (a < b ? -1 : 1)) }),
+  });
   return createHash('sha256').update(question).digest('hex');
 }
 

@@ -20,7 +20,7 @@ import { OpenRounds } from './open-rounds.js';
 import { OpenStore } from './open-store.js';
 import { OpenUpdates } from './open-updates.js';
 import { PersonalizedModels } from './personalized.js';
-import type { ClientFormats, TrainingAggregator, TrainingRegistry } from './ports.js';
+import type { ClientFormats, ConfirmedSpecs, TrainingAggregator, TrainingRegistry } from './ports.js';
 import { Retention, type RetentionSettings } from './retention.js';
 import { RoundCloser } from './round-closer.js';
 import { RoundDriver } from './round-driver.js';
@@ -45,6 +45,8 @@ export interface TrainingEngineOptions {
   readonly devices?: { notifyDevices(deviceIds: readonly string[]): void };
   /** Default: versions have the formats that training itself writes. */
   readonly clientFormats?: ClientFormats;
+  /** Specs that people have confirmed. Default: none are kept, and sessions that ask for one fail. */
+  readonly confirmedSpecs?: ConfirmedSpecs;
   /** Default `Math.random`. */
   readonly random?: () => number;
   readonly settings?: TrainingSettings;
@@ -191,6 +193,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     sessions: sessionStore,
     selector,
     registry,
+    confirmedSpecs: options.confirmedSpecs,
     objects,
     random: options.random ?? Math.random,
     wakeRound: (roundId) => void driver.wake(roundId),

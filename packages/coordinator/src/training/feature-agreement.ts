@@ -24,7 +24,10 @@ export interface FeatureAgreement {
   readonly warnings: readonly string[];
 }
 
-type Request = Pick<SessionConfig, 'architecture' | 'output' | 'target' | 'missingMarkers' | 'exclude' | 'inputWidth'>;
+export type AgreementRequest = Pick<
+  SessionConfig,
+  'architecture' | 'output' | 'target' | 'missingMarkers' | 'exclude' | 'hints' | 'inputWidth'
+>;
 
 /** In the order given, which must be the devices'. @throws `invalid_input` for a report that is none */
 export function describedSites(answers: readonly AcceptedAnswer[]): SiteEntry[] {
@@ -63,7 +66,11 @@ export function requireUsable({ target, columns }: SiteStatistics, rule: string 
  * @param hasBase the session starts from weights whose input width cannot change
  * @throws `data_mismatch` naming the site without target or usable column, or the widths that do not fit
  */
-export function agreeOnFeatures(request: Request, sites: readonly SiteEntry[], hasBase: boolean): FeatureAgreement {
+export function agreeOnFeatures(
+  request: AgreementRequest,
+  sites: readonly SiteEntry[],
+  hasBase: boolean,
+): FeatureAgreement {
   const { architecture, target } = request;
   if (architecture === null || target === null) {
     throw new OctomilError('internal', 'the session describes columns without an architecture or target');
@@ -87,11 +94,22 @@ export function agreeOnFeatures(request: Request, sites: readonly SiteEntry[], h
   return { spec, architecture: fitOutput(architecture, spec), inputWidth, warnings };
 }
 
-/** What a dry run shows: coverage of the columns, or why the sites cannot agree. */
-export function dryRunReport(request: Request, sites: readonly SiteEntry[]): JsonObject {
+/**
+ * What a dry run shows: coverage of the columns, or why the sites cannot agree.
+ *
+ * @param confirmed the spec that is used whatever the sites tell
+ */
+export function dryRunReport(
+  request: AgreementRequest,
+  sites: readonly SiteEntry[],
+  confirmed?: FeatureSpec,
+): JsonObject {
   if (sites.length === 0) return { columns: [], warnings: [], feature_spec: null, input_width: null, problem: null };
   try {
-    const { spec, inputWidth, warnings } = agreeOnFeatures(request, sites, false);
+    const { spec, inputWidth, warnings } =
+      confirmed === undefined
+        ? agreeOnFeatures(request, sites, false)
+        : { spec: confirmed, inputWidth: encodedWidth(confirmed), warnings: [] };
     const columns = columnCoverage(sites, spec).map((column) => ({
       column: column.name,
       kind: column.kind,
@@ -115,8 +133,8 @@ function layoutFor(architecture: Architecture): 'table' | 'grid' {
   return shape.split(',').length > 2 ? 'grid' : 'table';
 }
 
-/** The output follows from the target; a topology of the user's own must fit it already. */
-function fitOutput(architecture: Architecture, spec: FeatureSpec): Architecture {
+/** The output follows from the target; a topology of the user's own must fit it already. @throws `data_mismatch` */
+export function fitOutput(architecture: Architecture, spec: FeatureSpec): Architecture {
   const { output } = spec.target;
   if (architecture.name !== 'layers') return { ...architecture, output };
   if (JSON.stringify(architecture.output) === JSON.stringify(output)) return architecture;

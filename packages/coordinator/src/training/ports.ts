@@ -1,3 +1,4 @@
+import type { FeatureSpec } from '@octomil/shared/features';
 import type { Architecture, ModelDocument } from '@octomil/shared/models';
 import type { Kysely } from 'kysely';
 import type {
@@ -56,6 +57,31 @@ export interface CreatedVersion {
  * version stays published meanwhile.
  */
 export type ClientFormats = (versionId: string, transaction: Kysely<Tables>) => Promise<void>;
+
+/** A spec that a person has confirmed. */
+export interface ConfirmedSpec {
+  readonly proposalId: string;
+  readonly spec: FeatureSpec;
+}
+
+/** The sliver of the features room that training needs. */
+export interface ConfirmedSpecs {
+  /**
+   * @param reference `confirmed`, or a proposal's id
+   * @throws `wrong_state` where none is confirmed, naming what makes one; `not_found` for an id of another model,
+   * federation or organization
+   */
+  confirmed(
+    reference: string,
+    of: {
+      readonly organizationId: string;
+      readonly federation: { readonly id: string; readonly name: string };
+      readonly model: { readonly id: string; readonly name: string };
+      /** null: the only one there is. */
+      readonly target: string | null;
+    },
+  ): Promise<ConfirmedSpec>;
+}
 
 /** What the engine asks of the aggregation room's `Aggregator`. */
 export interface TrainingAggregator {

@@ -162,7 +162,10 @@ export class RoundCloser {
   async #describe(facts: RoundFacts, owner: string, answers: readonly AcceptedAnswer[]): Promise<Closed | undefined> {
     const { config } = facts;
     const sites = describedSites(answers);
-    if (config.dryRun) return this.#complete(facts, owner, { report: dryRunReport(config, sites) }, undefined);
+    if (config.dryRun) {
+      const confirmed = config.featureProposalId === undefined ? undefined : facts.featureSpec;
+      return this.#complete(facts, owner, { report: dryRunReport(config, sites, confirmed) }, undefined);
+    }
     const { spec, architecture, inputWidth, warnings } = agreeOnFeatures(config, sites, facts.base !== undefined);
     await this.#on.database.kysely
       .insertInto('feature_specs')

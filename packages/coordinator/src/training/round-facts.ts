@@ -37,6 +37,8 @@ export interface ResolvedConfig extends SessionConfig {
   /** Of the base version; null: by the architecture. */
   readonly weightOrder: readonly string[] | null;
   readonly describes: boolean;
+  /** The confirmed proposal whose spec is used as it is. */
+  readonly featureProposalId?: string;
   readonly evaluates: boolean;
   /** Open admission: the round ends when somebody asks for the aggregate, who then decides strategy and version too. */
   readonly closesOnRequest?: boolean;

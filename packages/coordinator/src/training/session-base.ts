@@ -1,7 +1,8 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { formatTargetRule, parseTargetRule } from '@octomil/shared/features';
+import { encodedWidth, formatTargetRule, parseTargetRule } from '@octomil/shared/features';
 import type { Architecture, ModelDocument } from '@octomil/shared/models';
-import type { TrainingBase, TrainingRegistry } from './ports.js';
+import { fitOutput } from './feature-agreement.js';
+import type { ConfirmedSpec, TrainingBase, TrainingRegistry } from './ports.js';
 import type { ResolvedConfig } from './round-facts.js';
 import type { SessionConfig } from './session-config.js';
 
@@ -29,21 +30,24 @@ export async function findBase(
 /**
  * Completes a configuration by what the base version and the model's row say.
  *
- * @throws `invalid_input` where architecture or target are missing, or contradict the base
+ * @param confirmed the spec to train with, in place of one that the sites describe
+ * @throws `invalid_input` where architecture or target are missing, or contradict the base or the confirmed spec
  */
 export function resolveConfig(
   config: SessionConfig,
   model: { name: string; architecture: Architecture | null; target: string | null },
   base: ModelDocument | undefined,
+  confirmed?: ConfirmedSpec,
 ): ResolvedConfig {
   const open = config.admission === 'open';
+  if (base !== undefined && confirmed !== undefined) requireSameEncoding(base, confirmed);
   if (open && base === undefined) {
     throw new OctomilError(
       'version_not_found',
       `model "${model.name}" has no published version that clients could start from; make one with POST /api/v1/training/bases, or upload and publish one`,
     );
   }
-  const spec = base?.featureSpec;
+  const spec = base?.featureSpec ?? confirmed?.spec;
   const describes = config.trainer !== 'echo' && spec === undefined && !open;
   const architecture = base?.architecture ?? config.architecture ?? model.architecture;
   if (base !== undefined && config.architecture !== null && !sameModel(config, base.architecture)) {
@@ -60,7 +64,7 @@ export function resolveConfig(
   ) {
     throw new OctomilError(
       'invalid_input',
-      `target is "${config.target}", but the base version learned "${specTarget}"; leave target out, or train from fresh weights with base_version = "${INITIAL_BASE}"`,
+      `target is "${config.target}", but ${base?.featureSpec === undefined ? 'the confirmed features are for' : 'the base version learned'} "${specTarget}"; leave target out, or train from fresh weights with base_version = "${INITIAL_BASE}"`,
     );
   }
   const target = specTarget ?? config.target ?? model.target;
@@ -80,9 +84,11 @@ export function resolveConfig(
   }
   return {
     ...config,
-    architecture,
+    architecture:
+      base === undefined && confirmed !== undefined ? fitOutput(architecture, confirmed.spec) : architecture,
     target,
-    inputWidth: base?.inputWidth ?? widthWithoutTable(architecture, config.inputWidth),
+    inputWidth: base?.inputWidth ?? widthOf(architecture, config.inputWidth, confirmed),
+    ...(confirmed === undefined ? {} : { featureProposalId: confirmed.proposalId }),
     weightOrder: base?.weightOrder ?? null,
     // The same rows are held out in every session of a model: what was trained on once is never evaluated on.
     holdoutSalt: model.name,
@@ -96,6 +102,32 @@ function sameModel(config: SessionConfig, base: Architecture): boolean {
   const comparable = (architecture: Architecture | null) =>
     JSON.stringify({ ...architecture, output: config.output === null ? null : architecture?.output });
   return comparable(config.architecture) === comparable(base);
+}
+
+/** What a version learned to read cannot change under it. */
+function requireSameEncoding(base: ModelDocument, { proposalId, spec }: ConfirmedSpec): void {
+  const known = base.featureSpec;
+  const same = known === undefined ? base.inputWidth === encodedWidth(spec) : known.hash === spec.hash;
+  if (same) return;
+  throw new OctomilError(
+    'invalid_input',
+    `proposal ${proposalId} encodes rows by ${spec.hash.slice(0, 12)}, but the base version ${known === undefined ? `takes rows of ${base.inputWidth} numbers` : `learned rows encoded by ${known.hash.slice(0, 12)}`}; train from fresh weights with base_version = "${INITIAL_BASE}", or leave feature_spec out`,
+    { details: { field: 'feature_spec', value: proposalId } },
+  );
+}
+
+/** A confirmed spec says it; a grid's shape is the model's. */
+function widthOf(architecture: Architecture, inputWidth: number, confirmed: ConfirmedSpec | undefined): number {
+  if (confirmed === undefined) return widthWithoutTable(architecture, inputWidth);
+  const width = encodedWidth(confirmed.spec);
+  if (architecture.name === 'cnn' && widthWithoutTable(architecture, inputWidth) !== width) {
+    throw new OctomilError(
+      'invalid_input',
+      `the model takes ${widthWithoutTable(architecture, inputWidth)} numbers a row, but the confirmed features give ${width}`,
+      { details: { field: 'architecture' } },
+    );
+  }
+  return width;
 }
 
 function widthWithoutTable(architecture: Architecture, inputWidth: number): number {

@@ -6,6 +6,7 @@ import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
 import { parseVersion } from '../models/version-number.js';
+import { checkHints } from './feature-hints.js';
 
 const Name = Type.String({ minLength: 1, maxLength: 200 });
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -35,6 +36,15 @@ export const SessionBody = Type.Object(
     data_set: OrNull(Type.String({ maxLength: 200 })),
     missing_markers: OrNull(Type.Record(Type.String(), Type.Array(Type.Union([Type.String(), Type.Number()])))),
     exclude: OrNull(Type.Array(Type.String(), { maxItems: 10_000 })),
+    // How columns are meant, where their values do not say it.
+    features: OrNull(
+      Type.Object(
+        { hints: OrNull(Type.Record(Type.String(), Type.Record(Type.String(), Type.Unknown()))) },
+        { additionalProperties: false },
+      ),
+    ),
+    // `auto`: the sites describe and a spec is merged. `confirmed`, or the id of a proposal: the one a person confirmed.
+    feature_spec: OrNull(Name),
     local: OrNull(Type.Record(Type.String(), Type.Unknown())),
     // tfjs, echo, or what the sites call code of their own.
     trainer: OrNull(Type.String({ pattern: TRAINER_NAME_PATTERN })),
@@ -92,6 +102,10 @@ export interface SessionConfig {
   readonly dataSet: string;
   readonly missingMarkers: Readonly<Record<string, readonly (string | number)[]>>;
   readonly exclude: readonly string[];
+  /** Absent: none. */
+  readonly hints?: Readonly<Record<string, object>>;
+  /** `confirmed`, or a proposal's id. Absent: `auto`. */
+  readonly featureSpec?: string;
   readonly local: LocalOptions;
   /** `tfjs`, `echo`, or what the sites call code of their own. */
   readonly trainer: string;
@@ -199,6 +213,7 @@ export function parseSessionConfig(
       dataSet: given.data_set ?? '',
       missingMarkers: given.missing_markers ?? {},
       exclude: given.exclude ?? [],
+      ...featureWishes(given),
       local: localOptions(given, prepared.options['proximalMu']),
       trainer: given.trainer ?? SESSION_DEFAULTS.trainer,
       seed: given.seed,
@@ -216,6 +231,21 @@ export function parseSessionConfig(
       ...(given.admission === 'open' ? { admission: 'open', clientRules: clientRules(given, prepared.options) } : {}),
     },
   };
+}
+
+/** @throws `invalid_input` for hints of which a confirmed spec would take no notice */
+function featureWishes({ features, feature_spec: asked }: SessionBody): Pick<SessionConfig, 'hints' | 'featureSpec'> {
+  const hints = features?.hints ?? undefined;
+  if (hints !== undefined) checkHints(hints);
+  const agreed = asked == null || asked === 'auto' ? undefined : asked;
+  if (agreed !== undefined && hints !== undefined) {
+    throw new OctomilError(
+      'invalid_input',
+      `features.hints say how a spec is made, and feature_spec = "${agreed}" takes one that is made already; leave one of them out`,
+      { details: { field: 'features.hints' } },
+    );
+  }
+  return { ...(hints === undefined ? {} : { hints }), ...(agreed === undefined ? {} : { featureSpec: agreed }) };
 }
 
 function clientRules(given: SessionBody, strategyOptions: Readonly<Record<string, unknown>>): ClientRules {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
+import { formatTargetRule, parseTargetRule } from '@octomil/shared/features';
 import type { Architecture } from '@octomil/shared/models';
 import { initialWeights } from '@octomil/shared/models';
 import type { ObjectStore } from '@octomil/shared/storage';
@@ -10,14 +11,14 @@ import type { JsonObject } from '../database/tables.js';
 import type { NewEvent } from './event-feed.js';
 import { storeBytes } from './object-keys.js';
 import { openKey } from './open-round.js';
-import type { StoredFile, TrainingBase, TrainingRegistry } from './ports.js';
+import type { ConfirmedSpec, ConfirmedSpecs, StoredFile, TrainingBase, TrainingRegistry } from './ports.js';
 import type { ResolvedConfig } from './round-facts.js';
 import { isInProgress } from './round-machine.js';
 import { anotherAttempt, firstAttempt, planOf } from './round-plan.js';
 import { roundLabel } from './round-store.js';
 import { type DeviceSelector, type RefusedDevice, reasonsOf, type SelectionRequest } from './selection.js';
 import { findBase, resolveConfig } from './session-base.js';
-import { parseSessionConfig, type SessionReferences } from './session-config.js';
+import { parseSessionConfig, type SessionConfig, type SessionReferences } from './session-config.js';
 import { canMoveSession, firstStep, isOver } from './session-machine.js';
 import {
   cancelRound,
@@ -35,6 +36,7 @@ export interface SessionServiceDependencies {
   readonly sessions: SessionStore;
   readonly selector: DeviceSelector;
   readonly registry: TrainingRegistry;
+  readonly confirmedSpecs: ConfirmedSpecs | undefined;
   readonly objects: ObjectStore;
   readonly random: () => number;
   readonly wakeRound: (roundId: string) => void;
@@ -58,6 +60,7 @@ interface Prepared {
   readonly model: ModelRow;
   readonly federation: { id: string; name: string; memberIds: string[] };
   readonly base: TrainingBase | undefined;
+  readonly confirmed: ConfirmedSpec | undefined;
 }
 
 interface ModelRow {
@@ -87,7 +90,7 @@ export class SessionService {
     overrides: { dryRun?: boolean; closesOnRequest?: boolean } = {},
   ): Promise<CreatedSession> {
     const prepared = await this.#prepare(body, caller, overrides);
-    const { model, federation, base } = prepared;
+    const { model, federation, base, confirmed } = prepared;
     const config = overrides.closesOnRequest === true ? { ...prepared.config, closesOnRequest: true } : prepared.config;
     const open = config.admission === 'open';
     if (!config.dryRun && !open) await this.#requireDevices(prepared);
@@ -95,7 +98,7 @@ export class SessionService {
     const step = firstStep(planOf(config));
     const checkpointId = await this.#baseCheckpoint(prepared, caller.organizationId);
     const round = firstAttempt(config, step, checkpointId);
-    const spec = base?.document.featureSpec;
+    const spec = base?.document.featureSpec ?? confirmed?.spec;
     if (spec !== undefined) {
       await this.#on.database.kysely
         .insertInto('feature_specs')
@@ -143,6 +146,9 @@ export class SessionService {
           }
         : undefined,
     );
+    if (confirmed !== undefined && !config.dryRun && config.architecture !== null) {
+      await this.#on.registry.setArchitecture(model.id, config.architecture, config.target);
+    }
     this.#on.tellSession(id);
     this.#on.wakeRound(round.id);
     return { id, roundId: round.id };
@@ -304,7 +310,21 @@ export class SessionService {
     const { federation, model } = await this.#find(references, caller.organizationId);
     if (wanted.newVersion !== null) await this.#requireFreeVersion(model, wanted.newVersion);
     const base = await findBase(this.#on.registry, model, wanted.baseVersion);
-    return { config: resolveConfig(wanted, model, base?.document), model, federation, base };
+    const confirmed = await this.#confirmed(wanted, { organizationId: caller.organizationId, federation, model });
+    const config = resolveConfig(wanted, model, base?.document, confirmed);
+    return { config, model, federation, base, confirmed };
+  }
+
+  async #confirmed(
+    { featureSpec, target }: SessionConfig,
+    of: { organizationId: string; federation: { id: string; name: string }; model: ModelRow },
+  ): Promise<ConfirmedSpec | undefined> {
+    if (featureSpec === undefined) return undefined;
+    const specs = this.#on.confirmedSpecs;
+    if (specs === undefined) throw new OctomilError('internal', 'this coordinator keeps no proposals of features');
+    const wanted = target ?? of.model.target;
+    const rule = wanted === null ? null : formatTargetRule(parseTargetRule(wanted));
+    return specs.confirmed(featureSpec, { ...of, target: rule });
   }
 
   async #find(
@@ -359,7 +379,7 @@ export class SessionService {
   }
 
   /** The row that the first round trains from; none while the columns are not known. */
-  async #baseCheckpoint({ base, config }: Prepared, organizationId: string): Promise<string | null> {
+  async #baseCheckpoint({ base, config, confirmed }: Prepared, organizationId: string): Promise<string | null> {
     if (base?.checkpointId != null) return base.checkpointId;
     if (base === undefined && (config.describes || config.dryRun || config.architecture === null)) return null;
     const stored: StoredFile =
@@ -370,7 +390,13 @@ export class SessionService {
         encodeWeights(initialWeights(requireArchitecture(config), config.inputWidth, config.seed)),
       ));
     const lineage: JsonObject =
-      base === undefined ? { initial: true, seed: config.seed } : { version_id: base.versionId };
+      base === undefined
+        ? {
+            initial: true,
+            seed: config.seed,
+            ...(confirmed === undefined ? {} : { feature_spec_hash: confirmed.spec.hash }),
+          }
+        : { version_id: base.versionId };
     const id = randomUUID();
     await this.#on.database.kysely
       .insertInto('checkpoints')
