@@ -2,14 +2,20 @@ import { expect, test } from '@jest/globals';
 import { systemClock } from '@octomil/shared/runtime';
 import { ProgressThrottle, trainStep } from './progress.js';
 
-const progress = (step: number) => ({ step, totalSteps: 20, epoch: 1, loss: 0.5 });
+const progress = (rows?: number) => ({
+  step: 3,
+  totalSteps: 20,
+  epoch: 1,
+  loss: 0.5,
+  ...(rows === undefined ? {} : { rows }),
+});
 
 test('a loss leaves only when it is one of at least ten rows', () => {
-  expect(trainStep(progress(3), 32, 2)).toMatchObject({ completed: 3, total: 20, loss: 0.5 });
-  expect(trainStep(progress(3), 9, 2)).not.toHaveProperty('loss');
+  expect(trainStep(progress(10))).toMatchObject({ completed: 3, total: 20, loss: 0.5 });
   // The last batch of an epoch may hold a single row.
-  expect(trainStep(progress(10), 32, 2)).not.toHaveProperty('loss');
-  expect(trainStep({ ...progress(3), loss: Number.NaN }, 32, 2)).not.toHaveProperty('loss');
+  expect(trainStep(progress(9))).not.toHaveProperty('loss');
+  expect(trainStep(progress())).not.toHaveProperty('loss');
+  expect(trainStep({ ...progress(32), loss: Number.NaN })).not.toHaveProperty('loss');
 });
 
 test('one report a second, the first after a second', () => {

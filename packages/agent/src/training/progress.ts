@@ -53,13 +53,9 @@ export function repeatUntilStopped(clock: Clock, everyMs: number, tell: () => vo
   };
 }
 
-/**
- * A training step as it may leave the site. The loss goes along only when it is one of at least ten rows: not with
- * smaller batches, and not at the end of an epoch, whose last batch holds whatever is left.
- */
-export function trainStep(progress: TrainingProgress, batchSize: number, epochs: number): ProgressStep {
-  const stepsPerEpoch = Math.max(1, Math.round(progress.totalSteps / epochs));
-  const tellsLoss = batchSize >= MINIMUM_ROWS && progress.step % stepsPerEpoch !== 0 && Number.isFinite(progress.loss);
+/** A training step as it may leave the site. The loss goes along only when it is one of at least ten rows. */
+export function trainStep(progress: TrainingProgress): ProgressStep {
+  const tellsLoss = (progress.rows ?? 0) >= MINIMUM_ROWS && Number.isFinite(progress.loss);
   return {
     phase: 'train',
     completed: progress.step,

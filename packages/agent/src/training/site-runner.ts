@@ -327,7 +327,7 @@ export class SiteRunner implements AssignmentRunner {
           // Losses go out under one entry per assignment, written before the first of them.
           progressAudit ??= audit.record({ ...audited, kind: 'progress' });
           void progressAudit.then(
-            () => throttle.report(trainStep(progress, task.options.batchSize, task.options.epochs)),
+            () => throttle.report(trainStep(progress)),
             () => undefined,
           );
         },

@@ -6,22 +6,27 @@ import type * as TfCore from '@tensorflow/tfjs-core';
  *
  * @param prediction rows × `outputWidth(output)`
  * @param y one target per row
+ * @param rowWeights what each row's loss is multiplied by before the mean over all rows; for classes only. Default: 1
  */
 export function batchLoss(
   tf: typeof TfCore,
   output: Output,
   prediction: TfCore.Tensor,
   y: TfCore.Tensor1D,
+  rowWeights?: TfCore.Tensor1D,
 ): TfCore.Scalar {
   switch (output.kind) {
     case 'binary': {
       // −y·ln σ(z) − (1 − y)·ln(1 − σ(z)) = softplus(z) − y·z, whose gradient is σ(z) − y.
       const logits = tf.reshape(prediction, [-1]);
-      return tf.mean(tf.sub(tf.softplus(logits), tf.mul(y, logits)));
+      const losses = tf.sub(tf.softplus(logits), tf.mul(y, logits));
+      return tf.mean(rowWeights === undefined ? losses : tf.mul(losses, rowWeights));
     }
     case 'multiclass': {
       const labels = tf.oneHot(tf.cast(y, 'int32'), output.classes);
-      return tf.losses.softmaxCrossEntropy(labels, prediction);
+      if (rowWeights === undefined) return tf.losses.softmaxCrossEntropy(labels, prediction);
+      const losses = tf.losses.softmaxCrossEntropy(labels, prediction, undefined, 0, tf.Reduction.NONE);
+      return tf.mean(tf.mul(losses, rowWeights));
     }
     case 'regression':
       return tf.mean(tf.squaredDifference(tf.reshape(prediction, [-1]), y));

@@ -139,4 +139,6 @@ export interface TrainingProgress {
   readonly epoch: number;
   /** Loss of the last batch. */
   readonly loss: number;
+  /** Rows of the last batch, where they are known: the loss of a few rows stays at the site. */
+  readonly rows?: number;
 }
