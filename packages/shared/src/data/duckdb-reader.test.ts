@@ -297,7 +297,7 @@ test('a Parquet file cut short or damaged is corrupt, by name', async () => {
 test('the file asked for can be read, no other, and the lock cannot be undone', async () => {
   const { openDuckDb } = await import('./duckdb-session.js');
   const other = write('a\n1\n');
-  const session = await openDuckDb([write('a\n1\n')]);
+  const session = await openDuckDb([write('a\n1\n')], 2 ** 28);
   for (const sql of [`SELECT * FROM read_csv('${other}')`, 'SET enable_external_access=true', 'INSTALL httpfs']) {
     await expect(session.connection.run(sql)).rejects.toThrow();
   }

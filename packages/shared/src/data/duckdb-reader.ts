@@ -6,6 +6,7 @@ import { type DuckDbSession, openDuckDb } from './duckdb-session.js';
 import { planStream } from './duckdb-stream.js';
 import { type SqlTable, sqlTable } from './duckdb-tables.js';
 import { type LocatedTable, locate } from './locate.js';
+import type { MemoryBudget } from './memory-budget.js';
 import type { DataSource } from './source.js';
 import type {
   CellChunk,
@@ -28,7 +29,7 @@ import { checkUnpackedSize, DEFAULT_MAX_UNPACKED_BYTES, isGzip } from './unpacke
  * file cut short; `too_large` for a compressed file that unpacks to more than it may; `invalid_input` for options that
  * contradict each other.
  */
-export async function openDuckDbTable(source: DataSource): Promise<TableReader> {
+export async function openDuckDbTable(source: DataSource, { readerBytes }: MemoryBudget): Promise<TableReader> {
   const table = locate(source);
   const { format, files } = table;
   for (const file of files) {
@@ -41,7 +42,10 @@ export async function openDuckDbTable(source: DataSource): Promise<TableReader> 
     }
     if (isGzip(file.path)) await checkUnpackedSize(file, source.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED_BYTES);
   }
-  const session = await openDuckDb(files.map(({ path }) => path));
+  const session = await openDuckDb(
+    files.map(({ path }) => path),
+    readerBytes,
+  );
   try {
     return new DuckDbReader(session, source, table, await sqlTable(session.connection, source, table));
   } catch (thrown) {

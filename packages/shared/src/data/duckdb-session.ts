@@ -1,8 +1,5 @@
 import type { DuckDBConnection, DuckDBInstance } from '@duckdb/node-api';
 
-/** Memory for one open table, in DuckDB's notation. The result arrays come on top. */
-const MEMORY_LIMIT = '1GB';
-
 export interface DuckDbSession {
   readonly connection: DuckDBConnection;
   close(): void;
@@ -12,9 +9,11 @@ export interface DuckDbSession {
  * Opens DuckDB for the files of a table and locks it down: it can read these and nothing else, write nothing (no spilling of
  * patients' rows into a temporary folder), load no extension and reach no network, and none of it can be undone.
  *
+ * It keeps within `memoryBytes`; chunks that were handed out come on top.
+ *
  * One thread: the order in which numbers are summed is then fixed, and a site's machine stays usable.
  */
-export async function openDuckDb(paths: readonly string[]): Promise<DuckDbSession> {
+export async function openDuckDb(paths: readonly string[], memoryBytes: number): Promise<DuckDbSession> {
   // Loaded here, not at the top: the library weighs 70 MB, and the coordinator and the idle agent never need it.
   const { DuckDBInstance: Instance } = await import('@duckdb/node-api');
   const instance: DuckDBInstance = await Instance.create(':memory:', {
@@ -22,7 +21,7 @@ export async function openDuckDb(paths: readonly string[]): Promise<DuckDbSessio
     autoload_known_extensions: 'false',
     allow_community_extensions: 'false',
     threads: '1',
-    memory_limit: MEMORY_LIMIT,
+    memory_limit: `${memoryBytes}B`,
     temp_directory: '',
   });
   const connection = await instance.connect();

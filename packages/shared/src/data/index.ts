@@ -13,6 +13,7 @@ export {
 export { digestOf } from './digest.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
 export { formatOf, type LocatedFile, type LocatedTable, locate, pathsOf } from './locate.js';
+export { type MemoryBudget, memoryBudget } from './memory-budget.js';
 export { openTable } from './open-table.js';
 export {
   type DataSource,

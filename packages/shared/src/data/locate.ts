@@ -1,6 +1,7 @@
 import { accessSync, constants, readdirSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
+import { formatOfName } from './format-of-name.js';
 import type { DataSource, TableFormat } from './source.js';
 import { isGlob, parseGlob } from './sources/glob.js';
 import { isDataName } from './sources/list-source.js';
@@ -158,12 +159,4 @@ function formatOfFile(source: DataSource, { shown, path }: LocatedFile): TableFo
     'data_unreadable',
     `${shown}: the name says no format; use .csv, .tsv, .csv.gz, .jsonl or .parquet, or set "format"`,
   );
-}
-
-/** What a file's name says of its format, also without the file. */
-export function formatOfName(name: string): TableFormat | undefined {
-  if (/\.(parquet|pq)$/i.test(name)) return 'parquet';
-  if (/\.(csv|tsv|txt)(\.gz)?$/i.test(name)) return 'csv';
-  if (/\.(jsonl|ndjson)(\.gz)?$/i.test(name)) return 'jsonl';
-  return undefined;
 }

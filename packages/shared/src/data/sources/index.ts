@@ -1,4 +1,3 @@
-export { type FetchedFile, type FetchOptions, fetchToFile } from './fetch-to-file.js';
 export { isGlob, parseGlob } from './glob.js';
 export { isDataName, type ListLimits, listSource } from './list-source.js';
 export {

@@ -1,8 +1,9 @@
 import type { Clock } from '@octomil/shared/runtime';
 import { type BucketObject, type Environment, resumingStream, type SourceClient } from '@octomil/shared/storage';
+import { formatOfName } from '../format-of-name.js';
 import type { TableFormat } from '../source.js';
-import { identityOf, versionOf } from './fetch-to-file.js';
 import { type ListLimits, listSource } from './list-source.js';
+import { identityOf, versionOf } from './object-version.js';
 import { describeObject, openSourceClient } from './source-client.js';
 import { parseSourceUrl } from './source-url.js';
 import type { TemporaryCopies } from './temporary-copies.js';
@@ -14,6 +15,8 @@ export interface OpenSourceOptions extends ListLimits {
   readonly signal?: AbortSignal | undefined;
   /** Keys of the columns that will be read, of which Parquet files need no more. Default all. */
   readonly columns?: readonly string[] | undefined;
+  /** With `columns`: no more than so many rows from the first of each file will be read. */
+  readonly maxRows?: number | undefined;
   /** Default: by the objects' names. */
   readonly format?: TableFormat | undefined;
 }
@@ -64,10 +67,20 @@ export async function openSource(
         files.push({ path: key, place, sizeBytes, version: tag, identity: identityOf(place, key, tag) });
         continue;
       }
-      const copy = await copies.acquire({ client, object, place, signal: options.signal });
+      const { maxRows, signal } = options;
+      const isParquet = (options.format ?? formatOfName(object.key.split(/[?#]/, 1)[0] ?? '')) === 'parquet';
+      const columns = isParquet ? options.columns : undefined;
+      const copy = await copies.acquire({ client, object, place, columns, maxRows, signal });
       releases.push(copy.release);
-      const identity = versionOf(object) === undefined ? copy.digest : identityOf(place, object.key, copy.version);
-      files.push({ path: copy.path, place, sizeBytes: copy.sizeBytes, version: copy.version, identity });
+      // Without a version that the server tells, the content has to say it.
+      const identity = versionOf(object) === undefined ? copy.digest : undefined;
+      files.push({
+        path: copy.path,
+        place,
+        sizeBytes: copy.sizeBytes,
+        version: copy.version,
+        identity: identity ?? identityOf(place, object.key, copy.version),
+      });
     }
     return { files, release };
   } catch (error) {

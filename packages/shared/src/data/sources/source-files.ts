@@ -4,8 +4,8 @@ import type { Clock } from '@octomil/shared/runtime';
 import type { Environment } from '@octomil/shared/storage';
 import { locate } from '../locate.js';
 import type { DataSource } from '../source.js';
-import { identityOf, versionOf } from './fetch-to-file.js';
 import { listSource } from './list-source.js';
+import { identityOf, versionOf } from './object-version.js';
 import { openSource, type SourceFile } from './open-source.js';
 import { describeObject, openSourceClient } from './source-client.js';
 import { isRemoteSource } from './source-scheme.js';
@@ -25,6 +25,8 @@ export interface SourceFilesOptions {
 export interface AcquireOptions {
   /** Keys (`foldName`) of the columns that will be read; names that the table lacks do no harm. Default all. */
   readonly columns?: readonly string[] | undefined;
+  /** With `columns`: no more than so many rows from the first of each file will be read, as for a preview. */
+  readonly maxRows?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -60,7 +62,7 @@ export class SourceFiles {
    * @throws OctomilError `invalid_input` for a URL that is none; `data_unreadable`, `corrupt_file`, `too_large`,
    * `insufficient_storage`, `network_unavailable`, `request_timeout`, `transfer_incomplete`, `cancelled`
    */
-  async acquire(source: DataSource, { columns, signal }: AcquireOptions = {}): Promise<AcquiredSource> {
+  async acquire(source: DataSource, { columns, maxRows, signal }: AcquireOptions = {}): Promise<AcquiredSource> {
     if (!isRemoteSource(source)) return { source: localSource(source), release: async () => undefined };
     const { environment, clock } = this.#options;
     const releases: (() => Promise<void>)[] = [];
@@ -70,12 +72,14 @@ export class SourceFiles {
     try {
       const files: SourceFile[] = [];
       for (const url of source.files ?? [source.path]) {
+        // That reader takes rows whole.
         const wanted = source.reader === 'parquetjs-lite' ? undefined : columns;
         const opened = await openSource(url, this.#copies, {
           environment,
           clock,
           signal,
           columns: wanted,
+          maxRows,
           format: source.format,
         });
         releases.push(opened.release);

@@ -4,29 +4,49 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
-import type { BucketObject, SourceClient } from '@octomil/shared/storage';
-import { type FetchedFile, fetchToFile, versionOf } from './fetch-to-file.js';
+import { type BucketObject, problemOf, type SourceClient } from '@octomil/shared/storage';
+import { type CopyWish, LocalCopy } from './local-copy.js';
+import { versionOf } from './object-version.js';
+import { missingObject } from './source-client.js';
 
 export interface TemporaryCopiesOptions {
   /** Folders of several processes may lie in it; what dead ones left is removed. Not to be shared between machines. */
   readonly folder: string;
-  /** All copies together. */
+  /** All copies together; holes of sparse ones do not count. */
   readonly maxBytes: number;
   readonly clock: Clock;
 }
 
-export interface CopyRequest {
+export interface CopyRequest extends Pick<CopyWish, 'columns' | 'maxRows' | 'signal'> {
   readonly client: SourceClient;
   readonly object: BucketObject;
-  /** As it may be shown; also what tells copies apart. */
+  /** As it may be shown. */
   readonly place: string;
-  readonly signal?: AbortSignal | undefined;
+}
+
+export interface AcquiredCopy {
+  readonly path: string;
+  /** Of the object; a sparse copy holds fewer. */
+  readonly sizeBytes: number;
+  /** Equal versions are equal bytes. */
+  readonly version: string;
+  /** SHA-256 of the bytes, hex, where they came whole. */
+  readonly digest: string | undefined;
+  /** Safe to repeat. */
+  release(): Promise<void>;
 }
 
 interface Kept {
-  readonly file: FetchedFile;
+  /** Place and key: URLs of one place may differ in their query. */
+  readonly id: string;
+  readonly copy: LocalCopy;
   users: number;
+  /** Counted against the limit: what it holds, and what is being fetched. */
+  claimedBytes: number;
 }
+
+/** An object that is rewritten again and again is given up. */
+const MAX_VERSIONS = 3;
 
 /** Folders of this process that its exit removes. */
 const living = new Set<string>();
@@ -34,16 +54,18 @@ let sweepsAtExit = false;
 
 /**
  * Copies of remote objects, for readers that need a file. A copy is kept while it is used, and afterwards until its room
- * is needed or the object has another version: the next round reads it without a download. All go when this is closed,
- * when the process ends, and, after a killed process, when the next one opens the same folder.
+ * is needed or the object has another version: the next round reads it without a download. Of Parquet files only the
+ * columns that somebody asked for are fetched. All go when this is closed, when the process ends, and, after a killed
+ * process, when the next one opens the same folder.
  */
 export class TemporaryCopies {
   readonly #folder: string;
   readonly #maxBytes: number;
   readonly #clock: Clock;
-  /** By place. The order is that of their last use. */
-  readonly #kept = new Map<string, Kept>();
-  readonly #fetching = new Map<string, Promise<Kept>>();
+  /** The newest version of each object. */
+  readonly #latest = new Map<string, Kept>();
+  /** Older ones too, while somebody reads them. The order is that of their last use. */
+  readonly #kept = new Set<Kept>();
   #closed = false;
 
   private constructor(folder: string, { maxBytes, clock }: TemporaryCopiesOptions) {
@@ -68,86 +90,124 @@ export class TemporaryCopies {
   }
 
   /**
-   * A local copy of the object in the version it has now. Call `release` once.
+   * A local copy of the object as listed, or of the version it has by now: every byte is of one. Call `release` once.
    *
-   * @throws what `fetchToFile` throws; `too_large` where the copies in use leave no room
+   * @throws OctomilError `too_large` where the copies in use leave no room; `data_unreadable`, `corrupt_file`,
+   * `insufficient_storage`, `network_unavailable`, `request_timeout`, `transfer_incomplete`, `cancelled`
    */
-  async acquire(request: CopyRequest): Promise<FetchedFile & { release(): Promise<void> }> {
-    const kept = await this.#current(request);
-    kept.users += 1;
-    let released = false;
-    const release = async (): Promise<void> => {
-      if (released) return;
-      released = true;
-      kept.users -= 1;
-      // Replaced by a newer version meanwhile.
-      if (kept.users === 0 && this.#kept.get(request.place) !== kept) await rm(kept.file.path, { force: true });
-    };
-    return { ...kept.file, release };
+  async acquire(request: CopyRequest): Promise<AcquiredCopy> {
+    const { client, place, signal } = request;
+    let { object } = request;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#acquire({ ...request, object });
+      } catch (error) {
+        if (problemOf(error) !== 'changed' || attempt >= MAX_VERSIONS) throw error;
+        const found = await client.stat(object.key, signal);
+        if (found === undefined) throw await missingObject(client, place, signal);
+        object = found;
+      }
+    }
   }
 
   /** Safe to repeat. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#latest.clear();
     this.#kept.clear();
     await rm(this.#folder, { recursive: true, force: true });
     living.delete(this.#folder);
   }
 
-  async #current(request: CopyRequest): Promise<Kept> {
-    const { place, object } = request;
-    const kept = this.#kept.get(place);
-    const version = versionOf(object);
-    if (kept !== undefined && version !== undefined && kept.file.version === version) {
-      this.#kept.delete(place);
-      this.#kept.set(place, kept);
-      return kept;
+  async #acquire({ object, ...request }: CopyRequest): Promise<AcquiredCopy> {
+    const kept = await this.#current(object, request.place);
+    kept.users += 1;
+    try {
+      await kept.copy.fill({
+        ...request,
+        clock: this.#clock,
+        claim: (bytes) => this.#claim(kept, bytes, request.place),
+      });
+      if (this.#closed) throw closed();
+    } catch (error) {
+      kept.users -= 1;
+      if (kept.users === 0) await this.#drop(kept);
+      throw error;
+    } finally {
+      kept.claimedBytes = kept.copy.heldBytes;
     }
-    const id = `${version ?? randomUUID()} ${place}`;
-    let fetching = this.#fetching.get(id);
-    if (fetching === undefined) {
-      fetching = this.#fetch(request).finally(() => this.#fetching.delete(id));
-      this.#fetching.set(id, fetching);
-    }
-    return fetching;
+    let released = false;
+    const release = async (): Promise<void> => {
+      if (released) return;
+      released = true;
+      kept.users -= 1;
+      if (kept.users === 0 && this.#latest.get(kept.id) !== kept) await this.#drop(kept);
+    };
+    const { path, version, digest } = kept.copy;
+    return { path, version, digest, sizeBytes: kept.copy.object.sizeBytes, release };
   }
 
-  async #fetch({ client, object, place, signal }: CopyRequest): Promise<Kept> {
-    if (this.#closed) throw new OctomilError('cancelled', 'the temporary copies are closed');
-    const before = this.#kept.get(place);
-    await this.#makeRoom(object.sizeBytes, place);
-    const fetched = await fetchToFile({
-      client,
-      key: object.key,
-      place,
-      folder: this.#folder,
-      maxBytes: this.#maxBytes - this.#usedBytes(),
-      clock: this.#clock,
-      signal,
-    });
-    if (fetched === 'unchanged') throw new OctomilError('internal', 'a first copy cannot be unchanged');
-    const kept = { file: fetched, users: 0 };
-    this.#kept.delete(place);
-    this.#kept.set(place, kept);
-    if (before !== undefined && before.users === 0) await rm(before.file.path, { force: true });
+  async #current(object: BucketObject, place: string): Promise<Kept> {
+    if (this.#closed) throw closed();
+    const id = JSON.stringify([place, object.key]);
+    const version = versionOf(object);
+    const found = this.#latest.get(id);
+    if (found !== undefined && version !== undefined && found.copy.version === version) {
+      this.#kept.delete(found);
+      this.#kept.add(found);
+      return found;
+    }
+    const copy = new LocalCopy(this.#folder, object, version ?? randomUUID());
+    const kept = { id, copy, users: 0, claimedBytes: 0 };
+    this.#latest.set(id, kept);
+    this.#kept.add(kept);
+    if (found !== undefined && found.users === 0) await this.#drop(found);
     return kept;
   }
 
-  /** Lets go of what nobody uses, the least recently used first. */
-  async #makeRoom(neededBytes: number, place: string): Promise<void> {
-    for (const [name, kept] of this.#kept) {
-      const outdated = name === place;
-      if (kept.users > 0 || (!outdated && this.#usedBytes() + neededBytes <= this.#maxBytes)) continue;
-      this.#kept.delete(name);
-      await rm(kept.file.path, { force: true });
+  /** Lets go of what nobody uses, the least recently used first, until there is room. */
+  async #claim(kept: Kept, bytes: number, place: string): Promise<void> {
+    const dropped: Kept[] = [];
+    for (const other of this.#kept) {
+      if (this.#claimedBytes() + bytes <= this.#maxBytes) break;
+      if (other.users > 0) continue;
+      this.#forget(other);
+      dropped.push(other);
     }
+    const leftBytes = this.#maxBytes - this.#claimedBytes();
+    // Counted before anything is waited for: others claim meanwhile.
+    if (bytes <= leftBytes) kept.claimedBytes += bytes;
+    for (const { copy } of dropped) await rm(copy.path, { force: true });
+    if (bytes > leftBytes) throw tooLarge(place, bytes, leftBytes);
   }
 
-  #usedBytes(): number {
+  #claimedBytes(): number {
     let bytes = 0;
-    for (const { file } of this.#kept.values()) bytes += file.sizeBytes;
+    for (const { claimedBytes } of this.#kept) bytes += claimedBytes;
     return bytes;
   }
+
+  async #drop(kept: Kept): Promise<void> {
+    this.#forget(kept);
+    await rm(kept.copy.path, { force: true });
+  }
+
+  #forget(kept: Kept): void {
+    this.#kept.delete(kept);
+    if (this.#latest.get(kept.id) === kept) this.#latest.delete(kept.id);
+  }
+}
+
+function closed(): OctomilError {
+  return new OctomilError('cancelled', 'the temporary copies are closed');
+}
+
+function tooLarge(place: string, neededBytes: number, leftBytes: number): OctomilError {
+  return new OctomilError(
+    'too_large',
+    `${place}: ${neededBytes} bytes are to be fetched, more than the ${leftBytes} that temporary copies may still take; raise that limit, or keep the data as Parquet, of which only the columns in use are fetched`,
+    { details: { size_bytes: neededBytes, limit_bytes: leftBytes } },
+  );
 }
 
 /** Removes the folders of processes that are gone. */

@@ -74,7 +74,13 @@ class WebClient implements SourceClient {
     if (statusCode !== (range === undefined ? 200 : 206)) {
       await body.dump({ limit: 1024 }).catch(() => undefined);
       if (range !== undefined && statusCode === 200) {
-        throw new OctomilError('data_unreadable', `${words(key)}: the server has no ranges; copy the file to the site`);
+        throw new OctomilError(
+          'data_unreadable',
+          `${words(key)}: the server has no ranges; copy the file to the site`,
+          {
+            details: { problem: 'no_ranges' },
+          },
+        );
       }
       throw statusCode === 404 && tag !== undefined
         ? this.#errors.make({ problem: 'changed', status: statusCode })

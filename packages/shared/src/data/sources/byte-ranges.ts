@@ -1,0 +1,33 @@
+import type { ByteRange } from '@octomil/shared/storage';
+
+/** Sorted and disjoint; ranges with at most `gapBytes` between them become one, gap included. */
+export function joinRanges(ranges: readonly ByteRange[], gapBytes = 0): ByteRange[] {
+  const joined: { start: number; end: number }[] = [];
+  for (const { start, end } of [...ranges].sort((a, b) => a.start - b.start)) {
+    if (end <= start) continue;
+    const last = joined.at(-1);
+    if (last !== undefined && start <= last.end + gapBytes) last.end = Math.max(last.end, end);
+    else joined.push({ start, end });
+  }
+  return joined;
+}
+
+/** What of `wanted` lies outside `held`, which is sorted and disjoint. */
+export function missingRanges(wanted: readonly ByteRange[], held: readonly ByteRange[]): ByteRange[] {
+  const missing: ByteRange[] = [];
+  for (const { start, end } of joinRanges(wanted)) {
+    let from = start;
+    for (const have of held) {
+      if (have.end <= from) continue;
+      if (have.start >= end) break;
+      if (have.start > from) missing.push({ start: from, end: have.start });
+      from = Math.max(from, have.end);
+    }
+    if (from < end) missing.push({ start: from, end });
+  }
+  return missing;
+}
+
+export function totalBytes(ranges: readonly ByteRange[]): number {
+  return ranges.reduce((sum, { start, end }) => sum + end - start, 0);
+}
