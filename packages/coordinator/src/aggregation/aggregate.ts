@@ -1,7 +1,13 @@
 import { performance } from 'node:perf_hooks';
 import { createFoldKernel, type FoldKernel, kernelMemoryBytes, selectBackend } from '@octomil/shared/compute';
 import { OctomilError } from '@octomil/shared/errors';
-import { layoutOf, locateParameter, type ParameterLayout, sameLayout } from '@octomil/shared/tensors';
+import {
+  controlledUpdateLayout,
+  locateParameter,
+  type ParameterLayout,
+  sameLayout,
+  stackedLayout,
+} from '@octomil/shared/tensors';
 import type { AggregationJob, AggregationResult } from './aggregation-job.js';
 import { kernelFold, type RangeFold, UPDATES_PER_PASS } from './range-fold.js';
 import { ReadAhead, type ReadRequest } from './read-ahead.js';
@@ -21,6 +27,8 @@ interface Workspace {
   readonly key: string;
   readonly kernel: FoldKernel;
   readonly sum: Float64Array<ArrayBuffer>;
+  /** Of a controlled strategy: the sum of the control variates' changes. */
+  readonly controlSum: Float64Array<ArrayBuffer> | undefined;
   /** Two, so that one is written to the file while the other is computed. */
   readonly evenOutput: Float32Array<ArrayBuffer>;
   readonly oddOutput: Float32Array<ArrayBuffer>;
@@ -37,15 +45,16 @@ let spare: Workspace | undefined;
 function takeWorkspace(
   backend: AggregationJob['backend'],
   rangeParams: number,
-  slots: number,
+  { slots, controlled }: { readonly slots: number; readonly controlled: boolean },
   bufferCount: number,
 ): Workspace {
   const implementation = backend === 'wasm' || backend === 'js' ? backend : undefined;
-  const key = [implementation, rangeParams, slots, bufferCount].join();
+  const key = [implementation, rangeParams, slots, controlled, bufferCount].join();
   const taken = spare;
   spare = undefined;
   if (taken?.key === key) return taken;
-  const vectors = [rangeParams * 8, ...Array.from({ length: bufferCount + slots + 2 }, () => rangeParams * 4)];
+  const sums = Array.from({ length: controlled ? 2 : 1 }, () => rangeParams * 8);
+  const vectors = [...sums, ...Array.from({ length: bufferCount + slots + 2 }, () => rangeParams * 4)];
   const kernel = createFoldKernel({
     memoryBytes: kernelMemoryBytes(vectors),
     ...(implementation === undefined ? {} : { implementation }),
@@ -55,6 +64,7 @@ function takeWorkspace(
     key,
     kernel,
     sum: kernel.float64(rangeParams),
+    controlSum: controlled ? kernel.float64(rangeParams) : undefined,
     evenOutput: vector(),
     oddOutput: vector(),
     fresh: Array.from({ length: slots }, vector),
@@ -67,6 +77,8 @@ interface Files {
   readonly base: WeightsSource;
   readonly state: WeightsSource | undefined;
   readonly updates: readonly WeightsSource[];
+  /** Of each update. */
+  readonly updateLayout: ParameterLayout;
 }
 
 /**
@@ -129,10 +141,11 @@ async function foldAll(
   const slots = strategy.slots.length;
   const rangeParams = Math.max(4, Math.min(job.rangeParams ?? DEFAULT_RANGE_PARAMS, layout.totalParams));
   const bufferCount = 1 + slots + UPDATES_PER_PASS + BUFFERS_AHEAD;
-  const workspace = takeWorkspace(job.backend, rangeParams, slots, bufferCount);
-  const { kernel, sum, evenOutput, oddOutput, fresh, buffers } = workspace;
+  const { controlled } = strategy;
+  const workspace = takeWorkspace(job.backend, rangeParams, { slots, controlled }, bufferCount);
+  const { kernel, sum, controlSum, evenOutput, oddOutput, fresh, buffers } = workspace;
   const fold = await foldOf(job, kernel, rangeParams);
-  const reads = new ReadAhead(requestsOf(files, slots, rangeParams), buffers);
+  const reads = new ReadAhead(requestsOf(files, slots, controlled, rangeParams), buffers);
   let sumOfSquares = 0;
   const writing: Promise<void>[] = [];
   try {
@@ -142,11 +155,12 @@ async function foldAll(
       const base = await reads.take();
       const held = [];
       for (let slot = 0; files.state !== undefined && slot < slots; slot++) held.push(await reads.take());
+      const take = (updateIndex: number) => rejectCorrupt(() => reads.take(), { updateIndex });
       const delta = sum.subarray(0, length);
-      await fold.fold(
-        { layout, start, take: (updateIndex) => rejectCorrupt(() => reads.take(), { updateIndex }) },
-        delta,
-      );
+      const change = controlSum?.subarray(0, length);
+      if (change !== undefined) await fold.fold({ layout: files.updateLayout, start, take }, change);
+      const weightsStart = change === undefined ? start : layout.totalParams + start;
+      await fold.fold({ layout: files.updateLayout, start: weightsStart, take }, delta);
       if (job.updateFormat === 'weights') kernel.subtract(delta, base.values);
       // The buffer that the write before last read from.
       await writing[turn % 2];
@@ -160,9 +174,11 @@ async function foldAll(
         delta,
         next,
         state,
+        ...(change === undefined || job.control === undefined ? {} : { control: { ...job.control, change } }),
         addDelta: () => void kernel.addRounded(base.values, delta, next),
       });
       sumOfSquares += measureOutput(kernel, layout, next, start);
+      if (change !== undefined) for (const values of state) measureOutput(kernel, layout, values, start);
       const write = sinks.checkpoint.write(start, next);
       write.catch(() => undefined);
       writing[turn % 2] = write;
@@ -180,8 +196,13 @@ async function foldAll(
   }
 }
 
-/** Range after range: the base, the state's slots, then every update in order. */
-function* requestsOf({ base, state, updates }: Files, slots: number, rangeParams: number): Generator<ReadRequest> {
+/** Range after range: the base, the state's slots, then every update in order; of controlled ones the first halves first. */
+function* requestsOf(
+  { base, state, updates }: Files,
+  slots: number,
+  controlled: boolean,
+  rangeParams: number,
+): Generator<ReadRequest> {
   const { totalParams } = base.layout;
   for (let start = 0; start < totalParams; start += rangeParams) {
     const length = Math.min(rangeParams, totalParams - start);
@@ -189,7 +210,9 @@ function* requestsOf({ base, state, updates }: Files, slots: number, rangeParams
     for (let slot = 0; state !== undefined && slot < slots; slot++) {
       yield state.request(slot * totalParams + start, length);
     }
-    for (const update of updates) yield update.request(start, length);
+    if (controlled) for (const update of updates) yield update.request(start, length);
+    const weightsStart = controlled ? totalParams + start : start;
+    for (const update of updates) yield update.request(weightsStart, length);
   }
 }
 
@@ -236,6 +259,13 @@ function checkJob(job: AggregationJob, strategy: PreparedStrategy): number {
       refuse(`${strategy.name} keeps state and round ${job.round} was given none from the round before`);
     }
   }
+  if (strategy.controlled) {
+    if (job.updateFormat !== 'delta') refuse(`${strategy.name} needs updates that are changes, not ${job.updateFormat}`);
+    const { stateShare = -1, updateShare = -1 } = job.control ?? {};
+    if (!(stateShare >= 0 && stateShare <= 1 && updateShare >= 0 && updateShare <= 1)) {
+      refuse(`${strategy.name} needs the shares of its control variate, each from 0 to 1`);
+    }
+  }
   return totalWeight;
 }
 
@@ -247,21 +277,21 @@ async function openFiles(
   const base = openSource(job.basePath);
   const keepsState = strategy.slots.length > 0;
   const state = keepsState && job.statePath !== undefined ? openSource(job.statePath) : undefined;
+  const updateLayout = strategy.controlled ? controlledUpdateLayout(base.layout) : base.layout;
   const updates: WeightsSource[] = [];
   for (const [updateIndex, { path }] of job.updates.entries()) {
     const source = await rejectCorrupt(() => openSource(path), { updateIndex });
-    requireSameLayout(base.layout, source.layout, { updateIndex });
+    requireSameLayout(updateLayout, source.layout, { updateIndex });
     updates.push(source);
   }
-  return { base, state, updates };
+  return { base, state, updates, updateLayout };
 }
 
 /** Slot after slot, each like the model: `momentum/<tensor>`, then `secondMoment/<tensor>`. */
 function stateLayoutOf(layout: ParameterLayout, strategy: PreparedStrategy): ParameterLayout {
-  return layoutOf(
-    strategy.slots.flatMap((slot) =>
-      layout.tensors.map(({ name, shape }) => ({ name: `${slot.name}/${name}`, shape })),
-    ),
+  return stackedLayout(
+    layout,
+    strategy.slots.map(({ name }) => name),
   );
 }
 

@@ -1,4 +1,5 @@
 import type { ParameterLayout } from '@octomil/shared/tensors';
+import type { ControlShares } from './strategy.js';
 
 /** `delta`: what changed since the base. `weights`: the trained parameters themselves. */
 export type UpdateFormat = 'delta' | 'weights';
@@ -23,6 +24,8 @@ export interface AggregationJob {
   readonly round: number;
   /** State file that the previous round wrote. */
   readonly statePath?: string;
+  /** What a controlled strategy needs to move its control variate. */
+  readonly control?: ControlShares;
   /** Where the checkpoint goes. It appears whole or not at all. */
   readonly outputPath: string;
   /** Where the strategy's new state goes; needed when it keeps any. */
@@ -56,8 +59,10 @@ export interface AggregationResult {
 
 export interface ValidationJob {
   readonly path: string;
-  /** The base's layout: an update has the same names and shapes. */
+  /** Names and shapes that the update must have: the base's, or of a controlled strategy the two halves. */
   readonly layout: ParameterLayout;
+  /** The norm is of the parameters from here on. Default 0. */
+  readonly measuredFrom?: number;
 }
 
 export interface UpdateMeasure {

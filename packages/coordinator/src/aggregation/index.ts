@@ -10,5 +10,5 @@ export type {
 } from './aggregation-job.js';
 export { Aggregator, type AggregatorOptions } from './aggregator.js';
 export { DEFAULT_STRATEGY, STRATEGY_NAMES, strategyByName } from './strategies.js';
-export type { PreparedStrategy, StateSlot, Strategy, StrategyRange } from './strategy.js';
+export type { ControlShares, PreparedStrategy, StateSlot, Strategy, StrategyRange } from './strategy.js';
 export { validateUpdate, validateUpdateBytes } from './validate-update.js';

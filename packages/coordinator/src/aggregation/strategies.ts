@@ -5,6 +5,7 @@ import { fedAvg } from './fed-avg.js';
 import { fedAvgM } from './fed-avg-m.js';
 import { fedProx } from './fed-prox.js';
 import { fedYogi } from './fed-yogi.js';
+import { scaffold } from './scaffold.js';
 import { type PreparedStrategy, prepare } from './strategy.js';
 
 /** What a session uses when it names none. */
@@ -18,6 +19,7 @@ const PREPARE: Readonly<Record<string, (options?: unknown) => PreparedStrategy>>
   fedadam: (options) => prepare(fedAdam, options),
   fedyogi: (options) => prepare(fedYogi, options),
   fedadagrad: (options) => prepare(fedAdagrad, options),
+  scaffold: (options) => prepare(scaffold, options),
 };
 
 export const STRATEGY_NAMES: readonly string[] = Object.keys(PREPARE);

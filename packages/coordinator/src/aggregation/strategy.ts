@@ -12,8 +12,23 @@ export interface StrategyRange {
   readonly next: Float32Array;
   /** One vector for each slot of the strategy's state, changed in place. */
   readonly state: readonly Float32Array[];
+  /** Of a controlled strategy. */
+  readonly control?: ControlRange;
   /** `next = float32(base + delta)`, on the fast kernel. */
   addDelta(): void;
+}
+
+/** How the server's control variate moves: c ← `stateShare`·c + `updateShare`·`change`. */
+export interface ControlShares {
+  /** Usually 1: what of the control variate so far stays. */
+  readonly stateShare: number;
+  /** |S|÷N: devices of this round by all that could take part. */
+  readonly updateShare: number;
+}
+
+export interface ControlRange extends ControlShares {
+  /** Mean of the changes of the devices' own control variates. */
+  readonly change: Float64Array;
 }
 
 /** A vector as long as the model that a strategy carries from round to round. */
@@ -26,6 +41,10 @@ export interface StateSlot {
 /** The rule that turns a base and the weighted mean of the updates into the next checkpoint. */
 export interface Strategy<Schema extends TObject = TObject> {
   readonly name: string;
+  /** `equal`: every device's update counts the same. Default: by its samples. */
+  readonly weighting?: 'samples' | 'equal';
+  /** Updates hold the change of the device's control variate beside that of its weights, and `step` gets both. */
+  readonly controlled?: boolean;
   /** Every option has a default and bounds. */
   readonly options: Schema;
   /** In the order of `StrategyRange.state`, which is that of their names. */
@@ -38,6 +57,8 @@ export interface Strategy<Schema extends TObject = TObject> {
 export interface PreparedStrategy {
   readonly name: string;
   readonly options: Readonly<Record<string, unknown>>;
+  readonly weighting: 'samples' | 'equal';
+  readonly controlled: boolean;
   readonly slots: readonly StateSlot[];
   step(range: StrategyRange): void;
 }
@@ -71,6 +92,8 @@ export function prepare<Schema extends TObject>(strategy: Strategy<Schema>, opti
   return {
     name: strategy.name,
     options: checked as Readonly<Record<string, unknown>>,
+    weighting: strategy.weighting ?? 'samples',
+    controlled: strategy.controlled ?? false,
     slots: strategy.slots(checked),
     step: (range) => strategy.step(range, checked),
   };

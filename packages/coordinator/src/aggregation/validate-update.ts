@@ -35,7 +35,7 @@ export async function validateUpdate(job: ValidationJob, signal?: AbortSignal): 
     for (const start of starts(layout.totalParams, pieceParams)) {
       signal?.throwIfAborted();
       const { values, release } = await reads.take();
-      measurePiece(kernel, layout, values, start);
+      measurePiece(kernel, layout, values, { start, measuredFrom: job.measuredFrom ?? 0 });
       release();
     }
     return figures(kernel, layout);
@@ -54,7 +54,7 @@ let small: { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> } | undefined;
  *
  * @throws `update_rejected` naming what is wrong and where
  */
-export function validateUpdateBytes(bytes: Uint8Array, layout: ParameterLayout): UpdateMeasure {
+export function validateUpdateBytes(bytes: Uint8Array, layout: ParameterLayout, measuredFrom = 0): UpdateMeasure {
   let data: Uint8Array;
   try {
     // Also checks that the bytes end where the header says.
@@ -72,7 +72,7 @@ export function validateUpdateBytes(bytes: Uint8Array, layout: ParameterLayout):
   for (let start = 0; start < layout.totalParams; start += PIECE_PARAMS) {
     const length = Math.min(PIECE_PARAMS, layout.totalParams - start);
     pieceBytes.set(data.subarray(start * 4, (start + length) * 4));
-    measurePiece(kernel, layout, piece.subarray(0, length), start);
+    measurePiece(kernel, layout, piece.subarray(0, length), { start, measuredFrom });
   }
   return { ...figures(kernel, layout), sizeBytes: bytes.length };
 }
@@ -82,8 +82,23 @@ function smallKernel(): { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> }
   return { kernel, piece: kernel.float32(PIECE_PARAMS) };
 }
 
-function measurePiece(kernel: FoldKernel, layout: ParameterLayout, values: Float32Array, start: number): void {
-  kernel.measure(values);
+/**
+ * Pieces come in order, so that what lies before `measuredFrom` is looked at and then forgotten. It may begin within a
+ * piece.
+ */
+function measurePiece(
+  kernel: FoldKernel,
+  layout: ParameterLayout,
+  values: Float32Array,
+  { start, measuredFrom }: { readonly start: number; readonly measuredFrom: number },
+): void {
+  const unmeasured = Math.max(0, Math.min(values.length, measuredFrom - start));
+  if (unmeasured > 0) {
+    kernel.measure(values.subarray(0, unmeasured));
+    if (!kernel.measured().finite) throw nonFiniteRejection(layout, values, start);
+    kernel.resetMeasure();
+  }
+  kernel.measure(values.subarray(unmeasured));
   if (!kernel.measured().finite) throw nonFiniteRejection(layout, values, start);
 }
 
