@@ -3,7 +3,8 @@
 //
 //   node scripts/install-emulators.js
 //
-// Two of them are Go programs; without Go they are left out by name, and s3rver stands in for versitygw.
+// Two of them are Go programs; without Go (or with OCTOMIL_CLOUDS=without-go) they are left out by name: s3rver stands in
+// for versitygw, and scripts/gcs-fake.js, which needs no installing, for fake-gcs-server.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -19,16 +20,16 @@ const folder = resolve(import.meta.dirname, '../node_modules/.emulators');
 const programs = join(folder, 'bin');
 mkdirSync(programs, { recursive: true });
 
-const hasGo = spawnSync('go', ['version']).status === 0;
+const hasGo = process.env.OCTOMIL_CLOUDS !== 'without-go' && spawnSync('go', ['version']).status === 0;
 if (hasGo) {
   for (const [name, module] of Object.entries(GO)) {
     if (existsSync(join(programs, name))) continue;
     const made = spawnSync('go', ['install', module], { stdio: 'inherit', env: { ...process.env, GOBIN: programs } });
     if (made.status !== 0) console.error(`left out: ${name} (go install ${module} failed)`);
   }
-} else console.error('left out: versitygw and fake-gcs-server (Go is not installed)');
+} else console.error('left out: versitygw and fake-gcs-server (no Go)');
 
-const packages = { ...NPM, ...(existsSync(join(programs, 'versitygw')) ? {} : { s3rver: '3.7.1' }) };
+const packages = { ...NPM, ...(hasGo && existsSync(join(programs, 'versitygw')) ? {} : { s3rver: '3.7.1' }) };
 writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, dependencies: packages }, null, 2));
 const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
 execFileSync(npm, ['install', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });

@@ -5,7 +5,8 @@
 //
 // The command finds them in TEST_S3_URL, TEST_GCS_URL and TEST_AZURE_URL (`s3://bucket`, `gs://bucket`,
 // `az://container`) and in each provider's usual variables. What `scripts/install-emulators.js` did not install is left
-// out by name.
+// out by name. Without Go, or with OCTOMIL_CLOUDS=without-go, s3rver and our own scripts/gcs-fake.js stand in for the
+// two servers that are Go programs: TEST_S3_SERVER and TEST_GCS_SERVER say which one it is.
 import { spawn } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,6 +19,7 @@ const installed = resolve(import.meta.dirname, '../node_modules/.emulators');
 const folder = mkdtempSync(join(tmpdir(), 'octomil-clouds-'));
 const started = [];
 const BUCKET = 'octomil-test';
+const withGo = process.env.OCTOMIL_CLOUDS !== 'without-go';
 
 function freePort() {
   return new Promise((done, reject) => {
@@ -64,7 +66,7 @@ async function startS3() {
   const data = join(folder, 's3');
   mkdirSync(join(data, BUCKET), { recursive: true });
   const port = await freePort();
-  const gateway = found('bin', 'versitygw');
+  const gateway = withGo ? found('bin', 'versitygw') : undefined;
   const stub = found('node_modules', '.bin', 's3rver');
   // s3rver knows one pair of keys only.
   const [key, secret] =
@@ -108,28 +110,28 @@ async function startS3() {
 }
 
 async function startGcs() {
-  const program = found('bin', 'fake-gcs-server');
-  if (program === undefined) return undefined;
-  const data = join(folder, 'gcs');
-  mkdirSync(join(data, BUCKET), { recursive: true });
+  const program = withGo ? found('bin', 'fake-gcs-server') : undefined;
+  const name = program === undefined ? 'gcs-fake.js' : 'fake-gcs-server';
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
-  await start(
-    'fake-gcs-server',
-    program,
-    [
-      ...['-scheme', 'http', '-host', '127.0.0.1', '-port', String(port), '-public-host', `127.0.0.1:${port}`],
-      ...['-external-url', url, '-backend', 'memory', '-log-level', 'error'],
-    ],
-    port,
-  );
+  const [command, args] =
+    program === undefined
+      ? [process.execPath, [join(import.meta.dirname, 'gcs-fake.js'), String(port)]]
+      : [
+          program,
+          [
+            ...['-scheme', 'http', '-host', '127.0.0.1', '-port', String(port), '-public-host', `127.0.0.1:${port}`],
+            ...['-external-url', url, '-backend', 'memory', '-log-level', 'error'],
+          ],
+        ];
+  await start(name, command, args, port);
   const made = await fetch(`${url}/storage/v1/b?project=test`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ name: BUCKET }),
   });
-  if (!made.ok) throw new Error(`fake-gcs-server made no bucket: ${made.status} ${await made.text()}`);
-  // It checks no signature, but the client needs a key to make one.
+  if (!made.ok) throw new Error(`${name} made no bucket: ${made.status} ${await made.text()}`);
+  // Neither checks signatures, but the client needs a key to make one.
   const { privateKey } = generateKeyPairSync('rsa', {
     modulusLength: 2048,
     privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
@@ -140,8 +142,13 @@ async function startGcs() {
   const content = { type: 'service_account', project_id: 'octomil-test', client_email: email, private_key: privateKey };
   writeFileSync(account, JSON.stringify(content), { mode: 0o600 });
   return {
-    name: 'fake-gcs-server',
-    variables: { TEST_GCS_URL: `gs://${BUCKET}`, STORAGE_EMULATOR_HOST: url, GOOGLE_APPLICATION_CREDENTIALS: account },
+    name,
+    variables: {
+      TEST_GCS_URL: `gs://${BUCKET}`,
+      TEST_GCS_SERVER: name,
+      STORAGE_EMULATOR_HOST: url,
+      GOOGLE_APPLICATION_CREDENTIALS: account,
+    },
   };
 }
 

@@ -24,6 +24,11 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       undefined);
     continue;
   }
+  const server = process.env[variable.replace('_URL', '_SERVER')];
+  if (server === 's3rver') {
+    test.skip(`updates straight to the bucket of ${variable}: s3rver answers ListParts with 405`, () => undefined);
+    continue;
+  }
   describe(`updates straight to the bucket of ${variable}`, () => {
     let folder: string;
     let database: Database;

@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import type { GetObjectCommandOutput, S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
 import { OctomilError } from '../../errors/index.js';
 import type { ByteRange } from '../object-store.js';
@@ -137,7 +138,7 @@ class S3Bucket implements BucketClient, PartUploads {
       );
       // Some servers ignore If-Match.
       if (tag !== undefined && found.ETag !== undefined && found.ETag !== tag) {
-        (found.Body as unknown as { destroy?: () => void } | undefined)?.destroy?.();
+        dropBody(found.Body);
         throw this.#errors.make({ problem: 'changed' }, key);
       }
       yield* found.Body as unknown as AsyncIterable<Uint8Array>;
@@ -404,6 +405,13 @@ function s3Problem(error: unknown, code: string | undefined, status: number | un
   )
     return 'no_credentials';
   return problemOfStatus(status) ?? networkProblem(error) ?? 'refused';
+}
+
+/** Lets go of bytes that nobody reads. What the stream says of that is nobody's error. */
+function dropBody(body: unknown): void {
+  const stream = body as Readable | undefined;
+  stream?.on('error', () => undefined);
+  stream?.destroy();
 }
 
 function sending(signal: AbortSignal | undefined): { abortSignal?: AbortSignal } {
