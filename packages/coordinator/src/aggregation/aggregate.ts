@@ -260,7 +260,8 @@ function checkJob(job: AggregationJob, strategy: PreparedStrategy): number {
     }
   }
   if (strategy.controlled) {
-    if (job.updateFormat !== 'delta') refuse(`${strategy.name} needs updates that are changes, not ${job.updateFormat}`);
+    if (job.updateFormat !== 'delta')
+      refuse(`${strategy.name} needs updates that are changes, not ${job.updateFormat}`);
     const { stateShare = -1, updateShare = -1 } = job.control ?? {};
     if (!(stateShare >= 0 && stateShare <= 1 && updateShare >= 0 && updateShare <= 1)) {
       refuse(`${strategy.name} needs the shares of its control variate, each from 0 to 1`);

@@ -9,6 +9,6 @@ export type {
   WrittenFile,
 } from './aggregation-job.js';
 export { Aggregator, type AggregatorOptions } from './aggregator.js';
-export { DEFAULT_STRATEGY, STRATEGY_NAMES, strategyByName } from './strategies.js';
+export { DEFAULT_STRATEGY, isControlled, STRATEGY_NAMES, strategyByName } from './strategies.js';
 export type { ControlShares, PreparedStrategy, StateSlot, Strategy, StrategyRange } from './strategy.js';
 export { validateUpdate, validateUpdateBytes } from './validate-update.js';

@@ -42,7 +42,7 @@ async function step(
   base: readonly number[],
   sent: readonly Sent[],
   control: AggregationJob['control'],
-  before: { round: number; statePath?: string; options?: AggregationJob['options']; rangeParams?: number },
+  before: Pick<AggregationJob, 'round' | 'statePath' | 'options' | 'rangeParams'>,
 ): Promise<{ next: number[]; server: number[]; statePath: string }> {
   const layout = modelOf(base.length);
   const both = controlledUpdateLayout(layout);
@@ -105,7 +105,12 @@ test('a control variate whose population grew shrinks, and one that starts over 
   const sent = [{ control: [4, 8], weights: [1, 1] }];
   const first = await step([0, 0], sent, { stateShare: 1, updateShare: 0.5 }, { round: 1 });
   expect(first.server).toEqual([2, 4]);
-  const grown = await step([0, 0], sent, { stateShare: 0.5, updateShare: 0.25 }, { round: 2, statePath: first.statePath });
+  const grown = await step(
+    [0, 0],
+    sent,
+    { stateShare: 0.5, updateShare: 0.25 },
+    { round: 2, statePath: first.statePath },
+  );
   expect(grown.server).toEqual([2, 4]);
   const over = await step([0, 0], sent, { stateShare: 0, updateShare: 0 }, { round: 2, statePath: first.statePath });
   expect(over.server).toEqual([0, 0]);

@@ -22,6 +22,11 @@ const PREPARE: Readonly<Record<string, (options?: unknown) => PreparedStrategy>>
   scaffold: (options) => prepare(scaffold, options),
 };
 
+/** Whether devices keep control variates for it: see `Strategy.controlled`. */
+export function isControlled(strategy: string): boolean {
+  return strategy === scaffold.name;
+}
+
 export const STRATEGY_NAMES: readonly string[] = Object.keys(PREPARE);
 
 /**

@@ -1,12 +1,18 @@
 import { create } from '@bufbuild/protobuf';
 import { type Assignment, AssignmentSchema } from '@octomil/proto';
 import { parseTargetRule } from '@octomil/shared/features';
+import { isControlled } from '../aggregation/strategies.js';
 import type { AssignmentRow } from './assignment-store.js';
+import { serverControl } from './control-variates.js';
 import type { RoundFacts } from './round-facts.js';
 import { roundSeed } from './seeds.js';
 
-/** What the device is sent. The task's fields are those of the trainer's tasks. */
-export function assignmentMessage(facts: RoundFacts, row: AssignmentRow): Assignment {
+/**
+ * What the device is sent. The task's fields are those of the trainer's tasks.
+ *
+ * @param lastFolded of a controlled strategy: `AssignmentStore.lastFolded`
+ */
+export function assignmentMessage(facts: RoundFacts, row: AssignmentRow, lastFolded?: string): Assignment {
   const { config, base } = facts;
   return create(AssignmentSchema, {
     ref: { assignmentId: row.id, attempt: row.attempt },
@@ -22,8 +28,22 @@ export function assignmentMessage(facts: RoundFacts, row: AssignmentRow): Assign
     noProgressMs: BigInt(Math.round(config.noProgressSeconds * 1_000)),
     ...(base === undefined ? {} : { base: { sha256: base.sha256, sizeBytes: BigInt(base.sizeBytes) } }),
     updateFormat: config.updateFormat,
-    taskJson: taskJson(facts),
+    taskJson: isControlledTraining(facts) ? controlledTaskJson(facts, lastFolded) : taskJson(facts),
   });
+}
+
+export function isControlledTraining({ kind, config }: RoundFacts): boolean {
+  return kind === 'train' && isControlled(config.strategy);
+}
+
+/** With what differs from device to device: which control variate of its own the server counts on. */
+function controlledTaskJson(facts: RoundFacts, lastFolded: string | undefined): string {
+  const server = serverControl(facts);
+  const controlVariates = {
+    ...(server === undefined ? {} : { server: { sha256: server.sha256, sizeBytes: server.sizeBytes } }),
+    ...(lastFolded === undefined ? {} : { ofUpdate: lastFolded }),
+  };
+  return JSON.stringify({ ...task(facts), controlVariates });
 }
 
 /** Same for every device of a round, and a feature spec may be long. */

@@ -206,6 +206,22 @@ export class AssignmentStore {
     return results;
   }
 
+  /**
+   * Digest of the device's last update that a completed round of the session was made of, since the control variates last
+   * started over: what the server's control variate counts on.
+   */
+  async lastFolded(sessionId: string, deviceId: string): Promise<string | undefined> {
+    const { rows } = await sql<{ sha256: string }>`
+      select u.sha256 from updates u join rounds r on r.id = u.round_id
+      where r.session_id = ${sessionId} and u.device_id = ${deviceId} and u.state = 'accepted'
+        and r.kind = 'train' and r.state = 'completed'
+        and r.number > coalesce((select max(restarted.number) from rounds restarted
+          where restarted.session_id = ${sessionId} and restarted.state = 'completed'
+            and restarted.metrics -> 'control_variates' ->> 'restarted' = 'true'), 0)
+      order by r.number desc limit 1`.execute(this.#database.kysely);
+    return rows[0]?.sha256;
+  }
+
   /** What is known of updates of this assignment, newest first. */
   async updatesOf(assignmentId: string): Promise<KnownUpdate[]> {
     const rows = await this.#database.kysely

@@ -6,7 +6,7 @@ import type { ObjectStore } from '@octomil/shared/storage';
 import { validateUpdateBytes } from '../aggregation/validate-update.js';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
-import { assignmentMessage } from './assignment-message.js';
+import { assignmentMessage, isControlledTraining } from './assignment-message.js';
 import type {
   AssignmentKey,
   AssignmentPort,
@@ -18,16 +18,17 @@ import type {
 import type { AnswerToStore, AssignmentRow, AssignmentStore, CountedAnswer } from './assignment-store.js';
 import type { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
+import { serverControl, updateRule } from './control-variates.js';
 import { keepStatistics } from './describe-cache.js';
 import { findDataSet } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
 import { requireUsable } from './feature-agreement.js';
 import { Gathering } from './gathering.js';
 import { sha256Of, updateKey } from './object-keys.js';
-import type { TrainingAggregator } from './ports.js';
+import type { StoredFile, TrainingAggregator } from './ports.js';
 import { readFigures, readStatistics } from './reports.js';
 import type { RoundDriver } from './round-driver.js';
-import type { BaseCheckpoint, RoundFacts, RoundFactsReader } from './round-facts.js';
+import type { RoundFacts, RoundFactsReader } from './round-facts.js';
 import { roundLabel } from './round-store.js';
 import { readSite, type SiteDataSet } from './site-summary.js';
 import { checkUpdateBytes, checkUpdateHeader, checkUpdateNorm, updateWeight } from './update-check.js';
@@ -65,7 +66,7 @@ export class Assignments implements AssignmentPort {
   readonly #known = new BoundedMap<string, Known>(20_000);
   readonly #lastProgress = new BoundedMap<string, number>(20_000);
   /** Bases that devices were just told to fetch, by device and digest: most ask for them within milliseconds. */
-  readonly #grants = new BoundedMap<string, { base: BaseCheckpoint; untilMs: number }>(20_000);
+  readonly #grants = new BoundedMap<string, { base: StoredFile; untilMs: number }>(20_000);
   readonly #accepting: Gathering<{ facts: RoundFacts; deviceId: string; key: AssignmentKey }, boolean>;
   readonly #counting: Gathering<
     { facts: RoundFacts; answer: AnswerToStore; event: NewEvent },
@@ -93,10 +94,13 @@ export class Assignments implements AssignmentPort {
       this.#remember(row);
       const facts = await this.#on.facts.of(row.roundId);
       if (facts === undefined) continue;
-      messages.push(assignmentMessage(facts, row));
-      if (facts.base !== undefined) {
+      const lastFolded = isControlledTraining(facts)
+        ? await this.#on.store.lastFolded(facts.sessionId, deviceId)
+        : undefined;
+      messages.push(assignmentMessage(facts, row, lastFolded));
+      for (const base of basesOf(facts)) {
         const untilMs = this.#on.clock.now() + BASE_GRANT_MS;
-        this.#grants.set(`${deviceId} ${facts.base.sha256}`, { base: facts.base, untilMs });
+        this.#grants.set(`${deviceId} ${base.sha256}`, { base, untilMs });
       }
     }
     return messages;
@@ -251,7 +255,7 @@ export class Assignments implements AssignmentPort {
   async #checkHeader(facts: RoundFacts, header: UpdateHeaderFields): Promise<void> {
     const layout = await this.#on.layouts.of(facts);
     if (layout === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
-    checkUpdateHeader(header, facts, layout);
+    checkUpdateHeader(header, facts, updateRule(facts.config, layout).layout);
   }
 
   async submitUpdate(deviceId: string, header: UpdateHeaderFields, update: UpdateBytes): Promise<Verdict> {
@@ -301,15 +305,16 @@ export class Assignments implements AssignmentPort {
 
   /** @throws a code of REJECTIONS when the update is at fault */
   async #check(facts: RoundFacts, header: UpdateHeaderFields, update: UpdateBytes): Promise<void> {
-    const layout = await this.#on.layouts.of(facts);
-    if (layout === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
+    const model = await this.#on.layouts.of(facts);
+    if (model === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
+    const { layout, measuredFrom } = updateRule(facts.config, model);
     checkUpdateHeader(header, facts, layout);
     if ('bytes' in update) {
       checkUpdateBytes(header, { sha256: sha256Of(update.bytes), sizeBytes: update.bytes.length });
-      checkUpdateNorm(validateUpdateBytes(update.bytes, layout), facts);
+      checkUpdateNorm(validateUpdateBytes(update.bytes, layout, measuredFrom), facts);
       return;
     }
-    const measure = await this.#on.aggregator.validate({ path: update.path, layout });
+    const measure = await this.#on.aggregator.validate({ path: update.path, layout, measuredFrom });
     checkUpdateBytes(header, { sha256: update.sha256, sizeBytes: measure.sizeBytes });
     checkUpdateNorm(measure, facts);
   }
@@ -350,8 +355,9 @@ export class Assignments implements AssignmentPort {
     }
     for (const row of await this.#openOf(deviceId)) {
       if (row.deviceId !== deviceId) continue;
-      const base = (await this.#on.facts.of(row.roundId))?.base;
-      if (base?.sha256 === sha256) return { objectKey: base.objectKey, sizeBytes: base.sizeBytes };
+      const facts = await this.#on.facts.of(row.roundId);
+      const base = facts === undefined ? undefined : basesOf(facts).find((one) => one.sha256 === sha256);
+      if (base !== undefined) return { objectKey: base.objectKey, sizeBytes: base.sizeBytes };
     }
     throw new OctomilError(
       'not_found',
@@ -406,6 +412,11 @@ export class Assignments implements AssignmentPort {
     const found = findDataSet(summary, facts.config.dataSet);
     return typeof found === 'string' ? undefined : found;
   }
+}
+
+/** What a device fetches for a round. */
+function basesOf(facts: RoundFacts): StoredFile[] {
+  return [facts.base, serverControl(facts)].filter((file) => file !== undefined);
 }
 
 /** What is the update's own fault; anything else (a full disk, a lost database) is ours, and it may be sent again. */

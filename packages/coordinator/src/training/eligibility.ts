@@ -1,4 +1,5 @@
 import { isNamed } from '@octomil/shared/policy';
+import { isControlled } from '../aggregation/strategies.js';
 import { readSite, type SiteDataSet, type SiteFacts } from './site-summary.js';
 
 /** A device as selection sees it. */
@@ -17,6 +18,8 @@ export interface Demand {
   /** Empty: the site's only data set, or the one named "default". */
   readonly dataSet: string;
   readonly trainer: string;
+  /** Default: one that needs nothing but training. */
+  readonly strategy?: string;
   /** Labels that must be equal. */
   readonly selector: Readonly<Record<string, string>>;
 }
@@ -25,7 +28,7 @@ export type Eligibility =
   | { readonly verdict: 'eligible'; readonly dataSet: SiteDataSet | undefined }
   /** Never connected, so nothing is known; it may turn out either way. */
   | { readonly verdict: 'unknown' }
-  /** `rule` names what stands in the way: `policy`, `data_set`, `selector` or `trainer`. */
+  /** `rule` names what stands in the way: `policy`, `data_set`, `selector`, `trainer` or `strategy`. */
   | { readonly verdict: 'refused'; readonly rule: string; readonly reason: string };
 
 /**
@@ -48,6 +51,10 @@ export function judge(device: CandidateDevice, demand: Demand): Eligibility {
   }
   const site = readSite(device.site);
   if (site === undefined) return { verdict: 'unknown' };
+  const strategies = device.capabilities['strategies'];
+  if (isControlled(demand.strategy ?? '') && !(Array.isArray(strategies) && strategies.includes(demand.strategy))) {
+    return refused('strategy', `its agent does not know the strategy "${demand.strategy}"; update the agent`);
+  }
   // The echo trainer reads no data, so it needs neither a data set nor a rule that names one.
   const dataSet = demand.trainer === 'echo' ? undefined : findDataSet(site, demand.dataSet);
   if (typeof dataSet === 'string') return refused('data_set', dataSet);

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { SiteEntry } from '@octomil/shared/features';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { sql } from 'kysely';
@@ -13,7 +14,10 @@ import { AssignmentStore } from './assignment-store.js';
 import { Assignments } from './assignments.js';
 import { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
+
+import { MAX_POPULATION } from './control-variates.js';
 import { Announcer, EventFeed } from './event-feed.js';
+import { describedSites } from './feature-agreement.js';
 import { OpenAggregate } from './open-aggregate.js';
 import { type BaseBody, firstBase } from './open-bases.js';
 import { OpenRounds } from './open-rounds.js';
@@ -22,8 +26,8 @@ import { OpenUpdates } from './open-updates.js';
 import { PersonalizedModels } from './personalized.js';
 import type { ClientFormats, ConfirmedSpecs, TrainingAggregator, TrainingRegistry } from './ports.js';
 import { Retention, type RetentionSettings } from './retention.js';
-import { RoundCloser } from './round-closer.js';
-import { RoundDriver } from './round-driver.js';
+import { inDeviceOrder, RoundCloser } from './round-closer.js';
+import { demandOf, RoundDriver } from './round-driver.js';
 import { type RoundFacts, RoundFactsReader } from './round-facts.js';
 import { RoundStore } from './round-store.js';
 import { DeviceSelector } from './selection.js';
@@ -75,6 +79,8 @@ export interface TrainingEngine {
   readonly retention: Retention;
   readonly clock: Clock;
   readonly open: OpenAdmission;
+  /** What sites told in a describe round, in device order. */
+  described(roundId: string): Promise<SiteEntry[]>;
   /** For uploads in the making. */
   temporaryFolder(): Promise<string>;
   /** Looks at a round and does what is due. Safe at any time. */
@@ -162,7 +168,13 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     assignments: store,
     facts,
     selector,
-    closer: new RoundCloser({ database, rounds, objects, aggregator, registry, clientFormats, temporaryFolder }),
+    closer: new RoundCloser({
+      ...{ database, rounds, objects, aggregator, registry, clientFormats, temporaryFolder },
+      population: async (round) => {
+        const request = { demand: demandOf(round), organizationIds: round.memberIds };
+        return (await selector.countPossible(request, MAX_POPULATION)).possible;
+      },
+    }),
     clock,
     logger,
     coordinatorId: owner.id,
@@ -277,6 +289,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     retention,
     clock,
     open,
+    described: async (roundId) => describedSites(inDeviceOrder(await rounds.acceptedAnswers(roundId))),
     temporaryFolder,
     wake: (roundId) => driver.wake(roundId),
     sweep,

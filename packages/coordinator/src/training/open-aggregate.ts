@@ -176,7 +176,12 @@ export class OpenAggregate {
 
 function strategyOf(body: AggregateBody): ReturnType<typeof strategyByName> {
   const name = body.strategy ?? 'fedavg';
-  return strategyByName(CLIENT_STRATEGY_NAMES[name.toLowerCase()] ?? name, body.strategy_options ?? {});
+  const strategy = strategyByName(CLIENT_STRATEGY_NAMES[name.toLowerCase()] ?? name, body.strategy_options ?? {});
+  if (!strategy.controlled) return strategy;
+  throw new OctomilError(
+    'training_not_supported',
+    `the strategy ${strategy.name} needs sites that keep a control variate; what clients upload unasked has none`,
+  );
 }
 
 function insufficient(accepted: number, minUpdates: number, model: string, base: string | null): OctomilError {

@@ -7,9 +7,11 @@ import { type Architecture, initialWeights, type ModelDocument, planModel } from
 import type { ObjectStore } from '@octomil/shared/storage';
 import { encodeWeights } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
+import { strategyByName } from '../aggregation/strategies.js';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
+import { controlStep } from './control-variates.js';
 import type { NewEvent } from './event-feed.js';
 import { agreeOnFeatures, describedSites, dryRunReport } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
@@ -19,6 +21,7 @@ import { capShares } from './round-machine.js';
 import { type Evaluation, evaluationOf, trainingMetrics } from './round-metrics.js';
 import { roundAfter } from './round-plan.js';
 import { type AcceptedAnswer, type NewCheckpoint, type NextRound, type RoundStore, roundLabel } from './round-store.js';
+import type { DriftReport } from './site-drift.js';
 
 export interface CloserDependencies {
   readonly database: Database;
@@ -28,6 +31,8 @@ export interface CloserDependencies {
   readonly registry: TrainingRegistry;
   /** For versions of open admission. */
   readonly clientFormats: ClientFormats | undefined;
+  /** Devices that could take part in a round, up to `MAX_POPULATION`. */
+  readonly population: (facts: RoundFacts) => Promise<number>;
   /** Where aggregation writes before the store takes over; best on the store's own file system. */
   readonly temporaryFolder: () => Promise<string>;
 }
@@ -74,10 +79,12 @@ export class RoundCloser {
     const { config, base } = facts;
     if (base === undefined) throw new OctomilError('internal', `round ${facts.id} has no base checkpoint`);
     const { objects, aggregator, temporaryFolder } = this.#on;
+    const { weighting, controlled } = strategyByName(config.strategy, config.strategyOptions);
     const capped = capShares(
-      answers.map(({ weight }) => weight),
+      answers.map(({ weight }) => (weighting === 'equal' ? 1 : weight)),
       config.maxShareRatio,
     );
+    const step = controlled ? controlStep(answers, await this.#on.population(facts), base) : undefined;
     const opened: Promise<{ path: string; release(): Promise<void> }>[] = [];
     const open = async (key: string): Promise<string> => {
       const file = objects.localFile(key);
@@ -109,6 +116,7 @@ export class RoundCloser {
           options: config.strategyOptions,
           round: facts.number,
           ...(statePath === undefined ? {} : { statePath }),
+          ...(step === undefined ? {} : { control: step.shares }),
           outputPath,
           stateOutputPath,
         },
@@ -119,10 +127,21 @@ export class RoundCloser {
       await objects.putFile(objectKey, result.checkpoint.path);
       const stateKey = result.state === null ? null : `states/${result.state.sha256}`;
       if (result.state !== null && stateKey !== null) await objects.putFile(stateKey, result.state.path);
+      const control =
+        step === undefined || result.state === null
+          ? {}
+          : {
+              control: {
+                sha256: result.state.sha256,
+                sizeBytes: result.state.sizeBytes,
+                population: step.population,
+              },
+            };
       const checkpoint: NewCheckpoint = {
         id: randomUUID(),
         organizationId: facts.organizationId,
         baseCheckpointId: base.id,
+        ...control,
         objectKey,
         sha256: result.checkpoint.sha256,
         sizeBytes: result.checkpoint.sizeBytes,
@@ -136,6 +155,7 @@ export class RoundCloser {
           strategy_options: config.strategyOptions,
           update_format: config.updateFormat,
           backend: result.backend,
+          ...control,
           feature_spec_hash: facts.featureSpec?.hash ?? null,
           participants: answers.map(({ deviceId, deviceName, sha256, sampleCount }, place) => ({
             device_id: deviceId,
@@ -149,7 +169,11 @@ export class RoundCloser {
       const metrics = trainingMetrics(
         answers.map(({ deviceName, metrics, sampleCount }) => ({ name: deviceName, metrics, sampleCount })),
       );
-      return await this.#complete(facts, owner, metrics, checkpoint);
+      const recorded =
+        step === undefined
+          ? metrics
+          : { ...metrics, control_variates: { devices: step.population, restarted: step.restarted } };
+      return await this.#complete(facts, owner, recorded, checkpoint);
     } finally {
       await Promise.allSettled([
         ...opened.map(async (file) => (await file).release()),
@@ -235,7 +259,14 @@ export class RoundCloser {
       // What was evaluated is the checkpoint of the round before.
       events.push({ type: 'evaluation', data: { ...label, round_number: facts.number - 1, ...evaluation } });
     }
-    events.push({ type: 'round', data: { ...label, state: 'completed', metrics } });
+    const { drift, ...told } = metrics;
+    const drifted = Object.entries((drift ?? {}) as Readonly<Record<string, DriftReport>>)
+      .filter(([, { warnings }]) => warnings.length > 0)
+      .map(([site, { warnings }]) => [site, warnings.slice(0, 10)]);
+    if (drifted.length > 0) {
+      events.push({ type: 'drift', data: { ...label, sites: Object.fromEntries(drifted.slice(0, 100)) } });
+    }
+    events.push({ type: 'round', data: { ...label, state: 'completed', metrics: told } });
     const result = {
       metrics,
       ...(checkpoint === undefined ? {} : { checkpoint }),
@@ -401,7 +432,7 @@ export class RoundCloser {
  * By identifier, then by id: names are chosen by people and stay when a device is enrolled anew, so that the same sites
  * give the same bytes again. Compared by code units, which no database's collation changes.
  */
-function inDeviceOrder(answers: readonly AcceptedAnswer[]): AcceptedAnswer[] {
+export function inDeviceOrder(answers: readonly AcceptedAnswer[]): AcceptedAnswer[] {
   const key = ({ deviceName, deviceId }: AcceptedAnswer) => `${deviceName}\n${deviceId}`;
   return [...answers].sort((a, b) => (key(a) < key(b) ? -1 : 1));
 }

@@ -472,5 +472,7 @@ export class RoundDriver {
 
 export function demandOf(facts: RoundFacts): Demand {
   const { federation, model, config } = facts;
-  return { federation, model, dataSet: config.dataSet, trainer: config.trainer, selector: config.selector };
+  const { dataSet, trainer, selector, strategy } = config;
+  // Whoever cannot train by it can still say how the result does.
+  return { federation, model, dataSet, trainer, selector, ...(facts.kind === 'evaluate' ? {} : { strategy }) };
 }

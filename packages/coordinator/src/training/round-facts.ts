@@ -29,6 +29,8 @@ export interface RoundFacts {
 export interface BaseCheckpoint extends StoredFile {
   readonly id: string;
   readonly stateKey: string | null;
+  /** Of a controlled strategy: what sites are told of the state, and N as it was counted. */
+  readonly control?: { readonly sha256: string; readonly sizeBytes: number; readonly population: number };
 }
 
 /** The configuration as kept: with what the session's creation found out. */
@@ -88,7 +90,7 @@ export class RoundFactsReader {
       select r.id, r.session_id, r.kind, r.number, r.attempt, r.seed, r.min_updates, r.target_devices,
         s.organization_id, s.federation_id, f.name as federation_name, s.model_id, m.name as model_name,
         s.config, s.base_version_id, s.feature_spec_hash, p.document as feature_spec,
-        c.id as checkpoint_id, c.object_key, c.sha256, c.size_bytes, c.strategy_state_key,
+        c.id as checkpoint_id, c.object_key, c.sha256, c.size_bytes, c.strategy_state_key, c.lineage -> 'control' as control,
         array(select f.organization_id union
           select member.organization_id from federation_members member
           where member.federation_id = s.federation_id and member.status = 'active') as member_ids
@@ -125,6 +127,7 @@ export class RoundFactsReader {
               sha256: row.sha256,
               sizeBytes: row.size_bytes,
               stateKey: row.strategy_state_key,
+              ...(row.control === null ? {} : { control: row.control }),
             },
       featureSpec: row.feature_spec === null ? undefined : parseFeatureSpec(JSON.parse(row.feature_spec)),
     };
@@ -154,5 +157,6 @@ interface FactsRow {
   sha256: string;
   size_bytes: number;
   strategy_state_key: string | null;
+  control: NonNullable<BaseCheckpoint['control']> | null;
   member_ids: string[];
 }

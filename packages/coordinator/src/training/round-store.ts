@@ -64,6 +64,8 @@ export interface NewCheckpoint extends StoredFile {
   readonly strategy: string | null;
   readonly stateKey: string | null;
   readonly stateSha256: string | null;
+  /** As in the lineage, where it is kept. */
+  readonly control?: { readonly sha256: string; readonly sizeBytes: number; readonly population: number };
   readonly lineage: JsonObject;
 }
 

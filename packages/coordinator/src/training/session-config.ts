@@ -214,7 +214,7 @@ export function parseSessionConfig(
       missingMarkers: given.missing_markers ?? {},
       exclude: given.exclude ?? [],
       ...featureWishes(given),
-      local: localOptions(given, prepared.options['proximalMu']),
+      local: localOptions(given, prepared.options['proximalMu'], prepared.controlled),
       trainer: given.trainer ?? SESSION_DEFAULTS.trainer,
       seed: given.seed,
       roundDeadlineSeconds: given.round_deadline_seconds ?? SESSION_DEFAULTS.roundDeadlineSeconds,
@@ -273,8 +273,9 @@ function outputOf(architecture: unknown): SessionConfig['output'] {
 }
 
 /** The session's seed is the agents' too, and FedProx's μ is part of their loss, unless `local` says otherwise. */
-function localOptions(given: SessionBody, strategyMu: unknown): LocalOptions {
+function localOptions(given: SessionBody, strategyMu: unknown, controlled: boolean): LocalOptions {
   return parseLocalOptions({
+    ...(controlled ? { optimizer: 'sgd' } : {}),
     ...(given.seed == null ? {} : { seed: given.seed }),
     ...(strategyMu === undefined ? {} : { proximalMu: strategyMu }),
     ...camelCase(given.local ?? {}),

@@ -8,6 +8,7 @@ import { encodeWeights } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
+import { requireControllable } from './control-variates.js';
 import type { NewEvent } from './event-feed.js';
 import { storeBytes } from './object-keys.js';
 import { openKey } from './open-round.js';
@@ -303,6 +304,7 @@ export class SessionService {
   async #prepare(body: unknown, caller: Caller, { dryRun }: { dryRun?: boolean }): Promise<Prepared> {
     const randomSeed = Math.floor(this.#on.random() * 2 ** 31);
     const { config: asked, references } = parseSessionConfig(body, randomSeed);
+    requireControllable(asked);
     const wanted =
       dryRun === true
         ? { ...asked, dryRun, trainer: asked.trainer === 'echo' ? 'tfjs' : asked.trainer, roundDeadlineSeconds: 30 }
@@ -359,8 +361,11 @@ export class SessionService {
   }
 
   #selection({ config, model, federation }: Prepared): Omit<SelectionRequest, 'count' | 'start'> {
-    const { dataSet, trainer, selector } = config;
-    return { organizationIds: federation.memberIds, demand: { federation, model, dataSet, trainer, selector } };
+    const { dataSet, trainer, selector, strategy } = config;
+    return {
+      organizationIds: federation.memberIds,
+      demand: { federation, model, dataSet, trainer, selector, strategy },
+    };
   }
 
   async #requireDevices(prepared: Prepared): Promise<void> {
