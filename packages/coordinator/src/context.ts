@@ -8,6 +8,7 @@ import { type AuditLog, createAuditLog, registerAudit, registerAuditRoutes } fro
 import type { CoordinatorConfig } from './config.js';
 import { createConversionService, readConverters, registerConversionRoutes } from './conversions/index.js';
 import { createDeviceService, type DeviceService, registerDeviceApi } from './devices/index.js';
+import { ProposalService, ProposalStore, registerFeatureRoutes } from './features/index.js';
 import { Federations, registerFederationRoutes } from './federations/index.js';
 import { createGrpcServer, type GrpcServer } from './grpc/index.js';
 import {
@@ -40,7 +41,7 @@ import {
   type TrainingAggregator,
   type TrainingEngine,
 } from './training/index.js';
-import { createTransferService, registerTransferRoutes, type TransferService } from './transfers/index.js';
+import { createTransferService, DirectDownloads, registerTransferRoutes, type TransferService } from './transfers/index.js';
 import { COORDINATOR_VERSION } from './version.js';
 
 /** What tests and embedders may bring; everything else follows from the configuration. */
@@ -113,6 +114,7 @@ export async function startContext(
       converters: config.convertersFile === undefined ? [] : await readConverters(config.convertersFile),
     },
   });
+  const downloads = new DirectDownloads({ objects, clock, logger, allowed: !config.coordinatorDownloads });
   const models = createRegistryRoutes({
     conversions,
     registry,
@@ -120,6 +122,7 @@ export async function startContext(
     objects,
     clock,
     logger,
+    downloads,
     signingSecret: (keyId) => keys.signingSecret(keyId),
     publicUrl: config.publicUrl,
   });
@@ -132,6 +135,7 @@ export async function startContext(
     ...(overrides.leaseMs === undefined ? {} : { leaseMs: overrides.leaseMs }),
   });
   const aggregator = lifecycle.add('aggregator', new Aggregator({ clock }));
+  const proposalStore = new ProposalStore(database);
   const engine = createTrainingEngine({
     database,
     jobs,
@@ -144,6 +148,7 @@ export async function startContext(
     devices: devices.push,
     // What published clients start from.
     clientFormats: (versionId, transaction) => conversions.request(versionId, ['pytorch'], transaction),
+    confirmedSpecs: proposalStore,
     settings: {
       coordinatorId,
       temporaryFolder: stores.checkpointFolder,
@@ -155,6 +160,7 @@ export async function startContext(
   const transfers = createTransferService({
     database,
     objects,
+    downloads,
     assignments,
     rollouts,
     hub: devices.hub,
@@ -234,6 +240,7 @@ export async function startContext(
   registerRolloutRoutes(app, { rollouts, registry });
   registerTransferRoutes(app, { transfers, onRevoked: (deviceId, cut) => devices.onRevoked(deviceId, cut) });
   registerTrainingRoutes(app, { engine });
+  registerFeatureRoutes(app, { proposals: new ProposalService({ store: proposalStore, engine }), engine });
   registerOpenRoutes(app, { engine, maxInlineBytes: config.maxInlineUpdateMib * 1024 * 1024 });
 
   inference.register(app);

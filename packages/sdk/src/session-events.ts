@@ -11,6 +11,7 @@ export const TRAINING_EVENT_TYPES = [
   'update',
   'checkpoint',
   'evaluation',
+  'drift',
   'version',
   'end',
 ] as const;

@@ -138,6 +138,7 @@ export const ROUTE_VISIBILITY: Readonly<Record<string, VisibilityRule>> = {
   'GET /api/v1/transfers/{ticketId}': 'device',
   'POST /api/v1/transfers/{ticketId}/complete': 'device',
   'GET /api/v1/transfers/objects/{sha256}': 'device',
+  'GET /api/v1/transfers/objects/{sha256}/address': 'device',
 
   'POST /api/v1/training/sessions': 'private',
   'GET /api/v1/training/sessions': 'own',
@@ -162,6 +163,13 @@ export const ROUTE_VISIBILITY: Readonly<Record<string, VisibilityRule>> = {
   'GET /api/v1/training/personalized/{device_id}': 'private',
   'POST /api/v1/training/personalized/{device_id}': 'private',
   'POST /api/v1/feature-alignment/projection-matrix': 'own',
+  'GET /api/v1/training/sessions/{session}/drift': 'read',
+
+  'POST /api/v1/features/proposals': 'private',
+  'GET /api/v1/features/proposals': 'own',
+  'GET /api/v1/features/proposals/{proposal}': 'read',
+  'POST /api/v1/features/proposals/{proposal}/confirm': 'refused',
+  'POST /api/v1/features/proposals/{proposal}/reject': 'refused',
 
   'POST /api/v1/inference': 'shared',
   'POST /api/v1/inference/stream': 'shared',

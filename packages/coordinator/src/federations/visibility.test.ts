@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { sealFeatureSpec } from '@octomil/shared/features';
 import { silentLogger } from '@octomil/shared/runtime';
 import { type Coordinator, startCoordinator } from '../start-coordinator.js';
 import { testDatabaseDump } from '../testing/index.js';
@@ -172,6 +173,7 @@ function named(path: string): string {
       'device-groups': 'group',
       sessions: 'session',
       rounds: 'round',
+      proposals: 'proposal',
     }[collection];
     return name === undefined ? whole : `/${collection}/{${name}}`;
   });
@@ -231,6 +233,7 @@ function bodyFor(label: string, method: string): unknown {
     'POST /api/v1/training/aggregate': { model_id: ids['private'] },
     'POST /api/v1/training/bases': { model_id: ids['private'], target: 'y', statistics: {} },
     'POST /api/v1/training/personalized/{device_id}': { weights_data: 'AAAA' },
+    'POST /api/v1/features/proposals': { model: ids['private'], target: 'y' },
     'POST /api/v1/feature-alignment/projection-matrix': { features: ['a'], input_dim: 2 },
     'POST /api/v1/inference': { model_id: 'small', messages: QUESTION },
     'POST /api/v1/inference/stream': { model_id: 'small', messages: QUESTION },
@@ -379,7 +382,7 @@ async function seed(ownerId: string, memberId: string): Promise<Record<string, s
     })
     .returning('id')
     .executeTakeFirstOrThrow();
-  const [session, round] = [randomUUID(), randomUUID()];
+  const [session, round, proposal] = [randomUUID(), randomUUID(), randomUUID()];
   await kysely
     .insertInto('training_sessions')
     .values({
@@ -425,6 +428,7 @@ async function seed(ownerId: string, memberId: string): Promise<Record<string, s
       owner: null,
       metrics: JSON.stringify({
         evaluation: { overall: { accuracy: 0.9 }, sites: { [`${SECRET}-device`]: { accuracy: 0.8 } } },
+        drift: { [SECRET]: { rows: 100, columns: [], warnings: [SECRET] } },
         participants: [SECRET],
       }),
     })
@@ -440,6 +444,42 @@ async function seed(ownerId: string, memberId: string): Promise<Record<string, s
       lease_until: new Date(Date.now() + 60_000),
       phase: null,
       reason_code: null,
+      reason: SECRET,
+    })
+    .execute();
+  const spec = sealFeatureSpec({
+    formatVersion: 1,
+    layout: 'table',
+    columns: [{ kind: 'numeric', name: 'age', mean: 1, deviation: 1, missingMarkers: [], missingIndicator: false }],
+    target: {
+      rule: { column: 'y' },
+      output: { kind: 'regression' },
+      classes: [],
+      values: 'number',
+      mean: 0,
+      deviation: 1,
+      missingMarkers: [],
+    },
+  });
+  const statistics = { formatVersion: 1, rows: 10, columns: [], excluded: [{ name: 'id', reason: 'identifier' }] };
+  await kysely
+    .insertInto('feature_proposals')
+    .values({
+      id: proposal,
+      organization_id: ownerId,
+      federation_id: federation,
+      model_id: model,
+      session_id: session,
+      target: 'y',
+      request: JSON.stringify({ hints: { age: { unit: SECRET } } }),
+      sites: JSON.stringify([{ deviceId: SECRET, name: `${SECRET}-device`, statistics }]),
+      warnings: JSON.stringify([`site ${SECRET} has one class`]),
+      spec_hash: spec.hash,
+      document: JSON.stringify(spec),
+      proposed_hash: spec.hash,
+      created_by: SECRET,
+      confirmed_by: SECRET,
+      ended_by: SECRET,
       reason: SECRET,
     })
     .execute();
@@ -464,6 +504,7 @@ async function seed(ownerId: string, memberId: string): Promise<Record<string, s
     key,
     session,
     round,
+    proposal,
     rid: String(rollout.id),
     artifact: version,
     org_id: ownerId,

@@ -12,6 +12,7 @@ export const EVENT_TYPES = [
   'update',
   'checkpoint',
   'evaluation',
+  'drift',
   'version',
   'end',
 ] as const;

@@ -8,15 +8,20 @@ export {
   type UpdateHeaderFields,
   type Verdict,
 } from './assignment-port.js';
+export { awaitSession } from './await-session.js';
+export { whenClosed } from './connection.js';
 export {
   createTrainingEngine,
   type TrainingEngine,
   type TrainingEngineOptions,
   type TrainingSettings,
 } from './engine.js';
+export { type AgreementRequest, agreeOnFeatures, fitOutput } from './feature-agreement.js';
 export { type OpenRoutesOptions, registerOpenRoutes } from './open-routes.js';
 export type {
   ClientFormats,
+  ConfirmedSpec,
+  ConfirmedSpecs,
   CreatedVersion,
   StoredFile,
   TrainingAggregator,

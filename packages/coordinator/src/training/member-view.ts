@@ -14,7 +14,12 @@ export function memberSessionView(row: SessionRow): JsonObject {
 /** A round, with the same left out; its assignments are filtered by whose devices they are. */
 export function memberRoundView(row: RoundRow, rounds: readonly RoundRow[]): JsonObject {
   const view = roundView(row, rounds);
-  return { ...view, ...withoutReasons(view), metrics: overallOnly(view['metrics']), details: {} };
+  return { ...view, ...withoutReasons(view), metrics: overallOnly(view['metrics']), details: {}, drift: null };
+}
+
+/** How many sites drifted, and not which or how. */
+export function memberDriftRound(round: JsonObject): JsonObject {
+  return { ...round, sites: {} };
 }
 
 function overallOnly(metrics: unknown): JsonObject | null {

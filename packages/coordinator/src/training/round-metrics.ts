@@ -1,5 +1,6 @@
 import { MINIMUM_ROWS } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
+import { type DriftReport, readDrift } from './site-drift.js';
 
 export interface SiteReport {
   readonly name: string;
@@ -35,12 +36,18 @@ export function trainingMetrics(answers: readonly (SiteReport & { readonly sampl
   evaluation: Evaluation;
   train_loss: number | null;
   training: JsonObject;
+  drift?: Readonly<Record<string, DriftReport>>;
 } {
   const losses = answers.flatMap(({ metrics, sampleCount }) => {
     const loss = finite(metrics['trainLoss']);
     return loss === null ? [] : [{ value: loss, weight: sampleCount }];
   });
+  const drift = answers.flatMap(({ name, metrics }) => {
+    const report = readDrift(metrics['drift']);
+    return report === null ? [] : [[name, report] as const];
+  });
   return {
+    ...(drift.length === 0 ? {} : { drift: Object.fromEntries(drift) }),
     evaluation: evaluationOf(answers.map(({ name, metrics }) => ({ name, metrics: asRecord(metrics['evaluation']) }))),
     train_loss: mean(losses),
     training: Object.fromEntries(

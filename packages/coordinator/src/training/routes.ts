@@ -4,12 +4,14 @@ import { Type } from 'typebox';
 import type { JsonObject } from '../database/tables.js';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
+import { awaitSession } from './await-session.js';
 import { drained, whenClosed } from './connection.js';
 import type { TrainingEngine } from './engine.js';
 import { type EventSink, streamEvents } from './event-stream.js';
-import { memberRoundView, memberSessionView } from './member-view.js';
+import { memberDriftRound, memberRoundView, memberSessionView } from './member-view.js';
 import { roundNotFound } from './session-service.js';
 import { type AssignmentListRow, type SessionRow, sessionNotFound } from './session-store.js';
+import { driftRounds } from './site-drift.js';
 import { assignmentView, roundView, sessionView } from './views.js';
 
 /** Nobody sees so short a delay. */
@@ -25,9 +27,6 @@ const Page = Type.Object({
 });
 const tags = ['training'];
 const UNABLE: ReadonlySet<string> = new Set(['refused', 'failed', 'expired']);
-
-/** A dry run waits for the sites' answers; rounds of dry runs end after 30 s. */
-const DRY_RUN_WAIT_MS = 45_000;
 
 /** REST routes of training: sessions, their rounds and events, and the status of a model's training. */
 export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingEngine }): void {
@@ -102,10 +101,8 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
       const { eligible, refused } = await sessions.sites(request.body, caller);
       const { id } = await sessions.create(request.body, caller, { dryRun: true });
       const closed = whenClosed(request.raw.socket);
-      const signal = AbortSignal.any([AbortSignal.timeout(DRY_RUN_WAIT_MS), closed.signal]);
-      const nowhere: EventSink = { write: () => true, drained: () => Promise.resolve() };
       try {
-        await streamEvents(engine.events, nowhere, { sessionId: id, afterId: 0, clock: engine.clock, signal });
+        await awaitSession(engine, id, closed.signal);
       } finally {
         closed.release();
       }
@@ -207,6 +204,27 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
       const rows = await store.rounds(session.id);
       const view = isOwn(request, session) ? roundView : memberRoundView;
       return { rounds: rows.map((row) => view(row, rows)) };
+    },
+  );
+
+  app.get(
+    '/api/v1/training/sessions/:id/drift',
+    {
+      schema: {
+        summary: 'How far the rows of each site are from what the feature spec was made of, round by round',
+        tags,
+        params: Id,
+      },
+    },
+    async (request) => {
+      const session = await findSession(request, request.params.id);
+      const rounds = driftRounds(await store.rounds(session.id));
+      return {
+        session_id: session.id,
+        feature_spec_hash: session.featureSpecHash,
+        drifted: rounds.some((round) => Number(round['drifted_sites']) > 0),
+        rounds: isOwn(request, session) ? rounds : rounds.map(memberDriftRound),
+      };
     },
   );
 

@@ -95,7 +95,7 @@ export function roundView(row: RoundRow, rounds: readonly RoundRow[]): JsonObjec
           (other) =>
             row.checkpoint_id !== null && other.base_checkpoint_id === row.checkpoint_id && other.state === 'completed',
         );
-  const { evaluation: _, ...details } = row.metrics;
+  const { evaluation: _, drift, ...details } = row.metrics;
   return {
     round_id: row.id,
     id: row.id,
@@ -120,6 +120,8 @@ export function roundView(row: RoundRow, rounds: readonly RoundRow[]): JsonObjec
     size_bytes: row.size_bytes,
     metrics: evaluationOrNull(evaluated?.metrics),
     details,
+    // By site; null where none has told.
+    drift: drift ?? null,
     created_at: time(row.created_at),
     started_at: time(row.started_at),
     finished_at: time(row.finished_at),

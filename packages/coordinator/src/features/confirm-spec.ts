@@ -1,0 +1,136 @@
+import { foldName } from '@octomil/shared/data';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import {
+  type FeatureColumn,
+  type FeatureSpec,
+  parseFeatureSpec,
+  type SiteEntry,
+  sealFeatureSpec,
+} from '@octomil/shared/features';
+import { contradictionOf, describedBy } from './contradiction.js';
+
+/** Makes the column of a name as the sites' statistics give it with these hints; `undefined` where it cannot serve. */
+export type MakeColumn = (name: string, hints: Readonly<Record<string, unknown>>) => FeatureColumn | undefined;
+
+/** What a person may say of a column when its kind changes; the rest follows from what the sites told. */
+const HINTED = ['kind', 'levels', 'buckets', 'derive', 'aliases', 'unit', 'units'] as const;
+
+/**
+ * The spec that a person made of a proposed one: columns dropped, their kinds, levels, aliases and constants changed. A
+ * column whose kind was changed may leave out what follows from the sites' statistics.
+ *
+ * @throws `invalid_input` naming column and field where it is no spec, where it changes the target or layout, has a column
+ * that no site described, or one that the statistics contradict
+ */
+export function confirmedSpec(
+  edited: unknown,
+  proposed: FeatureSpec,
+  sites: readonly SiteEntry[],
+  make: MakeColumn,
+): FeatureSpec {
+  if (!isObject(edited) || !Array.isArray(edited['columns'])) {
+    throw new OctomilError('invalid_input', 'the edited spec must be an object with columns, as the proposal has it', {
+      details: { field: 'spec.columns' },
+    });
+  }
+  requireUntouched(edited, proposed);
+  const before = new Map(proposed.columns.map((column) => [foldName(column.name), column]));
+  const columns = edited['columns'].map((column: unknown, place) => completed(column, place, before, make));
+  if (columns.length === 0) {
+    throw new OctomilError('invalid_input', 'the edited spec has no columns left; a model needs at least one', {
+      details: { field: 'spec.columns' },
+    });
+  }
+  const spec = sealed({ ...proposed, columns: columns as FeatureColumn[] });
+  for (const column of spec.columns) {
+    const same = before.get(foldName(column.name));
+    if (same !== undefined && canonical(same) === canonical(column)) continue;
+    const problem = contradictionOf(column, describedBy(sites, column));
+    if (problem !== undefined) throw refusal(column.name, problem);
+  }
+  return spec;
+}
+
+function completed(
+  column: unknown,
+  place: number,
+  before: ReadonlyMap<string, FeatureColumn>,
+  make: MakeColumn,
+): unknown {
+  if (!isObject(column) || typeof column['name'] !== 'string' || column['name'] === '') {
+    throw new OctomilError('invalid_input', `column ${place + 1} of the edited spec has no name`, {
+      details: { field: `spec.columns.${place}.name` },
+    });
+  }
+  const { name } = column;
+  const known = before.get(foldName(name));
+  if (known !== undefined && known.kind === column['kind']) return column;
+  const hints = Object.fromEntries(
+    HINTED.flatMap((field) => (column[field] === undefined ? [] : [[field, column[field]]])),
+  );
+  const made = attempt(name, () => make(name, hints));
+  if (made === undefined || made.kind !== column['kind']) {
+    throw refusal(
+      name,
+      `cannot be ${String(column['kind']).slice(0, 40)} by what the sites told; look at it in the proposal, or propose again with a hint for it`,
+    );
+  }
+  // What the person wrote goes before what follows from the statistics, as far as the kind has such a field.
+  const own = Object.fromEntries(Object.entries(column).filter(([field]) => field in made && field !== 'name'));
+  return { ...made, ...own };
+}
+
+function requireUntouched(edited: Readonly<Record<string, unknown>>, proposed: FeatureSpec): void {
+  for (const field of ['target', 'layout'] as const) {
+    if (edited[field] === undefined || canonical(edited[field]) === canonical(proposed[field])) continue;
+    throw new OctomilError(
+      'invalid_input',
+      `the edited spec changes the ${field}, which the sites described; propose again for another ${field}`,
+      { details: { field: `spec.${field}` } },
+    );
+  }
+}
+
+/** @throws `invalid_input` with the column's name in place of its number */
+function sealed(content: FeatureSpec): FeatureSpec {
+  try {
+    return parseFeatureSpec(JSON.parse(JSON.stringify(sealFeatureSpec(content))));
+  } catch (thrown) {
+    const error = toOctomilError(thrown);
+    if (error.code !== 'invalid_input') throw error;
+    const place = /\/columns\/(\d+)/.exec(error.reason)?.[1];
+    const column = place === undefined ? undefined : content.columns[Number(place)];
+    if (column === undefined) throw error;
+    throw refusal(column.name, `is not right as ${String(column.kind).slice(0, 40)}: ${error.reason}`);
+  }
+}
+
+function attempt<T>(name: string, make: () => T): T {
+  try {
+    return make();
+  } catch (thrown) {
+    const error = toOctomilError(thrown);
+    throw error.code === 'internal' ? error : refusal(name, `is refused: ${error.reason}`);
+  }
+}
+
+function refusal(name: string, problem: string): OctomilError {
+  return new OctomilError('invalid_input', `column "${name}" ${problem}`, {
+    details: { field: 'spec.columns', column: name },
+  });
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** Members in one order, so that an editor that sorts them changes nothing. */
+export function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`;
+  if (!isObject(value)) return JSON.stringify(value) ?? 'null';
+  const members = Object.entries(value).filter(([, inner]) => inner !== undefined);
+  return `{${members
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, inner]) => `${JSON.stringify(name)}:${canonical(inner)}`)
+    .join(',')}}`;
+}

@@ -1,0 +1,79 @@
+import { FALSE_TEXTS, foldName, TRUE_TEXTS } from '@octomil/shared/data';
+import type { ColumnStatistics, FeatureColumn, SiteEntry } from '@octomil/shared/features';
+
+export interface Described {
+  readonly site: string;
+  readonly column: ColumnStatistics;
+}
+
+/** What the sites told of a column, which they may know by one of its aliases. */
+export function describedBy(
+  sites: readonly SiteEntry[],
+  column: { readonly name: string; readonly aliases?: readonly string[] },
+): Described[] {
+  const keys = new Set([column.name, ...(column.aliases ?? [])].map(foldName));
+  return sites.flatMap(({ name, statistics }) =>
+    statistics.columns
+      .filter((found) => keys.has(foldName(found.name)))
+      .map((found) => ({ site: name, column: found })),
+  );
+}
+
+interface LooseColumn {
+  readonly kind: string;
+  readonly levels?: readonly string[];
+  readonly values?: 'text' | 'number';
+}
+
+const BOOLEAN_TEXTS: ReadonlySet<string> = new Set([...TRUE_TEXTS, ...FALSE_TEXTS]);
+
+/** Why a column cannot be of its kind, by what the sites told of it; undefined where it can. */
+export function contradictionOf(spec: FeatureColumn, described: readonly Described[]): string | undefined {
+  const column: LooseColumn = spec;
+  // What sites leave out by default is told by name alone; whoever names a kind for it has looked at it there.
+  if (described.length === 0) return column.kind === 'hashed' || column.kind === 'datetime' ? undefined : NOBODY;
+  switch (column.kind) {
+    case 'numeric': {
+      const other = described.find(({ column: { seen } }) => seen === 'text' || seen === 'boolean');
+      return other === undefined
+        ? undefined
+        : `is numeric, but ${other.column.seen === 'text' ? 'text' : 'true or false'} at site "${other.site}"`;
+    }
+    case 'boolean': {
+      const other = described.find(({ column: seen }) => !mayBeBoolean(seen));
+      return other === undefined
+        ? undefined
+        : `is boolean, but has other values than true and false at site "${other.site}"`;
+    }
+    case 'categorical':
+    case 'ordinal':
+      return levelProblem(column.kind, column.levels ?? [], column.values ?? 'text', described);
+    default:
+      return undefined;
+  }
+}
+
+const NOBODY = 'is in no data that a site described; check its name, or give it an alias';
+
+function mayBeBoolean({ seen, levels, other, categories }: ColumnStatistics): boolean {
+  if (seen === 'boolean') return true;
+  return levels !== null && other === 0 && categories.every(({ value }) => BOOLEAN_TEXTS.has(value));
+}
+
+function levelProblem(
+  kind: string,
+  levels: readonly string[],
+  values: 'text' | 'number',
+  described: readonly Described[],
+): string | undefined {
+  const other = described.find(({ column: { seen } }) =>
+    values === 'number' ? seen === 'text' : seen === 'numeric' || seen === 'integer',
+  );
+  if (other !== undefined) {
+    return `is ${kind} with ${values === 'number' ? 'numbers' : 'texts'} as levels, but ${other.column.seen === 'text' ? 'text' : 'a number'} at site "${other.site}"`;
+  }
+  const told = new Set(described.flatMap(({ column }) => column.categories.map(({ value }) => value)));
+  // Values of fewer than ten rows are not told, so that a level that nobody told of may occur; one must be known.
+  if (told.size === 0 || levels.some((level) => told.has(level))) return undefined;
+  return `has the levels ${levels.slice(0, 10).join(', ')}, of which none is among the values that sites have: ${[...told].slice(0, 10).join(', ')}`;
+}

@@ -1,0 +1,146 @@
+import { foldName } from '@octomil/shared/data';
+import {
+  columnCoverage,
+  type ExcludedColumn,
+  encodedWidth,
+  type FeatureColumn,
+  type FeatureSpec,
+  type SiteEntry,
+} from '@octomil/shared/features';
+import type { JsonObject } from '../database/tables.js';
+import { type Described, describedBy } from './contradiction.js';
+
+/** A column of a proposal as people read it. */
+export interface ColumnView {
+  readonly name: string;
+  readonly kind: string;
+  /** Numbers that it becomes. */
+  readonly inputs: number;
+  readonly unit: string | null;
+  readonly aliases: readonly string[];
+  readonly levels: readonly string[] | null;
+  /** Two standard deviations around the mean, of numbers. */
+  readonly range: readonly [number, number] | null;
+  readonly missing_ratio: number;
+  /** By site: the share that is missing, null where the column is not there. */
+  readonly missing: Readonly<Record<string, number | null>>;
+  readonly missing_markers: readonly (string | number)[];
+  readonly why: string;
+}
+
+export interface LeftOutView {
+  readonly name: string;
+  /** Such as `identifier`, `free_text`; `excluded` on request; `left_out` by what the sites told. */
+  readonly reason: string;
+  readonly why: string;
+  readonly sites: readonly string[];
+}
+
+/** What becomes of each column, where it is, and why. */
+export function describeColumns(
+  spec: FeatureSpec,
+  sites: readonly SiteEntry[],
+  request: JsonObject,
+  proposed: FeatureSpec = spec,
+): ColumnView[] {
+  const coverage = columnCoverage(sites, spec);
+  const hints = byKey((request['hints'] ?? {}) as JsonObject);
+  const before = new Map(proposed.columns.map((column) => [foldName(column.name), column.kind]));
+  return spec.columns.map((column, place): ColumnView => {
+    const covered = coverage[place];
+    const known: Partial<{ unit: string; aliases: readonly string[]; levels: readonly string[] }> &
+      Partial<{ mean: number; deviation: number }> = column;
+    const { mean, deviation, levels } = known;
+    const hint = hints.get(foldName(column.name)) as JsonObject | undefined;
+    return {
+      name: column.name,
+      kind: column.kind,
+      inputs: encodedWidth({ columns: [column] }),
+      unit: known.unit ?? null,
+      aliases: known.aliases ?? [],
+      levels: levels ?? null,
+      range:
+        mean === undefined || deviation === undefined || column.kind === 'boolean'
+          ? null
+          : [rounded(mean - 2 * deviation), rounded(mean + 2 * deviation)],
+      missing_ratio: rounded(covered?.missingRatio ?? 1),
+      missing: Object.fromEntries(
+        (covered?.sites ?? []).map(({ name, present, missingRatio }) => [name, present ? rounded(missingRatio) : null]),
+      ),
+      missing_markers: column.missingMarkers,
+      why:
+        before.get(foldName(column.name)) === column.kind
+          ? whyOf(column, describedBy(sites, column), hint?.['kind'] !== undefined)
+          : 'as edited',
+    };
+  });
+}
+
+/** Columns that sites have and the spec has not. */
+export function describeLeftOut(
+  spec: FeatureSpec,
+  sites: readonly SiteEntry[],
+  warnings: readonly string[],
+  request: JsonObject,
+): LeftOutView[] {
+  const used = new Set(spec.columns.flatMap((column) => [column.name, ...aliasesOf(column)].map(foldName)));
+  used.add(foldName(spec.target.rule.column));
+  const found = new Map<string, { name: string; reason: string; why: string; sites: string[] }>();
+  const note = (name: string, site: string, reason: string, why: string): void => {
+    const key = foldName(name);
+    if (used.has(key)) return;
+    const entry = found.get(key) ?? { name, reason, why, sites: [] };
+    if (!entry.sites.includes(site)) entry.sites.push(site);
+    found.set(key, entry);
+  };
+  const hints = byKey((request['hints'] ?? {}) as JsonObject);
+  for (const { name: site, statistics } of sites) {
+    for (const { name, reason } of statistics.excluded) note(name, site, reason, EXCLUSION_WORDS[reason] ?? reason);
+    for (const { name } of statistics.columns) {
+      const warning = warnings.find((text) => text.startsWith(`column "${name}" is left out`));
+      const unwanted = (hints.get(foldName(name)) as JsonObject | undefined)?.['exclude'] === true;
+      if (unwanted) note(name, site, 'excluded', 'a hint excludes it');
+      else
+        note(name, site, 'left_out', warning?.replace(/^[^:]*: /, '') ?? 'dropped by whoever confirmed the features');
+    }
+  }
+  return [...found.values()];
+}
+
+const EXCLUSION_WORDS: Partial<Record<ExcludedColumn['reason'], string>> = {
+  identifier: 'it identifies people or rows',
+  free_text: 'it holds many different texts; a hint kind: hashed takes it all the same',
+  time: 'it holds dates or times; a hint kind: datetime derives numbers from it',
+  unsupported_type: 'its type is neither number, text nor boolean',
+};
+
+function whyOf(column: FeatureColumn, described: readonly Described[], hinted: boolean): string {
+  if (hinted) return 'as hinted';
+  const sites = `${described.length} ${described.length === 1 ? 'site' : 'sites'}`;
+  switch (column.kind) {
+    case 'numeric':
+      return `numbers at ${sites}`;
+    case 'boolean':
+      return `true and false, or 0 and 1, at ${sites}`;
+    case 'categorical':
+      return column.values === 'number'
+        ? `${column.levels.length} small whole numbers, taken for codes`
+        : `${column.levels.length} texts that repeat, at ${sites}`;
+    default:
+      return `by the values at ${sites}`;
+  }
+}
+
+function aliasesOf(column: FeatureColumn): readonly string[] {
+  const known: { readonly name: string; readonly aliases?: readonly string[] } = column;
+  return known.aliases ?? [];
+}
+
+function byKey(record: JsonObject): Map<string, unknown> {
+  return new Map(Object.entries(record).map(([name, value]) => [foldName(name), value]));
+}
+
+/** Four significant digits: for people. */
+function rounded(value: number): number {
+  return Number(value.toPrecision(4));
+}

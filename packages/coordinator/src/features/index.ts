@@ -1,0 +1,3 @@
+export { ProposalService } from './proposal-service.js';
+export { type Proposal, ProposalStore } from './proposal-store.js';
+export { type FeatureRoutesOptions, registerFeatureRoutes } from './routes.js';
