@@ -34,7 +34,13 @@ export interface AgentConfig {
   /** Where `/healthz`, `/readyz` and `/metrics` are served; undefined: nowhere. */
   readonly metrics: { readonly host: string; readonly port: number } | undefined;
   readonly logLevel: LogLevel;
-  readonly trainer: { readonly memoryLimitMb: number | undefined; readonly idleMs: number };
+  readonly trainer: {
+    /** Resident memory of its process. */
+    readonly memoryLimitMb: number | undefined;
+    readonly idleMs: number;
+    /** For rows that do not fit into memory. */
+    readonly temporaryFolder: string;
+  };
   /** Training code of this site's own, by the name that sessions ask for. What may run is the policy's matter. */
   readonly trainers: Readonly<Record<string, OwnCode>>;
   /** When the machine may train, download and activate. Default: always. */

@@ -104,6 +104,7 @@ function build(
     trainer: {
       memoryLimitMb: least(trainer.memory_limit_mb, resources.memoryMb),
       idleMs: (trainer.idle_seconds ?? 300) * 1_000,
+      temporaryFolder: resolve(at(file.state_dir), 'trainer'),
     },
     trainers: ownTrainers(file.trainers ?? {}, resources, at),
     conditions: {

@@ -1,4 +1,4 @@
-import { type Clock, type EntryPoint, entryPoint, type Logger } from '@octomil/shared/runtime';
+import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { RunOptions, Trainer, TrainerResult, TrainerTask } from '@octomil/shared/training';
 import type { AgentConfig } from '../config/agent-config.js';
 
@@ -24,17 +24,12 @@ export class LazyTrainer implements Trainer {
 
   async #load(): Promise<Trainer> {
     const { TrainerSupervisor } = await import('@octomil/shared/training');
-    const { idleMs, memoryLimitMb } = this.#settings;
+    const { idleMs, memoryLimitMb, temporaryFolder } = this.#settings;
     return new TrainerSupervisor({
       idleMs,
+      temporaryFolder,
       ...this.#tools,
-      ...(memoryLimitMb === undefined ? {} : { entry: limited(memoryLimitMb) }),
+      ...(memoryLimitMb === undefined ? {} : { memoryLimitBytes: memoryLimitMb * 1_048_576 }),
     });
   }
-}
-
-/** The trainer's own program with its JavaScript heap bounded: beyond it the process ends and the task has failed. */
-function limited(memoryLimitMb: number): EntryPoint {
-  const entry = entryPoint(import.meta.resolve('@octomil/shared/training'), 'trainer-process');
-  return { ...entry, execArgv: [...entry.execArgv, `--max-old-space-size=${memoryLimitMb}`] };
 }

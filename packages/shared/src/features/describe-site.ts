@@ -3,6 +3,7 @@ import {
   type ColumnProfile,
   type DataSource,
   foldName,
+  type MemoryBudget,
   type MissingMarker,
   openTable,
   type TableColumn,
@@ -42,8 +43,9 @@ export async function describeSite(
   source: DataSource,
   request: DescribeRequest,
   signal?: AbortSignal,
+  memory?: MemoryBudget,
 ): Promise<SiteStatistics> {
-  const reader = await openTable(source);
+  const reader = await openTable(source, memory);
   try {
     return await describeTable(reader, request, signal);
   } finally {

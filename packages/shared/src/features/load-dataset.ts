@@ -1,4 +1,12 @@
-import { type CellRequest, type DataSource, foldName, openTable, type TableReader } from '@octomil/shared/data';
+import {
+  type CellRequest,
+  type DataSource,
+  foldName,
+  type MemoryBudget,
+  memoryBudget,
+  openTable,
+  type TableReader,
+} from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import type { HoldoutRule, LoadedDataset } from './dataset.js';
 import { columnEncoder, encodedWidth } from './encode.js';
@@ -8,8 +16,10 @@ import { RowBuffer } from './row-buffer.js';
 import { targetEncoder } from './target-cells.js';
 
 export interface LoadOptions {
-  /** Bytes of encoded rows; more is refused. Default 4 GiB. */
-  readonly maxBytes?: number;
+  /** Rows beyond go to a file without a name. Default: by the memory that is free. */
+  readonly memory?: MemoryBudget;
+  /** Where that file is. Default: the system's folder for temporary files. */
+  readonly folder?: string;
   readonly signal?: AbortSignal;
 }
 
@@ -18,7 +28,8 @@ export interface LoadOptions {
  * order; a column that the file lacks is imputed; columns that the spec does not know only take part in the row hash.
  *
  * @throws `data_mismatch` where the file lacks the target, every column of the spec or the entity column, or a column
- * of numbers holds something else; `insufficient_memory` beyond `maxBytes`; `cancelled`; and as `openTable`.
+ * of numbers holds something else; `insufficient_storage` where rows fit neither into memory nor on the disk; `insufficient_memory` for too
+ * many rows even so; `cancelled`; and as `openTable`.
  */
 export async function loadDataset(
   source: DataSource,
@@ -26,15 +37,16 @@ export async function loadDataset(
   holdout: HoldoutRule,
   options: LoadOptions = {},
 ): Promise<LoadedDataset> {
-  const reader = await openTable(source);
+  const memory = options.memory ?? memoryBudget();
+  const reader = await openTable(source, memory);
   try {
-    return await encodeTable(reader, spec, holdout, options);
+    return await encodeTable(reader, spec, holdout, { ...options, memory });
   } finally {
     reader.close();
   }
 }
 
-/** `loadDataset` for an open table of any reader. */
+/** `loadDataset` for an open table of any reader. What it gives is to be closed. */
 export async function encodeTable(
   reader: TableReader,
   spec: FeatureSpec,
@@ -45,39 +57,53 @@ export async function encodeTable(
   const splitter = new RowSplitter(holdout);
   const plan = planCells(reader, spec, holdout);
   const width = encodedWidth(spec);
-  const maxBytes = options.maxBytes ?? 4 * 2 ** 30;
+  const { rowsBytes } = options.memory ?? memoryBudget();
   const rows = await reader.knownRows?.();
-  const train = new RowBuffer(width, maxBytes, path, expectedRows(rows, 1 - holdout.shareRatio));
-  const heldOut = new RowBuffer(width, maxBytes, path, expectedRows(rows, holdout.shareRatio));
+  const bufferFor = (shareRatio: number): RowBuffer =>
+    new RowBuffer({
+      width,
+      path,
+      expectedRows: expectedRows(rows, shareRatio),
+      memoryBytes: Math.floor(rowsBytes * shareRatio),
+      folder: options.folder,
+    });
+  const train = bufferFor(1 - holdout.shareRatio);
+  const heldOut = bufferFor(holdout.shareRatio);
   let droppedRows = 0;
-  for await (const chunk of reader.stream(plan.cells)) {
-    if (options.signal?.aborted === true) throw new OctomilError('cancelled', `reading ${path} was cancelled`);
-    const cellsOf = (index: number) => chunk.columns[index] ?? new Float64Array(chunk.rows);
-    splitter.start(chunk.rows);
-    if (holdout.shareRatio > 0) for (const index of plan.hashed) splitter.add(cellsOf(index), chunk.rows);
-    const targets = cellsOf(0);
-    train.begin(chunk.rows);
-    heldOut.begin(chunk.rows);
-    for (let row = 0; row < chunk.rows; row++) {
-      const y = plan.target.encode(targets[row] ?? Number.NaN);
-      if (Number.isNaN(y)) droppedRows++;
-      else if (splitter.isHeldOut(row)) heldOut.pick(row, y);
-      else train.pick(row, y);
-    }
-    for (const { encoder, name, index, offset } of plan.features) {
-      const cells = cellsOf(index ?? -1);
-      if (index === undefined) cells.fill(Number.NaN);
-      if (!train.encode(encoder, cells, offset) || !heldOut.encode(encoder, cells, offset)) {
-        throw new OctomilError(
-          'data_mismatch',
-          `${path}: the column "${name}" is numeric in the agreed features, but some of its cells are no finite numbers; mend them or declare them as missing (missingMarkers)`,
-        );
+  try {
+    for await (const chunk of reader.stream(plan.cells)) {
+      if (options.signal?.aborted === true) throw new OctomilError('cancelled', `reading ${path} was cancelled`);
+      const cellsOf = (index: number) => chunk.columns[index] ?? new Float64Array(chunk.rows);
+      splitter.start(chunk.rows);
+      if (holdout.shareRatio > 0) for (const index of plan.hashed) splitter.add(cellsOf(index), chunk.rows);
+      const targets = cellsOf(0);
+      await train.begin(chunk.rows);
+      if (holdout.shareRatio > 0) await heldOut.begin(chunk.rows);
+      for (let row = 0; row < chunk.rows; row++) {
+        const y = plan.target.encode(targets[row] ?? Number.NaN);
+        if (Number.isNaN(y)) droppedRows++;
+        else if (splitter.isHeldOut(row)) heldOut.pick(row, y);
+        else train.pick(row, y);
       }
+      for (const { encoder, name, index, offset } of plan.features) {
+        const cells = cellsOf(index ?? -1);
+        if (index === undefined) cells.fill(Number.NaN);
+        if (!train.encode(encoder, cells, offset) || !heldOut.encode(encoder, cells, offset)) {
+          throw new OctomilError(
+            'data_mismatch',
+            `${path}: the column "${name}" is numeric in the agreed features, but some of its cells are no finite numbers; mend them or declare them as missing (missingMarkers)`,
+          );
+        }
+      }
+      train.end();
+      heldOut.end();
     }
-    train.end();
-    heldOut.end();
+    return { train: await train.take(), heldOut: await heldOut.take(), droppedRows };
+  } catch (error) {
+    train.discard();
+    heldOut.discard();
+    throw error;
   }
-  return { train: train.take(), heldOut: heldOut.take(), droppedRows };
 }
 
 function planCells(reader: TableReader, spec: FeatureSpec, holdout: HoldoutRule) {

@@ -32,5 +32,5 @@ export type {
   UpdateFile,
 } from './task.js';
 export { type LocalTraining, type LocalTrainingOptions, trainLocally } from './train-locally.js';
-export type { RunOptions, Trainer } from './trainer.js';
+export type { RunOptions, Trainer, TrainerResources } from './trainer.js';
 export { TrainerSupervisor, type TrainerSupervisorOptions } from './trainer-supervisor.js';

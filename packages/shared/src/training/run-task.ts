@@ -9,7 +9,7 @@ import {
   readControlVariates,
   writeControlledUpdate,
 } from './control-variates.js';
-import type { DatasetCache } from './dataset-cache.js';
+import { DatasetCache } from './dataset-cache.js';
 import { echo } from './echo.js';
 import { evaluate } from './evaluate.js';
 import type { EvaluationMetrics } from './metrics.js';
@@ -24,11 +24,11 @@ import type {
   UpdateFile,
 } from './task.js';
 import { trainLocally } from './train-locally.js';
-import type { RunOptions } from './trainer.js';
+import type { RunOptions, TrainerResources } from './trainer.js';
 import { writeUpdate } from './update-file.js';
 import { withModel } from './with-model.js';
 
-export interface RunTaskOptions extends RunOptions {
+export interface RunTaskOptions extends RunOptions, TrainerResources {
   /** Keeps encoded rows from one task to the next. Default: none. */
   readonly datasets?: DatasetCache;
 }
@@ -40,14 +40,23 @@ export interface RunTaskOptions extends RunOptions {
  */
 export async function runTask<T extends TrainerTask>(task: T, options: RunTaskOptions = {}): Promise<TrainerResult<T>> {
   throwIfCancelled(options.signal);
-  return (await dispatch(task, options)) as TrainerResult<T>;
+  const datasets = options.datasets ?? new DatasetCache();
+  try {
+    return (await dispatch(task, { ...options, datasets })) as TrainerResult<T>;
+  } finally {
+    if (datasets !== options.datasets) await datasets.close();
+  }
 }
 
-async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<TrainerResult> {
+interface TaskOptions extends RunTaskOptions {
+  readonly datasets: DatasetCache;
+}
+
+async function dispatch(task: TrainerTask, options: TaskOptions): Promise<TrainerResult> {
   switch (task.kind) {
     case 'describe': {
       const { describeSite } = await import('@octomil/shared/features');
-      return describeSite(task.source, task);
+      return describeSite(task.source, task, options.signal, (await resourcesOf(options)).memory);
     }
     case 'evaluate':
       return evaluateWeights(task, options);
@@ -61,7 +70,7 @@ async function dispatch(task: TrainerTask, options: RunTaskOptions): Promise<Tra
   }
 }
 
-async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<TrainResult> {
+async function train(task: TfjsTrainTask, options: TaskOptions): Promise<TrainResult> {
   const { train: rows, heldOut } = await loadToTrain(task, options);
   return withModel(task.architecture, rows.width, task.basePath, async ({ built, base, backend }) => {
     const { architecture, options: local } = task;
@@ -77,18 +86,19 @@ async function train(task: TfjsTrainTask, options: RunTaskOptions): Promise<Trai
   });
 }
 
-async function trainByOwnCode(task: OwnCodeTrainTask, options: RunTaskOptions): Promise<TrainResult> {
+async function trainByOwnCode(task: OwnCodeTrainTask, options: TaskOptions): Promise<TrainResult> {
   const { train: rows, heldOut } = await loadToTrain(task, options);
   const { architecture, basePath } = task;
   const evaluation = await withModel(architecture, rows.width, basePath, ({ built }) =>
     evaluate(built, architecture.output, heldOut, options.signal),
   );
   const { runOwnCode } = await import('./own-code/run-own-code.js');
-  return runOwnCode(task, rows, evaluation, options);
+  const { memory } = await resourcesOf(options);
+  return runOwnCode(task, rows, evaluation, { ...options, memory });
 }
 
 /** @throws OctomilError `too_few_rows` */
-async function loadToTrain(task: TfjsTrainTask | OwnCodeTrainTask, options: RunTaskOptions) {
+async function loadToTrain(task: TfjsTrainTask | OwnCodeTrainTask, options: TaskOptions) {
   checkTask(task);
   const loaded = await load(task, options);
   if (loaded.train.rows >= MINIMUM_ROWS) return loaded;
@@ -100,7 +110,7 @@ async function loadToTrain(task: TfjsTrainTask | OwnCodeTrainTask, options: RunT
   );
 }
 
-function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<EvaluationMetrics | null> {
+function evaluateWeights(task: EvaluateTask, options: TaskOptions): Promise<EvaluationMetrics | null> {
   checkTask(task);
   return load(task, options).then(({ heldOut }) =>
     heldOut.rows < MINIMUM_ROWS
@@ -111,11 +121,19 @@ function evaluateWeights(task: EvaluateTask, options: RunTaskOptions): Promise<E
   );
 }
 
-async function load(task: TfjsTrainTask | OwnCodeTrainTask | EvaluateTask, options: RunTaskOptions) {
-  const { DatasetCache } = await import('./dataset-cache.js');
-  const loaded = await (options.datasets ?? new DatasetCache()).load(task, options.signal);
+async function load(task: TfjsTrainTask | OwnCodeTrainTask | EvaluateTask, options: TaskOptions) {
+  const loaded = await options.datasets.load(task, await resourcesOf(options));
   throwIfCancelled(options.signal);
   return loaded;
+}
+
+async function resourcesOf({ memoryLimitBytes, temporaryFolder, signal }: RunTaskOptions) {
+  const { memoryBudget } = await import('@octomil/shared/data');
+  return {
+    memory: memoryBudget(memoryLimitBytes),
+    ...(temporaryFolder === undefined ? {} : { folder: temporaryFolder }),
+    ...(signal === undefined ? {} : { signal }),
+  };
 }
 
 function writeTrained(

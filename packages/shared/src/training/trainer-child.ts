@@ -84,8 +84,14 @@ export class TrainerChild {
   }
 
   /** What to say about a task that the process did not survive. */
-  failure(): OctomilError {
+  failure(memoryLimitBytes: number | undefined): OctomilError {
     const tail = this.#tail.trim();
+    if (memoryLimitBytes !== undefined && tail.includes('heap out of memory')) {
+      return new OctomilError(
+        'insufficient_memory',
+        `the trainer process needed more JavaScript heap than half of its ${Math.round(memoryLimitBytes / 1_048_576)} MiB of memory; allow more, or use a smaller model or batch`,
+      );
+    }
     return new OctomilError(
       'training_failed',
       `the trainer process did not finish the task: ${this.#end}${tail === '' ? '' : `; its last output:\n${tail}`}`,

@@ -1,9 +1,10 @@
 import type { ErrorBody } from '@octomil/shared/errors';
 import type { TrainerTask, TrainingProgress } from './task.js';
+import type { TrainerResources } from './trainer.js';
 
 /** From the supervisor to its trainer process. */
 export type ToTrainer =
-  | { readonly type: 'run'; readonly id: number; readonly task: TrainerTask }
+  | { readonly type: 'run'; readonly id: number; readonly task: TrainerTask; readonly resources: TrainerResources }
   | { readonly type: 'cancel'; readonly id: number };
 
 /** From the trainer process to its supervisor. */

@@ -14,12 +14,13 @@ function send(message: FromTrainer): void {
   if (process.connected) process.send?.(message);
 }
 
-async function run(id: number, task: Extract<ToTrainer, { type: 'run' }>['task']): Promise<void> {
+async function run({ id, task, resources }: Extract<ToTrainer, { type: 'run' }>): Promise<void> {
   const controller = new AbortController();
   running.set(id, controller);
   let lastProgressMs = 0;
   try {
     const result = await runTask(task, {
+      ...resources,
       signal: controller.signal,
       datasets,
       onProgress: (progress) => {
@@ -41,7 +42,7 @@ async function run(id: number, task: Extract<ToTrainer, { type: 'run' }>['task']
 }
 
 process.on('message', (message: ToTrainer) => {
-  if (message.type === 'run') void run(message.id, message.task);
+  if (message.type === 'run') void run(message);
   else running.get(message.id)?.abort();
 });
 // A trainer never outlives its agent.

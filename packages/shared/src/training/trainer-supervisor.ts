@@ -8,12 +8,13 @@ import {
   systemClock,
 } from '@octomil/shared/runtime';
 import { cancelledBy } from './cancellation.js';
+import { watchMemory } from './resident-memory.js';
 import type { TrainerResult, TrainerTask } from './task.js';
 import { TaskQueue } from './task-queue.js';
-import type { RunOptions, Trainer } from './trainer.js';
+import type { RunOptions, Trainer, TrainerResources } from './trainer.js';
 import { TrainerChild } from './trainer-child.js';
 
-export interface TrainerSupervisorOptions {
+export interface TrainerSupervisorOptions extends TrainerResources {
   /** The process is ended after this long without a task. Default 5 minutes. */
   readonly idleMs?: number;
   /** A cancelled task, or a process that is to end, is killed after this long. Default 5 s. */
@@ -24,9 +25,17 @@ export interface TrainerSupervisorOptions {
   readonly entry?: EntryPoint;
 }
 
+const MIB = 1_048_576;
+
+/** V8 collects what is not used sooner under a limit. Most of what training takes is outside of its heap. */
+function withHeapLimit(entry: EntryPoint, memoryLimitBytes: number | undefined): EntryPoint {
+  if (memoryLimitBytes === undefined) return entry;
+  return { ...entry, execArgv: [...entry.execArgv, `--max-old-space-size=${Math.ceil(memoryLimitBytes / MIB / 2)}`] };
+}
+
 /**
  * Trains in a process of its own, started with the first task, kept warm between tasks and ended when idle: a crash, or what
- * tfjs and DuckDB allocate, never touches the agent. The process ends by itself when the agent's process does.
+ * tfjs and DuckDB allocate, never touches the agent. Beyond its memory limit it is ended, and the task has failed. The process ends by itself when the agent's process does.
  */
 export class TrainerSupervisor implements Trainer {
   readonly #queue = new TaskQueue();
@@ -35,6 +44,7 @@ export class TrainerSupervisor implements Trainer {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #entry: EntryPoint;
+  readonly #resources: TrainerResources;
   #child: TrainerChild | undefined;
   #ending: Promise<void> = Promise.resolve();
   #callOffIdleEnd: () => void = () => undefined;
@@ -46,7 +56,12 @@ export class TrainerSupervisor implements Trainer {
     this.#graceMs = options.graceMs ?? 5_000;
     this.#clock = options.clock ?? systemClock;
     this.#logger = options.logger ?? silentLogger;
-    this.#entry = options.entry ?? entryPoint(import.meta.url, 'trainer-process');
+    const { memoryLimitBytes, temporaryFolder } = options;
+    this.#resources = {
+      ...(memoryLimitBytes === undefined ? {} : { memoryLimitBytes }),
+      ...(temporaryFolder === undefined ? {} : { temporaryFolder }),
+    };
+    this.#entry = withHeapLimit(options.entry ?? entryPoint(import.meta.url, 'trainer-process'), memoryLimitBytes);
   }
 
   /** Of the trainer process; undefined while there is none. */
@@ -81,6 +96,7 @@ export class TrainerSupervisor implements Trainer {
       else if (message.type === 'result') resolve(message.result as TrainerResult<T>);
       else reject(OctomilError.fromBody(message.error));
     });
+    let tooMuch: OctomilError | undefined;
     let callOffKill = (): void => undefined;
     const onAbort = (): void => {
       child.send({ type: 'cancel', id });
@@ -88,14 +104,19 @@ export class TrainerSupervisor implements Trainer {
     };
     void child.ended.then(() => {
       if (this.#child === child) this.#child = undefined;
-      reject(stops.aborted ? cancelledBy(stops) : child.failure());
+      reject(tooMuch ?? (stops.aborted ? cancelledBy(stops) : child.failure(this.#resources.memoryLimitBytes)));
     });
-    child.send({ type: 'run', id, task });
+    const callOffWatch = this.#watchMemory(child, (error) => {
+      tooMuch = error;
+      child.kill();
+    });
+    child.send({ type: 'run', id, task, resources: this.#resources });
     stops.addEventListener('abort', onAbort, { once: true });
     if (stops.aborted) onAbort();
     try {
       return await promise;
     } finally {
+      callOffWatch();
       callOffKill();
       stops.removeEventListener('abort', onAbort);
       this.#callOffIdleEnd = this.#clock.after(this.#idleMs, () => this.#endChild());
@@ -108,6 +129,18 @@ export class TrainerSupervisor implements Trainer {
     this.#child = child;
     this.#logger.debug({ pid: child.pid }, 'trainer process started');
     return child;
+  }
+
+  #watchMemory(child: TrainerChild, onExcess: (error: OctomilError) => void): () => void {
+    const { memoryLimitBytes } = this.#resources;
+    if (memoryLimitBytes === undefined || child.pid === undefined) return () => undefined;
+    return watchMemory(child.pid, memoryLimitBytes, this.#clock, (usedBytes) => {
+      const [used, limit] = [usedBytes, memoryLimitBytes].map((bytes) => Math.round(bytes / MIB));
+      const reason = `the trainer process took ${used} MiB of memory, more than its limit of ${limit} MiB, and was ended; allow more, or use a smaller model or batch`;
+      onExcess(
+        new OctomilError('insufficient_memory', reason, { details: { usedBytes, limitBytes: memoryLimitBytes } }),
+      );
+    });
   }
 
   #endChild(): void {

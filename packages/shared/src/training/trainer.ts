@@ -6,6 +6,14 @@ export interface RunOptions {
   readonly onProgress?: (progress: TrainingProgress) => void;
 }
 
+/** What a trainer may take of its machine. JSON-able. */
+export interface TrainerResources {
+  /** Resident memory. Rows that do not fit are read from a file. Default: half of what is available when a task starts. */
+  readonly memoryLimitBytes?: number;
+  /** For rows that do not fit into memory. Default: the system's folder for temporary files. */
+  readonly temporaryFolder?: string;
+}
+
 /** Runs tasks one after another, in the order asked. */
 export interface Trainer {
   /**

@@ -1,7 +1,8 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { MemoryBudget } from '@octomil/shared/data';
 import type { Dataset } from '@octomil/shared/features';
-import { encodeWeights } from '@octomil/shared/tensors';
+import { layoutOf } from '@octomil/shared/tensors';
 
 const ROWS_PER_CHUNK = 2_048;
 /** Rows of one row group: what a reader has in memory at a time. */
@@ -15,22 +16,38 @@ export function columnNames(width: number): string[] {
 /** `train.safetensors`: tensor `x` of shape [rows, width] and `y` of shape [rows]. For programs without a Parquet reader. */
 export async function writeRowsAsTensors(path: string, data: Dataset): Promise<void> {
   const { rows, width, y } = data;
-  const x = await data.readRange(0, rows);
-  const bytes = encodeWeights([
-    { name: 'x', shape: [rows, width], data: x },
-    { name: 'y', shape: [rows], data: y },
+  const { headerBytes } = layoutOf([
+    { name: 'x', shape: [rows, width] },
+    { name: 'y', shape: [rows] },
   ]);
-  await writeFile(path, bytes, { mode: 0o600 });
+  async function* parts(): AsyncGenerator<Uint8Array> {
+    yield headerBytes;
+    for (let start = 0; start < rows; start += ROWS_PER_CHUNK) {
+      yield bytesOf(await data.readRange(start, Math.min(start + ROWS_PER_CHUNK, rows)));
+    }
+    yield bytesOf(y);
+  }
+  await writeFile(path, parts(), { mode: 0o600 });
+}
+
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
 /** `train.parquet`: one FLOAT column per input and one for the target, none with missing values. */
-export async function writeRowsAsParquet(path: string, folder: string, data: Dataset): Promise<void> {
+export async function writeRowsAsParquet(
+  path: string,
+  folder: string,
+  data: Dataset,
+  memory: MemoryBudget,
+): Promise<void> {
   const { DuckDBDataChunk, DuckDBInstance, FLOAT } = await import('@duckdb/node-api');
   const names = columnNames(data.width);
   const instance = await DuckDBInstance.create(':memory:', {
     autoinstall_known_extensions: 'false',
     autoload_known_extensions: 'false',
     threads: '1',
+    memory_limit: `${memory.readerBytes}B`,
     // What does not fit goes to the run's own folder, which is removed with it.
     temp_directory: join(folder, 'spill'),
   });

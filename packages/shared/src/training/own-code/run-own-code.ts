@@ -1,5 +1,6 @@
 import { copyFile, lstat, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import type { MemoryBudget } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Dataset, encodedWidth, MINIMUM_ROWS } from '@octomil/shared/features';
 import { entryPoint } from '@octomil/shared/runtime';
@@ -29,7 +30,7 @@ export async function runOwnCode(
   task: OwnCodeTrainTask,
   rows: Dataset,
   evaluation: EvaluationMetrics | null,
-  { signal, onProgress }: RunOptions,
+  { signal, onProgress, memory }: RunOptions & { readonly memory: MemoryBudget },
 ): Promise<TrainResult> {
   const { code } = task;
   await mkdir(task.workPath, { recursive: true, mode: 0o700 });
@@ -40,7 +41,7 @@ export async function runOwnCode(
     for (const name of ['home', 'tmp']) await mkdir(join(folder, name));
     // A copy: the base is shared with other rounds, and this code may do to its folder what it likes.
     await copyFile(task.basePath, join(folder, 'base.safetensors'));
-    if (code.data === 'parquet') await writeRowsAsParquet(join(folder, 'train.parquet'), folder, rows);
+    if (code.data === 'parquet') await writeRowsAsParquet(join(folder, 'train.parquet'), folder, rows, memory);
     if (code.data === 'safetensors' || code.module !== undefined) {
       await writeRowsAsTensors(join(folder, 'train.safetensors'), rows);
     }
@@ -101,9 +102,15 @@ function configOf(task: OwnCodeTrainTask, rows: Dataset): Record<string, unknown
     feature_spec_hash: featureSpec.hash,
     target: featureSpec.target,
     ...(code.data === 'path'
-      ? { data_path: task.source.path, holdout: task.holdout }
+      ? { ...dataPaths(task.source), holdout: task.holdout }
       : { data: `train.${code.data}`, rows: rows.rows, width: rows.width, columns: columnNames(rows.width), inputs }),
   };
+}
+
+/** Of remote data the temporary copies; where there are several files, all of them as well. */
+function dataPaths({ path, files }: DataSource): { readonly data_path: string; readonly data_paths?: readonly string[] } {
+  const [first = path, ...others] = files ?? [];
+  return { data_path: first, ...(files === undefined || others.length === 0 ? {} : { data_paths: files }) };
 }
 
 function programOf(code: OwnCode, args: readonly string[]): { program: string; arguments: readonly string[] } {
