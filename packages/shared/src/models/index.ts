@@ -19,5 +19,14 @@ export {
 } from './build-model.js';
 export { DEFAULT_CAPS, type ModelCaps } from './caps.js';
 export { encodeModelDocument, type ModelDocument, modelDocument, parseModelDocument } from './document.js';
-export { checkCaps, initialWeights, LAYER_TYPES, type ModelPlan, parameterLayout, planModel } from './model-plan.js';
+export {
+  checkCaps,
+  initialWeights,
+  LAYER_TYPES,
+  type ModelPlan,
+  type NamedLayer,
+  namedLayers,
+  parameterLayout,
+  planModel,
+} from './model-plan.js';
 export { type Random, seededRandom, shuffle } from './random.js';

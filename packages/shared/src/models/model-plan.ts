@@ -76,6 +76,35 @@ export function planModel(architecture: Architecture, inputWidth: number, caps: 
   return { graph, inputShape, weights, shapes, parameters, layers: graph.layers.length };
 }
 
+/** A layer by its name, and whether it has weights; undefined where that depends on an input width that is still open. */
+export interface NamedLayer {
+  readonly name: string;
+  readonly className: string;
+  readonly hasWeights: boolean | undefined;
+}
+
+/**
+ * The layers of an architecture from the input to the output, before anything is known of the rows.
+ *
+ * @throws OctomilError `invalid_input` and `too_large` for a topology that cannot be read
+ */
+export function namedLayers(architecture: Architecture, caps: ModelCaps = DEFAULT_CAPS): NamedLayer[] {
+  const graph = readTopology(
+    architecture.name === 'layers' ? architecture.topology : builtInTopology(architecture, 1),
+    caps,
+  );
+  let weights: ModelPlan['weights'] | undefined;
+  try {
+    const width = product(graph.inputShape.map((size) => size ?? 1));
+    weights = planModel(architecture, width, caps).weights;
+  } catch {
+    // Some models need more than one number where the topology leaves the size open.
+  }
+  return graph.layers
+    .filter(({ className }) => className !== 'InputLayer')
+    .map(({ name, className }) => ({ name, className, hasWeights: weights && (weights.get(name) ?? []).length > 0 }));
+}
+
 function closeInputShape(shape: readonly (number | null)[], inputWidth: number): Shape {
   const known = shape.reduce<number>((total, size) => total * (size ?? 1), 1);
   const open = shape.filter((size) => size === null).length;

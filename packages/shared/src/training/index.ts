@@ -12,6 +12,7 @@ export {
 } from './local-options.js';
 export { areaUnderRoc, type EvaluationMetrics, metricsOf } from './metrics.js';
 export * from './own-code/index.js';
+export * from './personal/index.js';
 export { type RunTaskOptions, runTask } from './run-task.js';
 export type {
   ControlVariateFiles,
@@ -19,6 +20,7 @@ export type {
   EchoTrainTask,
   EvaluateTask,
   OwnCodeTrainTask,
+  PersonalReport,
   PredictResult,
   PredictTask,
   TfjsTrainTask,

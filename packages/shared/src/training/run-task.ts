@@ -1,6 +1,6 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { MINIMUM_ROWS, parseFeatureSpec } from '@octomil/shared/features';
-import { type BuiltModel, getFlat, type Output, parseArchitecture } from '@octomil/shared/models';
+import { type BuiltModel, getFlat, type Output, parseArchitecture, setFlat } from '@octomil/shared/models';
 import { throwIfCancelled } from './cancellation.js';
 import {
   type ControlVariates,
@@ -13,6 +13,7 @@ import { DatasetCache } from './dataset-cache.js';
 import { echo } from './echo.js';
 import { evaluate } from './evaluate.js';
 import type { EvaluationMetrics } from './metrics.js';
+import { PersonalPart } from './personal/train-personal.js';
 import type {
   ControlVariateFiles,
   EvaluateTask,
@@ -74,15 +75,25 @@ async function train(task: TfjsTrainTask, options: TaskOptions): Promise<TrainRe
   const { train: rows, heldOut } = await loadToTrain(task, options);
   return withModel(task.architecture, rows.width, task.basePath, async ({ built, base, backend }) => {
     const { architecture, options: local } = task;
+    const personal = await PersonalPart.open(task, built, base);
+    if (personal !== undefined) setFlat(built, personal.start);
     const evaluation = await evaluate(built, architecture.output, heldOut, options.signal);
     const { controlVariates: files } = task;
     const control = files === undefined ? undefined : await readControlVariates(files, built.layout, task);
     const terms = control === undefined ? [] : [controlTerm(control)];
-    const { trainLoss, steps } = await trainLocally(built, architecture.output, rows, local, { ...options, terms });
+    const { classes } = task.featureSpec.target;
+    const more = { ...options, heldOut, classes };
+    const result = await trainLocally(built, architecture.output, rows, local, { ...more, terms });
+    const { trainLoss, steps, bestEpoch } = result;
     const trained = await getFlat(built);
+    const own = await personal?.finish(trained, { output: architecture.output, rows, heldOut, local, more });
     const controlled = files === undefined || control === undefined ? undefined : { files, control, steps };
     const update = await writeTrained(task, built, base, trained, controlled);
-    return { sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps };
+    return {
+      ...{ sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps },
+      ...(bestEpoch === undefined ? {} : { bestEpoch }),
+      ...own,
+    };
   });
 }
 
@@ -115,9 +126,11 @@ function evaluateWeights(task: EvaluateTask, options: TaskOptions): Promise<Eval
   return load(task, options).then(({ heldOut }) =>
     heldOut.rows < MINIMUM_ROWS
       ? null
-      : withModel(task.architecture, heldOut.width, task.weightsPath, ({ built }) =>
-          evaluate(built, task.architecture.output, heldOut, options.signal),
-        ),
+      : withModel(task.architecture, heldOut.width, task.weightsPath, async ({ built, base }) => {
+          const personal = await PersonalPart.open(task, built, base);
+          if (personal !== undefined) setFlat(built, personal.start);
+          return evaluate(built, task.architecture.output, heldOut, options.signal);
+        }),
   );
 }
 

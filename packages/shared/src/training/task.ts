@@ -4,6 +4,8 @@ import type { Architecture } from '@octomil/shared/models';
 import type { LocalOptions } from './local-options.js';
 import type { EvaluationMetrics } from './metrics.js';
 import type { OwnCode } from './own-code/own-code.js';
+import type { PersonalPlace } from './personal/personal-folder.js';
+import type { Personalization } from './personal/personalization.js';
 
 /** Aggregates of a table, from which the coordinator makes a feature spec. */
 export interface DescribeTask {
@@ -42,6 +44,10 @@ export interface TfjsTrainTask extends UpdateDestination {
   readonly basePath: string;
   readonly options: LocalOptions;
   readonly holdout: HoldoutRule;
+  /** What of the model stays at the site. Default: nothing. */
+  readonly personalization?: Personalization;
+  /** Where that is kept; needed with a personalization. */
+  readonly personal?: PersonalPlace;
   /** With it, training is corrected by control variates and the update holds the change of the site's own beside its weights'. */
   readonly controlVariates?: ControlVariateFiles;
 }
@@ -56,7 +62,7 @@ export interface EchoTrainTask extends UpdateDestination {
 }
 
 /** Trains with the site's own code, in processes of its own. What it starts from is evaluated with tfjs. */
-export interface OwnCodeTrainTask extends Omit<TfjsTrainTask, 'trainer'> {
+export interface OwnCodeTrainTask extends Omit<TfjsTrainTask, 'trainer' | 'personalization' | 'personal'> {
   readonly trainer: 'own';
   readonly code: OwnCode;
   /** Digest of the code that the site's policy allows; other code is not run. */
@@ -76,6 +82,9 @@ export interface EvaluateTask {
   readonly source: DataSource;
   readonly weightsPath: string;
   readonly holdout: HoldoutRule;
+  /** With it the weights are evaluated with what the site keeps of its own in place. */
+  readonly personalization?: Personalization;
+  readonly personal?: PersonalPlace;
 }
 
 /** What a model answers to rows that are encoded already, or to rows of zeros. Reads no data set. */
@@ -109,8 +118,24 @@ export interface TrainResult {
   readonly update: UpdateFile;
   /** Name of the tfjs backend, `echo`, or `own:` and the trainer's name. */
   readonly backend: string;
-  /** Optimizer steps taken. */
+  /** Optimizer steps taken; a personal model's are not counted. */
   readonly steps: number;
+  /** With early stop: the epoch, from 1, whose weights were kept. */
+  readonly bestEpoch?: number;
+  /** Of the site's personal model after this training (Ditto), on the held-out rows; null under 10 of them. */
+  readonly personal?: EvaluationMetrics | null;
+  readonly personalization?: PersonalReport;
+}
+
+/** What a personalization did in one training. */
+export interface PersonalReport {
+  readonly method: Personalization['method'];
+  /** Names of the tensors that stayed at the site: in the update they are as in the base. */
+  readonly stayed: readonly string[];
+  /** Where the site's own part came from: `kept` from the round before, or the round's base. */
+  readonly startedFrom: 'kept' | 'base';
+  /** Why from the base, where something was expected: it was lost, damaged, or of another model. */
+  readonly reason?: string;
 }
 
 export interface PredictResult {

@@ -1,0 +1,17 @@
+export {
+  type KeptPersonal,
+  listPersonal,
+  type PersonalListing,
+  type PersonalPlace,
+  type PersonalRecord,
+  type PersonalState,
+  readPersonalRecord,
+  removePersonal,
+} from './personal-folder.js';
+export {
+  checkPersonalization,
+  DEFAULT_DITTO_LAMBDA,
+  PERSONALIZATION_METHODS,
+  type Personalization,
+  parsePersonalization,
+} from './personalization.js';
