@@ -35,7 +35,7 @@ export function confirmedSpec(
   }
   requireUntouched(edited, proposed);
   const before = new Map(proposed.columns.map((column) => [foldName(column.name), column]));
-  const columns = edited['columns'].map((column: unknown, place) => completed(column, place, before, make));
+  const columns = edited['columns'].map((column: unknown, place) => completed(column, place, before, sites, make));
   if (columns.length === 0) {
     throw new OctomilError('invalid_input', 'the edited spec has no columns left; a model needs at least one', {
       details: { field: 'spec.columns' },
@@ -55,6 +55,7 @@ function completed(
   column: unknown,
   place: number,
   before: ReadonlyMap<string, FeatureColumn>,
+  sites: readonly SiteEntry[],
   make: MakeColumn,
 ): unknown {
   if (!isObject(column) || typeof column['name'] !== 'string' || column['name'] === '') {
@@ -63,7 +64,14 @@ function completed(
     });
   }
   const { name } = column;
-  const known = before.get(foldName(name));
+  const aliases = Array.isArray(column['aliases'])
+    ? column['aliases'].filter((alias) => typeof alias === 'string')
+    : [];
+  // A new name for what sites have under the old one.
+  const [known] = [name, ...aliases].flatMap((key) => before.get(foldName(key)) ?? []);
+  if (known === undefined && !isKnown(sites, [name, ...aliases])) {
+    throw refusal(name, 'is in no data that a site described; check its name, or give it an alias');
+  }
   if (known !== undefined && known.kind === column['kind']) return column;
   const hints = Object.fromEntries(
     HINTED.flatMap((field) => (column[field] === undefined ? [] : [[field, column[field]]])),
@@ -78,6 +86,13 @@ function completed(
   // What the person wrote goes before what follows from the statistics, as far as the kind has such a field.
   const own = Object.fromEntries(Object.entries(column).filter(([field]) => field in made && field !== 'name'));
   return { ...made, ...own };
+}
+
+function isKnown(sites: readonly SiteEntry[], names: readonly string[]): boolean {
+  const keys = new Set(names.map(foldName));
+  return sites.some(({ statistics: { columns, excluded } }) =>
+    [...columns, ...excluded].some(({ name }) => keys.has(foldName(name))),
+  );
 }
 
 function requireUntouched(edited: Readonly<Record<string, unknown>>, proposed: FeatureSpec): void {

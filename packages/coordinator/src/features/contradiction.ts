@@ -30,8 +30,7 @@ const BOOLEAN_TEXTS: ReadonlySet<string> = new Set([...TRUE_TEXTS, ...FALSE_TEXT
 /** Why a column cannot be of its kind, by what the sites told of it; undefined where it can. */
 export function contradictionOf(spec: FeatureColumn, described: readonly Described[]): string | undefined {
   const column: LooseColumn = spec;
-  // What sites leave out by default is told by name alone; whoever names a kind for it has looked at it there.
-  if (described.length === 0) return column.kind === 'hashed' || column.kind === 'datetime' ? undefined : NOBODY;
+  // Of what sites leave out by default the name alone is told, which holds nothing against any kind.
   switch (column.kind) {
     case 'numeric': {
       const other = described.find(({ column: { seen } }) => seen === 'text' || seen === 'boolean');
@@ -52,8 +51,6 @@ export function contradictionOf(spec: FeatureColumn, described: readonly Describ
       return undefined;
   }
 }
-
-const NOBODY = 'is in no data that a site described; check its name, or give it an alias';
 
 function mayBeBoolean({ seen, levels, other, categories }: ColumnStatistics): boolean {
   if (seen === 'boolean') return true;

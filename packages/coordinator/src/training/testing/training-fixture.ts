@@ -11,6 +11,7 @@ import { sql } from 'kysely';
 import { aggregate } from '../../aggregation/aggregate.js';
 import { validateUpdate } from '../../aggregation/validate-update.js';
 import type { Database } from '../../database/database.js';
+import { ProposalStore } from '../../features/proposal-store.js';
 import type { Jobs } from '../../jobs/jobs.js';
 import { Registry } from '../../models/registry.js';
 import type { AssignmentKey, UpdateHeaderFields, Verdict } from '../assignment-port.js';
@@ -103,6 +104,7 @@ export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
         objects,
         aggregator,
         registry,
+        confirmedSpecs: new ProposalStore(database),
         clock: systemClock,
         logger: silentLogger,
         random: () => 0.5,
