@@ -23,6 +23,7 @@ import { Site } from './site.js';
 import { Journal } from './state/journal.js';
 import { openStateFolder } from './state/state-folder.js';
 import { Assignments } from './training/assignments.js';
+import { ControlVariates } from './training/control-variates.js';
 import { LazyTrainer } from './training/lazy-trainer.js';
 import { SiteRunner } from './training/site-runner.js';
 
@@ -162,6 +163,7 @@ async function compose(
       config: current,
       updatesPath: folder.updatesPath,
       workPath: folder.workPath,
+      controlVariates: new ControlVariates({ folder: folder.controlVariatesPath, bases, clock, logger }),
       journal,
       bases,
       trainer,

@@ -15,6 +15,8 @@ export interface StateFolder {
   readonly workPath: string;
   /** One record per assignment that was finished or is being uploaded. */
   readonly journalPath: string;
+  /** SCAFFOLD's, one folder per session. */
+  readonly controlVariatesPath: string;
   /** What was told about which data set. */
   readonly questionsPath: string;
   /** One folder per deployed model. */
@@ -61,6 +63,7 @@ export async function openStateFolder(path: string, now: () => number): Promise<
     updatesPath,
     workPath: join(path, 'work'),
     journalPath,
+    controlVariatesPath: join(path, 'control-variates'),
     questionsPath: join(path, 'questions'),
     deployedPath,
     localApiPath: join(path, 'local-api.json'),

@@ -10,8 +10,17 @@ import { openStateFolder } from './state-folder.js';
 export async function unenrol(stateDir: string): Promise<void> {
   const folder = await openStateFolder(stateDir, Date.now);
   try {
-    const { credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath } = folder;
-    for (const path of [credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath]) {
+    const { credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath, controlVariatesPath } =
+      folder;
+    for (const path of [
+      credentialPath,
+      modelsPath,
+      updatesPath,
+      workPath,
+      journalPath,
+      questionsPath,
+      controlVariatesPath,
+    ]) {
       await rm(path, { recursive: true, force: true });
     }
   } finally {

@@ -12,6 +12,7 @@ export function pendingUpload(
   result: TrainResult,
   deadlineAtMs: number,
   elapsedMs: number,
+  alsoTold: Readonly<Record<string, unknown>> = {},
 ): PendingUpload {
   const { update, sampleCount, trainLoss, evaluation, steps, backend } = result;
   return {
@@ -23,7 +24,7 @@ export function pendingUpload(
     sizeBytes: update.sizeBytes,
     sha256: update.sha256,
     sampleCount,
-    metricsJson: JSON.stringify({ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000 }),
+    metricsJson: JSON.stringify({ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000, ...alsoTold }),
     deadlineAtMs,
   };
 }

@@ -24,6 +24,7 @@ import {
   type WorkContext,
 } from '../state/journal.js';
 import type { AssignmentRunner, Line } from './assignments.js';
+import type { ControlVariates, HeldControlVariates } from './control-variates.js';
 import { outgoingProblem } from './outgoing-problem.js';
 import { isWhole, pendingUpload } from './pending-upload.js';
 import { type ProgressStep, ProgressThrottle, repeatUntilStopped, trainStep } from './progress.js';
@@ -44,6 +45,7 @@ export interface SiteRunnerOptions {
   readonly updatesPath: string;
   /** Where the site's own code runs. */
   readonly workPath: string;
+  readonly controlVariates: Pick<ControlVariates, 'hold'>;
   readonly journal: Journal;
   readonly bases: BaseStore;
   readonly trainer: Trainer;
@@ -282,12 +284,15 @@ export class SiteRunner implements AssignmentRunner {
     const noProgressMs = Number(assignment.noProgressMs) || DEFAULT_NO_PROGRESS_MS;
     let latest: ProgressStep = { phase: 'load', completed: 0, total: 0 };
     const stopTelling = repeatUntilStopped(clock, noProgressMs / 3, () => throttle.report(latest));
+    let control: HeldControlVariates | undefined;
     try {
+      control = await this.#options.controlVariates.hold(assignment, json, key, signal);
       const task = toTrainerTask(assignment, json, {
         source,
         basePath: held?.path ?? '',
         outputPath: this.#updatePath(key),
         own: allowed.own,
+        controlVariates: control?.files,
       });
       const { questions, digestOf } = this.#options;
       const dataSet = context.dataSet ?? '';
@@ -333,11 +338,15 @@ export class SiteRunner implements AssignmentRunner {
         },
       });
       stopTelling();
-      const upload = pendingUpload(key, context, task.updateFormat, result, deadlineAtMs, clock.now() - startedAtMs);
+      await control?.keep(result.update.sha256);
+      const elapsedMs = clock.now() - startedAtMs;
+      const alsoTold = control?.lost === true ? { controlVariateLost: true } : {};
+      const upload = pendingUpload(key, context, task.updateFormat, result, deadlineAtMs, elapsedMs, alsoTold);
       return await this.#deliver(upload, work, line, false, throttle);
     } finally {
       stopTelling();
       held?.release();
+      control?.release();
     }
   }
 
@@ -379,6 +388,7 @@ export class SiteRunner implements AssignmentRunner {
     };
     let verdict: UploadVerdict;
     if (bytes !== undefined) {
+      await this.#options.uploader.bandwidth?.take(bytes.length, work.signal);
       line.ask(work, { case: 'inlineUpdate', value: { header, data: bytes } });
       verdict = await work.verdict;
     } else verdict = await this.#byTicket(upload, { case: 'ticketRequest', value: { header } }, work, line, throttle);

@@ -2,7 +2,13 @@ import type { Assignment } from '@octomil/proto';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { parseTargetRule, type TargetRule } from '@octomil/shared/features';
-import { type OwnCode, type PredictTask, parseLocalOptions, type TrainerTask } from '@octomil/shared/training';
+import {
+  type ControlVariateFiles,
+  type OwnCode,
+  type PredictTask,
+  parseLocalOptions,
+  type TrainerTask,
+} from '@octomil/shared/training';
 
 /** Where a task reads and writes. */
 export interface TaskPlaces {
@@ -13,6 +19,8 @@ export interface TaskPlaces {
   readonly outputPath: string;
   /** Code of the site's own that the assignment asks for, as it is allowed. */
   readonly own?: AllowedCode | undefined;
+  /** Where the assignment asks for SCAFFOLD. */
+  readonly controlVariates?: ControlVariateFiles | undefined;
 }
 
 /** Code of the site's own with what its run needs. */
@@ -114,7 +122,13 @@ export function toTrainerTask(
           `this agent has no trainer "${trainer}"; it has tfjs, echo and those that its configuration names`,
         );
       }
-      const { own } = places;
+      const { own, controlVariates } = places;
+      if (own !== undefined && controlVariates !== undefined) {
+        throw new OctomilError(
+          'training_not_supported',
+          `the strategy scaffold corrects every step of training, which this site's own code "${trainer}" does by itself`,
+        );
+      }
       return {
         kind: 'train',
         ...(own === undefined
@@ -134,6 +148,7 @@ export function toTrainerTask(
         featureSpec: part(json, 'featureSpec'),
         holdout: part(json, 'holdout'),
         options: parseLocalOptions(json['options'] ?? json['local']),
+        ...(controlVariates === undefined ? {} : { controlVariates }),
       };
     }
     default:

@@ -44,6 +44,10 @@ export async function readControlVariates(
     const given = options.optimizer === 'sgd' ? `proximalMu = ${options.proximalMu}` : options.optimizer;
     throw new OctomilError('training_not_supported', `scaffold trains with sgd alone, not with ${given}`);
   }
+  if (options.earlyStop !== undefined) {
+    // It keeps the weights of an earlier epoch, which are not as many steps away as were taken.
+    throw new OctomilError('training_not_supported', 'scaffold trains as many steps as it is told, without earlyStop');
+  }
   const [server, own] = await Promise.all([read(files.serverPath, model), read(files.ownPath, model)]);
   return { server, own };
 }
