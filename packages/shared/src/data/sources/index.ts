@@ -8,6 +8,7 @@ export {
   type RangeFile,
   type SourceFile,
 } from './open-source.js';
+export type { Pace } from './paced-client.js';
 export { openSourceClient } from './source-client.js';
 export { type AcquiredSource, type AcquireOptions, SourceFiles, type SourceFilesOptions } from './source-files.js';
 export { isRemoteSource } from './source-scheme.js';

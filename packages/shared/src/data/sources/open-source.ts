@@ -4,6 +4,7 @@ import { formatOfName } from '../format-of-name.js';
 import type { TableFormat } from '../source.js';
 import { type ListLimits, listSource } from './list-source.js';
 import { identityOf, versionOf } from './object-version.js';
+import { type Pace, pacedClient } from './paced-client.js';
 import { describeObject, openSourceClient } from './source-client.js';
 import { parseSourceUrl } from './source-url.js';
 import type { TemporaryCopies } from './temporary-copies.js';
@@ -19,6 +20,8 @@ export interface OpenSourceOptions extends ListLimits {
   readonly maxRows?: number | undefined;
   /** Default: by the objects' names. */
   readonly format?: TableFormat | undefined;
+  /** Default: as fast as it comes. */
+  readonly pace?: Pace | undefined;
 }
 
 /** One file of a source, on this machine. */
@@ -53,7 +56,7 @@ export async function openSource(
   options: OpenSourceOptions,
 ): Promise<OpenedSource> {
   const source = parseSourceUrl(url);
-  const client = await openSourceClient(source, options.environment);
+  const client = pacedClient(await openSourceClient(source, options.environment), options.pace);
   const releases: (() => Promise<void>)[] = [];
   const release = async (): Promise<void> => {
     for (const one of releases) await one();

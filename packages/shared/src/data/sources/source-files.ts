@@ -7,6 +7,7 @@ import type { DataSource } from '../source.js';
 import { listSource } from './list-source.js';
 import { identityOf, versionOf } from './object-version.js';
 import { openSource, type SourceFile } from './open-source.js';
+import type { Pace } from './paced-client.js';
 import { describeObject, openSourceClient } from './source-client.js';
 import { isRemoteSource } from './source-scheme.js';
 import { parseSourceUrl, type SourceUrl } from './source-url.js';
@@ -20,12 +21,17 @@ export interface SourceFilesOptions {
   /** Where credentials, endpoints and proxies are read. */
   readonly environment: Environment;
   readonly clock: Clock;
+  /** Bounds how fast objects are fetched. Default: as fast as they come. */
+  readonly pace?: Pace;
 }
 
 export interface AcquireOptions {
   /** Keys (`foldName`) of the columns that will be read; names that the table lacks do no harm. Default all. */
   readonly columns?: readonly string[] | undefined;
-  /** With `columns`: no more than so many rows from the first of each file will be read, as for a preview. */
+  /**
+   * With `columns`: no more than so many rows from the first of each file will be read, as for a preview. The reader
+   * has to stop there by itself.
+   */
   readonly maxRows?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -64,7 +70,7 @@ export class SourceFiles {
    */
   async acquire(source: DataSource, { columns, maxRows, signal }: AcquireOptions = {}): Promise<AcquiredSource> {
     if (!isRemoteSource(source)) return { source: localSource(source), release: async () => undefined };
-    const { environment, clock } = this.#options;
+    const { environment, clock, pace } = this.#options;
     const releases: (() => Promise<void>)[] = [];
     const release = async (): Promise<void> => {
       for (const one of releases) await one();
@@ -77,6 +83,7 @@ export class SourceFiles {
         const opened = await openSource(url, this.#copies, {
           environment,
           clock,
+          pace,
           signal,
           columns: wanted,
           maxRows,
