@@ -1,6 +1,6 @@
 import { copyFile, lstat, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { MemoryBudget } from '@octomil/shared/data';
+import type { DataSource, MemoryBudget } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Dataset, encodedWidth, MINIMUM_ROWS } from '@octomil/shared/features';
 import { entryPoint } from '@octomil/shared/runtime';
@@ -108,7 +108,10 @@ function configOf(task: OwnCodeTrainTask, rows: Dataset): Record<string, unknown
 }
 
 /** Of remote data the temporary copies; where there are several files, all of them as well. */
-function dataPaths({ path, files }: DataSource): { readonly data_path: string; readonly data_paths?: readonly string[] } {
+function dataPaths({
+  path,
+  files,
+}: DataSource): { readonly data_path: string; readonly data_paths?: readonly string[] } {
   const [first = path, ...others] = files ?? [];
   return { data_path: first, ...(files === undefined || others.length === 0 ? {} : { data_paths: files }) };
 }
