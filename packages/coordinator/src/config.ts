@@ -37,6 +37,10 @@ const SETTINGS = {
   tlsKey: textSetting('OCTOMIL_TLS_KEY', undefined, 'PEM file of its private key'),
   insecure: flagSetting('OCTOMIL_INSECURE', '1 allows plaintext on an address that others can reach'),
   publicUrl: textSetting('OCTOMIL_PUBLIC_URL', undefined, 'base URL of REST as agents and people reach it'),
+  coordinatorDownloads: flagSetting(
+    'OCTOMIL_COORDINATOR_DOWNLOADS',
+    '1 sends downloads through the coordinator, for a bucket that agents and people cannot reach',
+  ),
   keepUpdatesHours: integerSetting(
     'OCTOMIL_KEEP_UPDATES_HOURS',
     24,
@@ -90,6 +94,8 @@ export interface CoordinatorConfig {
   readonly insecure: boolean;
   /** Without a slash at its end. */
   readonly publicUrl: string | undefined;
+  /** Downloads come from here, also where objects live in a bucket. */
+  readonly coordinatorDownloads: boolean;
   /** Updates of a finished round are kept so long. */
   readonly keepUpdatesHours: number;
   /** Requests per second of one key; 0: no limit. */
@@ -159,6 +165,7 @@ export function readCoordinatorConfig(environment: Environment): CoordinatorConf
         : { certFile: resolve(values.tlsCert), keyFile: resolve(values.tlsKey) },
     insecure: values.insecure,
     publicUrl: values.publicUrl?.replace(/\/+$/, ''),
+    coordinatorDownloads: values.coordinatorDownloads,
     keepUpdatesHours: values.keepUpdatesHours,
     maxInlineUpdateMib: values.maxInlineUpdateMib,
     rateLimit: values.rateLimit,

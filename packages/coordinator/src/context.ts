@@ -41,7 +41,12 @@ import {
   type TrainingAggregator,
   type TrainingEngine,
 } from './training/index.js';
-import { createTransferService, DirectDownloads, registerTransferRoutes, type TransferService } from './transfers/index.js';
+import {
+  createTransferService,
+  DirectDownloads,
+  registerTransferRoutes,
+  type TransferService,
+} from './transfers/index.js';
 import { COORDINATOR_VERSION } from './version.js';
 
 /** What tests and embedders may bring; everything else follows from the configuration. */

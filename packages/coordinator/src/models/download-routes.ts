@@ -4,6 +4,7 @@ import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
+import type { DirectDownloads } from '../transfers/index.js';
 import { parseFormat } from './file-formats.js';
 import type { Model } from './model-store.js';
 import { artifactOf, type Registry } from './registry.js';
@@ -36,13 +37,15 @@ export interface DownloadRoutesOptions {
   readonly registry: Registry;
   readonly objects: ObjectStore;
   readonly addresses: SignedAddresses;
+  /** Default: bytes come from here. */
+  readonly downloads?: DirectDownloads;
   /** Where the caller can reach this coordinator; the request's own address when undefined. */
   readonly publicUrl: string | undefined;
 }
 
 /** The bytes of versions: with a key, or by an address that is valid for a while. */
 export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions): void {
-  const { registry, objects, addresses, publicUrl } = options;
+  const { registry, objects, addresses, downloads, publicUrl } = options;
   const { models, versions } = registry;
   const base = '/api/v1/models/:id/versions/:version';
   const tags = [VERSION_TAG];
@@ -53,12 +56,25 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
     const version = requireReadable(key.organizationId, model, await versions.get(model.id, name));
     return { key, model, version, artifact: chooseArtifact(version, format) };
   };
-  const addressOf = async (request: FastifyRequest, keyId: string, artifact: Artifact, validSeconds: number) => {
+  const addressOf = async (
+    request: FastifyRequest,
+    { keyId, organizationId }: { readonly keyId: string; readonly organizationId: string },
+    artifact: Artifact,
+    validSeconds: number,
+  ) => {
     await requireBytes(objects, artifact);
-    const subject = JSON.stringify([artifact.version_id, artifact.format]);
+    const subject = JSON.stringify([artifact.version_id, artifact.format, organizationId]);
     const { token, expiresAt } = await addresses.sign(keyId, subject, validSeconds * 1000);
     const origin = publicUrl ?? `${request.protocol}://${request.host}`;
-    return { url: `${origin}/api/v1/downloads/${token}`, expiresAt: expiresAt.toISOString() };
+    const own = { url: `${origin}/api/v1/downloads/${token}`, expiresAt: expiresAt.toISOString() };
+    const direct = await downloads?.address(artifact.object_key, validSeconds * 1000);
+    if (direct === undefined) return { ...own, elsewhere: {} };
+    return {
+      url: direct.url,
+      expiresAt: new Date(direct.expiresAtMs).toISOString(),
+      // For who cannot reach the bucket.
+      elsewhere: { direct: true, coordinator_url: own.url, coordinator_url_expires_at: own.expiresAt },
+    };
   };
 
   app.get(
@@ -81,11 +97,12 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
         querystring: AddressQuery,
       },
     },
-    async (request) => {
+    async (request, reply) => {
       const { id, version: name } = request.params;
       const { format = 'onnx', expires_in_seconds = DOWNLOAD_VALID_SECONDS } = request.query;
       const { key, model, version, artifact } = await fileOf(request, id, name, format);
-      const { url, expiresAt } = await addressOf(request, key.keyId, artifact, expires_in_seconds);
+      const { url, expiresAt, elsewhere } = await addressOf(request, key, artifact, expires_in_seconds);
+      reply.header('cache-control', 'no-store');
       return {
         url,
         expires_at: expiresAt,
@@ -95,6 +112,7 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
         file_name: fileNameOf(model, version, artifact),
         size_bytes: artifact.size_bytes,
         checksum: artifact.sha256,
+        ...elsewhere,
       };
     },
   );
@@ -109,7 +127,7 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
     async (request) => {
       const { name, tag = 'latest', format = 'onnx' } = request.body;
       const { key, model, version, artifact } = await fileOf(request, name, tag, format);
-      const { url, expiresAt } = await addressOf(request, key.keyId, artifact, DOWNLOAD_VALID_SECONDS);
+      const { url, expiresAt, elsewhere } = await addressOf(request, key, artifact, DOWNLOAD_VALID_SECONDS);
       return {
         name: model.name,
         tag: version.version,
@@ -119,6 +137,7 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
         expires_at: expiresAt,
         size_bytes: artifact.size_bytes,
         checksum: artifact.sha256,
+        ...elsewhere,
       };
     },
   );
@@ -128,11 +147,19 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
     { config: { access: 'public' }, schema: { summary: 'The bytes behind a download-url', tags, params: TokenParams } },
     async (request, reply) => {
       const { subject } = await addresses.verify(request.params.token);
-      const [versionId = '', format = ''] = JSON.parse(subject) as string[];
+      const [versionId = '', format = '', organizationId] = JSON.parse(subject) as string[];
       const found = await versions.byId(versionId);
       const artifact = found === undefined ? undefined : artifactOf(found.version, format);
       if (found === undefined || artifact === undefined) {
         throw new OctomilError('version_not_found', 'the version behind this address was deleted');
+      }
+      // Asked at each use: what is no longer shared is not given out any more.
+      if (organizationId !== undefined) {
+        requireReadable(
+          organizationId,
+          await models.getReadable(organizationId, found.version.model_id),
+          found.version,
+        );
       }
       return sendArtifact(request, reply, objects, artifact, fileNameOf(found.model, found.version, artifact));
     },

@@ -2,6 +2,7 @@ import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
 import type { App } from '../http/app.js';
+import type { DirectDownloads } from '../transfers/index.js';
 import { ArtifactObjects } from './artifact-objects.js';
 import type { VersionConversions } from './conversion-port.js';
 import { registerDownloadRoutes } from './download-routes.js';
@@ -26,6 +27,8 @@ export interface RegistryRoutesOptions {
   /** Where callers can reach this coordinator; each request's own address when undefined. */
   readonly publicUrl: string | undefined;
   readonly conversions?: VersionConversions;
+  /** Default: downloads come from here. */
+  readonly downloads?: DirectDownloads;
 }
 
 /** The whole Models API over one registry, and the sweep of what uploads and deletions leave. */
@@ -33,7 +36,7 @@ export function createRegistryRoutes(options: RegistryRoutesOptions): {
   register(app: App): void;
   readonly artifacts: ArtifactObjects;
 } {
-  const { registry, database, objects, clock, logger, publicUrl, conversions } = options;
+  const { registry, database, objects, clock, logger, publicUrl, conversions, downloads } = options;
   const signingSecret = signingSecrets(database, options.signingSecret);
   const artifacts = new ArtifactObjects({ database, objects, clock, logger });
   const removal = new Removal(database, artifacts);
@@ -57,7 +60,13 @@ export function createRegistryRoutes(options: RegistryRoutesOptions): {
         publicUrl,
       });
       const addresses = new SignedAddresses({ purpose: 'download', clock, signingSecret });
-      registerDownloadRoutes(app, { registry, objects, addresses, publicUrl });
+      registerDownloadRoutes(app, {
+        registry,
+        objects,
+        addresses,
+        publicUrl,
+        ...(downloads === undefined ? {} : { downloads }),
+      });
     },
   };
 }

@@ -1,4 +1,5 @@
 export type { ChunkReceiver } from './chunk-receiver.js';
+export { DIRECT_VALID_MS, type DirectAddress, DirectDownloads } from './direct-downloads.js';
 export { BufferPool } from './file-pump.js';
 export { PART_SIZE_BYTES } from './part-layout.js';
 export { registerTransferRoutes, type TransferRoutesOptions } from './routes.js';

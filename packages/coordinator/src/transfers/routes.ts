@@ -156,6 +156,27 @@ export function registerTransferRoutes(app: App, { transfers, onRevoked }: Trans
       return reply;
     },
   );
+
+  app.get(
+    '/api/v1/transfers/objects/:sha256/address',
+    {
+      schema: {
+        summary:
+          'Where the bucket is that has those bytes, and a request that it answers for a while; null: they come from here',
+        tags: ['transfers'],
+        params: ObjectParams,
+      },
+    },
+    async (request, reply) => {
+      const { deviceId } = requireDevice(request);
+      const address = await transfers.downloadAddress(deviceId, request.params.sha256);
+      // Whoever has it reads the object.
+      reply.header('cache-control', 'no-store');
+      return address === undefined
+        ? { url: null }
+        : { url: address.url, headers: address.headers, expires_at: new Date(address.expiresAtMs).toISOString() };
+    },
+  );
 }
 
 interface Streamed {

@@ -7,6 +7,7 @@ import type { SessionHub } from '../devices/index.js';
 import type { DownloadPort } from '../rollouts/index.js';
 import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
 import { ChunkReceiver } from './chunk-receiver.js';
+import type { DirectAddress, DirectDownloads } from './direct-downloads.js';
 import { type DirectPart, DirectUploads } from './direct-uploads.js';
 import { type BufferPool, pumpFile } from './file-pump.js';
 import { PART_SIZE_BYTES, partRange } from './part-layout.js';
@@ -33,6 +34,8 @@ export interface TransferSettings {
 export interface TransferServiceOptions {
   readonly database: Database;
   readonly objects: ObjectStore;
+  /** Default: downloads come from here. */
+  readonly downloads?: DirectDownloads;
   readonly assignments: AssignmentPort;
   /** Which files of versions a device may have. */
   readonly rollouts: DownloadPort;
@@ -98,6 +101,8 @@ export interface TransferService {
   complete(proof: TicketProof): Promise<Verdict>;
   /** @throws `not_found` unless an assignment of this device names the digest */
   openDownload(deviceId: string, sha256: string): Promise<Download>;
+  /** A request that fetches the same bytes from the bucket; undefined where they come from here. @throws as `openDownload` */
+  downloadAddress(deviceId: string, sha256: string): Promise<DirectAddress | undefined>;
 }
 
 const SWEEP_MS = 60_000;
@@ -209,6 +214,19 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       const told = toOctomilError(error).code === 'not_found' ? await rollouts.toldObject(deviceId, sha256) : undefined;
       if (told === undefined) throw error;
       return told;
+    }
+  };
+
+  /** Notes what the object store has lost. */
+  const reported = async <T>(objectKey: string, deviceId: string, look: () => Promise<T>): Promise<T> => {
+    try {
+      return await look();
+    } catch (error) {
+      if (toOctomilError(error).code === 'not_found') {
+        logger.error({ objectKey, deviceId }, 'a file that a device may have is gone from the object store');
+        await rollouts.objectMissing(objectKey);
+      }
+      throw error;
     }
   };
 
@@ -338,13 +356,9 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     },
     openDownload: async (deviceId, sha256) => {
       const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);
-      const local = await objects.localFile(objectKey).catch(async (error: unknown) => {
-        if (toOctomilError(error).code === 'not_found') {
-          logger.error({ objectKey, deviceId }, 'a file that a device may have is gone from the object store');
-          await rollouts.objectMissing(objectKey);
-        }
-        throw error;
-      });
+      if (objects.direct !== undefined)
+        return reported(objectKey, deviceId, () => openInBucket(objects, objectKey, sizeBytes));
+      const local = await reported(objectKey, deviceId, () => objects.localFile(objectKey));
       const small = sizeBytes <= SMALL_FILE_BYTES;
       return {
         sizeBytes,
@@ -355,6 +369,34 @@ export function createTransferService(options: TransferServiceOptions): Transfer
         release: () => local.release(),
       };
     },
+    downloadAddress: async (deviceId, sha256) => {
+      const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);
+      if (options.downloads?.offered !== true) return undefined;
+      await reported(objectKey, deviceId, () => requireObject(objects, objectKey, sizeBytes));
+      return options.downloads.address(objectKey);
+    },
+  };
+}
+
+/** @throws `not_found` where the store has no such object, or another in its place */
+async function requireObject(objects: ObjectStore, objectKey: string, sizeBytes: number): Promise<void> {
+  const found = await objects.stat(objectKey);
+  if (found?.sizeBytes !== sizeBytes) throw new OctomilError('not_found', `there is no whole object ${objectKey}`);
+}
+
+/** A range is read from the bucket as it is asked for: a copy of the whole would be made for each resume. */
+async function openInBucket(objects: ObjectStore, objectKey: string, sizeBytes: number): Promise<Download> {
+  await requireObject(objects, objectKey, sizeBytes);
+  return {
+    sizeBytes,
+    pump: async (range, _pool, send) => {
+      let offset = range.start;
+      for await (const chunk of objects.read(objectKey, range)) {
+        await send(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength), offset);
+        offset += chunk.length;
+      }
+    },
+    release: async () => undefined,
   };
 }
 
