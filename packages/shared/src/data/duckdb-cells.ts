@@ -8,6 +8,7 @@ import {
   TRIMMED,
   TRUE_TEXTS,
 } from './cells.js';
+import { type DateFormat, datePattern } from './date-cells.js';
 import { quoteNumber, quoteText } from './duckdb-session.js';
 import type { ThousandsSeparator } from './source.js';
 import type { CellRequest, ColumnFamily } from './table-reader.js';
@@ -78,6 +79,10 @@ export function cellSql(column: SqlColumn, request: CellRequest, rules: CellRule
       return booleanSql(column, rules, folded);
     case 'level':
       return levelSql(column, request.levels, rules, folded);
+    case 'date':
+      return dateSql(column, request.format, rules, folded);
+    case 'digest':
+      return digestSql(column, request.seed, rules, folded);
     case 'content':
       return contentSql(column, rules);
   }
@@ -122,6 +127,48 @@ function levelSql(column: SqlColumn, levels: readonly string[], rules: CellRules
   const slow = `CASE WHEN ${text} IS NULL OR ${missingTest(text, rules, folded)} THEN ${NAN} ELSE coalesce(${position(fold(text))}, 0) - 1 END`;
   const quick = position(quickFold(text));
   return `CAST(CASE WHEN ${quick} IS NOT NULL THEN ${quick} - 1 ELSE ${slow} END AS DOUBLE)`;
+}
+
+function dateSql({ sql, family }: SqlColumn, format: DateFormat, rules: CellRules, folded: readonly string[]): string {
+  if (family === 'time') {
+    // A time of day or an interval is no date. The cast to text has the years beyond 9999 that a timestamp may have.
+    const time = `TRY_CAST(${sql} AS TIMESTAMP)`;
+    return `CASE WHEN ${sql} IS NULL THEN ${NAN} WHEN ${time} IS NULL OR NOT isfinite(${time}) THEN ${INFINITE} ELSE CAST(epoch_ms(${time}) AS DOUBLE) END`;
+  }
+  // Only eight digits together are a date that a column of numbers can hold.
+  if (family !== 'text' && !(family === 'number' && format === 'yyyymmdd')) {
+    return numberSql({ sql, family: 'unsupported' }, rules, folded);
+  }
+  const text = family === 'text' ? trim(sql) : wholeText(sql);
+  const { pattern, order } = datePattern(format);
+  const part = (group: number) => `regexp_extract(${text}, ${quoteText(`^${pattern}$`)}, ${group})`;
+  const number = (group: number) => `coalesce(TRY_CAST(${part(group)} AS BIGINT), 0)`;
+  const [year, month, day] = order.map((group) => `lpad(${part(group)}, ${group === order[0] ? 4 : 2}, '0')`);
+  const date = `TRY_CAST(concat(${year}, '-', ${month}, '-', ${day}) AS DATE)`;
+  const sane = `${number(4)} <= 23 AND ${number(5)} <= 59 AND ${number(6)} <= 59 AND ${number(9)} <= 23 AND ${number(10)} <= 59`;
+  const zone = `(${number(9)} * 60 + ${number(10)}) * CASE WHEN ${part(8)} = '-' THEN -1 ELSE 1 END`;
+  const time = `((${number(4)} * 60 + ${number(5)} - ${zone}) * 60 + ${number(6)}) * 1000`;
+  const fraction = `TRY_CAST(rpad(substr(${part(7)}, 1, 3), 3, '0') AS BIGINT)`;
+  const missing = family === 'text' ? missingTest(sql, rules, folded) : `list_contains([${list(folded)}], ${text})`;
+  return `CASE WHEN ${sql} IS NULL${family === 'text' ? '' : ` OR isnan(CAST(${sql} AS DOUBLE))`} OR ${folded.length === 0 && family !== 'text' ? 'false' : missing} THEN ${NAN} WHEN NOT coalesce(regexp_full_match(${text}, ${quoteText(pattern)}), false) OR ${date} IS NULL OR ${date} < DATE '0001-01-01' OR NOT (${sane}) THEN ${INFINITE} ELSE CAST(epoch_ms(CAST(${date} AS TIMESTAMP)) + ${time} + coalesce(${fraction}, 0) AS DOUBLE) END`;
+}
+
+/** The digits of a whole number; NULL for others. */
+function wholeText(sql: string): string {
+  return `CASE WHEN CAST(${sql} AS DOUBLE) = trunc(CAST(${sql} AS DOUBLE)) THEN CAST(TRY_CAST(${sql} AS HUGEINT) AS VARCHAR) END`;
+}
+
+function digestSql(column: SqlColumn, seed: string, rules: CellRules, folded: readonly string[]): string {
+  const { sql, family } = column;
+  const seeded = (text: string) =>
+    `CAST(md5_number_lower(concat(${quoteText(`${seed}:`)}, ${text})) % 4503599627370496 AS DOUBLE)`;
+  if (family === 'number') {
+    const text = wholeText(sql);
+    const marked = folded.length === 0 ? '' : ` OR ${among(text, folded)}`;
+    return `CASE WHEN ${sql} IS NULL OR isnan(CAST(${sql} AS DOUBLE))${marked} THEN ${NAN} WHEN ${text} IS NULL THEN ${INFINITE} ELSE ${seeded(text)} END`;
+  }
+  const text = family === 'text' ? sql : `CAST(${sql} AS VARCHAR)`;
+  return `CASE WHEN ${text} IS NULL OR ${missingTest(text, rules, folded)} THEN ${NAN} ELSE ${seeded(fold(text))} END`;
 }
 
 function contentSql({ sql, family }: SqlColumn, rules: CellRules): string {

@@ -10,6 +10,7 @@ export {
   TRUE_TEXTS,
   trimCell,
 } from './cells.js';
+export { DATE_FORMATS, type DateFormat, dateOfText } from './date-cells.js';
 export { digestOf } from './digest.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
 export { formatOf, type LocatedFile, type LocatedTable, locate, pathsOf } from './locate.js';

@@ -44,6 +44,10 @@ export interface DataSource {
   readonly encoding?: Encoding;
   /** Texts that mean "missing" in any column, besides {@link MISSING_TEXTS}. */
   readonly missingTexts?: readonly string[];
+  /** The site's units by column (its own name or the federation's), such as `{ chol: 'mmol/L' }`. */
+  readonly units?: Readonly<Record<string, string>>;
+  /** What the files call a column, by the federation's name for it: `{ chol: 'Serum cholesterol' }`. */
+  readonly names?: Readonly<Record<string, string>>;
   /** Compressed texts: bytes that one file may unpack to. Default 16 GiB. */
   readonly maxUnpackedBytes?: number;
 }

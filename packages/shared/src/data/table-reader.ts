@@ -1,4 +1,5 @@
 import type { MissingMarker } from './cells.js';
+import type { DateFormat } from './date-cells.js';
 import type { DataSource } from './source.js';
 
 /** What a column of the file holds. `text` may spell numbers: a CSV has nothing else. */
@@ -52,6 +53,9 @@ export interface ColumnProfile {
  * - `number`: its value; Infinity where it is no finite number.
  * - `boolean`: 1 or 0; Infinity for anything else.
  * - `level`: position of the folded text in `levels`, or -1.
+ * - `date`: milliseconds since 1970 in UTC; Infinity where it is no date of the format. Times without a zone are UTC.
+ * - `digest`: 52 bits of the MD5 of the seed, a colon and the folded text (`textDigest`); whole numbers are their digits,
+ *   others Infinity, for their spelling differs between formats.
  * - `content`: a number that is equal for equal cells, whatever the file's format; for hashing.
  */
 export type CellRequest =
@@ -60,6 +64,18 @@ export type CellRequest =
       readonly column: string;
       readonly as: 'level';
       readonly levels: readonly string[];
+      readonly missingTexts?: readonly string[];
+    }
+  | {
+      readonly column: string;
+      readonly as: 'date';
+      readonly format: DateFormat;
+      readonly missingTexts?: readonly string[];
+    }
+  | {
+      readonly column: string;
+      readonly as: 'digest';
+      readonly seed: string;
       readonly missingTexts?: readonly string[];
     }
   | { readonly column: string; readonly as: 'content' };

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { FALSE_TEXTS, foldCell, isMissingText, numberOfText, TRUE_TEXTS, trimCell } from './cells.js';
+import { dateOfText } from './date-cells.js';
 import type { CellRequest, ColumnFamily } from './table-reader.js';
 
 /** Values as JavaScript readers of Parquet give them. */
@@ -13,6 +14,7 @@ export function cellOfValue(
   missingTexts: ReadonlySet<string>,
 ): number {
   if (value === null || value === undefined) return Number.NaN;
+  if (request.as === 'date' || request.as === 'digest') return cellOfCode(value, family, request, missingTexts);
   if (family === 'number' || (family === 'boolean' && request.as !== 'level')) {
     return cellOfNumber(Number(value), request);
   }
@@ -23,14 +25,54 @@ export function cellOfValue(
   return cellOfText(text, request, missingTexts);
 }
 
-function cellOfNumber(number: number, request: CellRequest): number {
+type CodeRequest = Extract<CellRequest, { as: 'date' | 'digest' }>;
+
+/** Cells of which the spelling counts: dates, and texts that are hashed. */
+function cellOfCode(
+  value: CellValue,
+  family: ColumnFamily,
+  request: CodeRequest,
+  missingTexts: ReadonlySet<string>,
+): number {
+  if (request.as === 'date' && (family === 'boolean' || family === 'unsupported')) return Number.POSITIVE_INFINITY;
+  if (request.as === 'date' && family === 'number' && request.format !== 'yyyymmdd') {
+    return Number.isNaN(Number(value)) ? Number.NaN : Number.POSITIVE_INFINITY;
+  }
+  const text = family === 'number' ? digitsOf(value) : textOfValue(value);
+  if (text === undefined) return Number.isNaN(Number(value)) ? Number.NaN : Number.POSITIVE_INFINITY;
+  return codeOfText(
+    text,
+    family === 'time' && request.as === 'date' ? { ...request, format: 'iso' } : request,
+    (cell) => isMissingValue(cell, missingTexts),
+  );
+}
+
+/** A text as a date or digest. */
+export function codeOfText(text: string, request: CodeRequest, isMissing: (text: string) => boolean): number {
+  const folded = foldCell(text);
+  if (isMissing(text) || request.missingTexts?.some((marker) => foldCell(marker) === folded) === true) {
+    return Number.NaN;
+  }
+  if (request.as === 'digest') return textDigest(`${request.seed}:${folded}`);
+  return dateOfText(text, request.format) ?? Number.POSITIVE_INFINITY;
+}
+
+/** The digits of a whole number that is exact; undefined for others. */
+export function digitsOf(value: unknown): string | undefined {
+  if (typeof value === 'bigint') return String(value);
+  return Number.isSafeInteger(Number(value)) ? String(Number(value) + 0) : undefined;
+}
+
+type PlainRequest = Exclude<CellRequest, CodeRequest>;
+
+function cellOfNumber(number: number, request: PlainRequest): number {
   if (Number.isNaN(number)) return number;
   if (request.as === 'level') return request.levels.findIndex((level) => numberOfText(level) === number);
   if (request.as === 'boolean') return number === 0 || number === 1 ? number : Number.POSITIVE_INFINITY;
   return number;
 }
 
-function cellOfText(text: string, request: CellRequest, missingTexts: ReadonlySet<string>): number {
+function cellOfText(text: string, request: PlainRequest, missingTexts: ReadonlySet<string>): number {
   const folded = foldCell(text);
   const marked = request.as !== 'content' && (request.missingTexts ?? []).some((marker) => foldCell(marker) === folded);
   const missing = marked || isMissingValue(text, missingTexts);
