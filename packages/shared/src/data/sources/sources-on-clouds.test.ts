@@ -6,8 +6,13 @@ import { inspect } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { systemClock } from '@octomil/shared/runtime';
 import { type BucketClient, type Environment, openBucket, parseBucketUrl } from '@octomil/shared/storage';
+import { parquetReadObjects } from 'hyparquet';
+import { asyncBufferFromFile } from 'hyparquet/src/node.js';
+import { compressors } from 'hyparquet-compressors';
 import { cannotShow, testUnless } from '../../storage/buckets/stand-in-server.js';
-import { openRanges, openSource, TemporaryCopies } from './index.js';
+import { openTable } from '../open-table.js';
+import { startCountingProxy } from './counting-proxy.js';
+import { openRanges, openSource, SourceFiles, TemporaryCopies } from './index.js';
 
 const AZURE_KEY = /AccountKey=([^;]+)/.exec(process.env['AZURE_STORAGE_CONNECTION_STRING'] ?? '')?.[1];
 const AZURE_ENDPOINT = /BlobEndpoint=([^;]+)/.exec(process.env['AZURE_STORAGE_CONNECTION_STRING'] ?? '')?.[1] ?? '';
@@ -21,6 +26,9 @@ interface Cloud {
   readonly refused: readonly { readonly environment: Environment; readonly reason: RegExp }[];
   /** Other ways to give credentials. */
   readonly accepted: readonly Environment[];
+  /** Where the server is, and the environment in which it is elsewhere. */
+  readonly server: string;
+  at(origin: string): Environment;
 }
 
 const without = (...names: string[]): Environment =>
@@ -48,8 +56,18 @@ const CLOUDS: Cloud[] = [
         AWS_ENDPOINT_URL: process.env['AWS_ENDPOINT_URL_S3'],
       },
     ],
+    server: process.env['AWS_ENDPOINT_URL_S3'] ?? '',
+    at: (origin) => ({ ...process.env, AWS_ENDPOINT_URL_S3: origin }),
   },
-  { name: 'GCS', variable: 'TEST_GCS_URL', noBucket: 'gs://no-such-bucket-here/x.csv', refused: [], accepted: [] },
+  {
+    name: 'GCS',
+    variable: 'TEST_GCS_URL',
+    noBucket: 'gs://no-such-bucket-here/x.csv',
+    refused: [],
+    accepted: [],
+    server: process.env['STORAGE_EMULATOR_HOST'] ?? '',
+    at: (origin) => ({ ...process.env, STORAGE_EMULATOR_HOST: origin }),
+  },
   {
     name: 'Azure',
     variable: 'TEST_AZURE_URL',
@@ -76,6 +94,13 @@ const CLOUDS: Cloud[] = [
         AZURE_STORAGE_BLOB_ENDPOINT: AZURE_ENDPOINT,
       },
     ],
+    server: AZURE_ENDPOINT.replace(/\/devstoreaccount1$/, ''),
+    at: (origin) => ({
+      AZURE_STORAGE_CONNECTION_STRING: process.env['AZURE_STORAGE_CONNECTION_STRING']?.replace(
+        AZURE_ENDPOINT.replace(/\/devstoreaccount1$/, ''),
+        origin,
+      ),
+    }),
   },
 ];
 
@@ -170,6 +195,57 @@ for (const cloud of CLOUDS) {
       for (const opened of [first, again, newer]) await opened.release();
     });
 
+    test('three of thirty columns of a row group take at most six requests; the table has the values of the whole', async () => {
+      const bytes = await wideParquet(folder);
+      await client.put(`${prefix}/wide.parquet`, bytes);
+      const proxy = await startCountingProxy(cloud.server);
+      const environment = cloud.at(proxy.origin);
+      const files = await SourceFiles.open({
+        folder: join(folder, 'sparse'),
+        maxBytes: bytes.length / 2,
+        environment,
+        clock: systemClock,
+      });
+      const source = { path: url('wide.parquet') };
+      const columns = ['c3', 'c14', 'c27'];
+      const preview = await files.acquire(source, { columns, maxRows: 1000 });
+      expect(proxy.requests.length).toBeLessThanOrEqual(6);
+      const chunksBytes = 3 * 20_480 * 8;
+      expect(proxy.bytes).toBeLessThan(chunksBytes * 1.05 + 70_000);
+      const file = await asyncBufferFromFile(preview.source.files?.[0] ?? '');
+      const range = { columns, rowStart: 0, rowEnd: 20_480, compressors };
+      const wanted = await parquetReadObjects({
+        file: await asyncBufferFromFile(join(folder, 'wide.parquet')),
+        ...range,
+      });
+      expect(JSON.stringify(await parquetReadObjects({ file, ...range }))).toBe(JSON.stringify(wanted));
+      const whole = await files.acquire(source, { columns });
+      expect(proxy.bytes).toBeLessThan(3 * (chunksBytes * 1.05) + 70_000);
+      const sums: number[][] = [];
+      for (const opened of [whole.source, { path: join(folder, 'wide.parquet') }]) {
+        const reader = await openTable(opened);
+        const of: number[] = [];
+        for await (const chunk of reader.stream(columns.map((column) => ({ column, as: 'number' as const })))) {
+          for (const [i, values] of chunk.columns.entries()) {
+            for (let row = 0; row < chunk.rows; row++) of[i] = (of[i] ?? 0) + (values[row] ?? Number.NaN);
+          }
+        }
+        reader.close();
+        sums.push(of);
+      }
+      expect(sums[0]).toHaveLength(3);
+      expect(sums[0]).toEqual(sums[1]);
+      // The next round asks for the version, and nothing else.
+      proxy.requests.length = 0;
+      await files.acquire(source, { columns });
+      expect(await files.version(source)).toBe(whole.source.digest);
+      expect(proxy.requests.length).toBeLessThanOrEqual(2);
+      await files.close();
+      await rm(join(folder, 'sparse'), { recursive: true });
+      await rm(join(folder, 'wide.parquet'));
+      proxy.close();
+    }, 60_000);
+
     test('a missing object and a missing bucket are told apart', async () => {
       await expect(places(url('missing.csv'))).rejects.toMatchObject({
         code: 'data_unreadable',
@@ -198,4 +274,19 @@ for (const cloud of CLOUDS) {
       }
     });
   });
+}
+
+/** Thirty columns of doubles that no codec makes smaller, in three row groups: 15 MB. */
+async function wideParquet(folder: string): Promise<Buffer> {
+  const { DuckDBInstance } = await import('@duckdb/node-api');
+  const instance = await DuckDBInstance.create(':memory:', { threads: '1' });
+  const connection = await instance.connect();
+  const cells = Array.from({ length: 30 }, (_, i) => `random() AS c${i}`);
+  const path = join(folder, 'wide.parquet');
+  await connection.run(
+    `COPY (SELECT ${cells.join(', ')} FROM range(61440)) TO '${path}' (FORMAT parquet, ROW_GROUP_SIZE 20480)`,
+  );
+  connection.closeSync();
+  instance.closeSync();
+  return readFile(path);
 }
