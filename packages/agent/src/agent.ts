@@ -5,8 +5,11 @@ import { AuditLog } from './audit/audit-log.js';
 import { type DeviceConditions, SystemConditions } from './conditions/device-conditions.js';
 import { Eligibility } from './conditions/eligibility.js';
 import type { AgentConfig } from './config/agent-config.js';
+import { bandwidthLimit } from './connection/bandwidth.js';
 import { bearer, type CoordinatorClient, openCoordinatorClient } from './connection/coordinator-client.js';
 import { HttpTransfers } from './connection/http-transfers.js';
+import { FetchingTrainer } from './data-sets/fetching-trainer.js';
+import { SiteData } from './data-sets/site-data.js';
 import { DataSetSummaries, type Summarize, summarizeInProcess } from './data-sets/summary.js';
 import { Deployments } from './deployments/deployments.js';
 import { SiteEvaluator } from './deployments/site-evaluation.js';
@@ -14,6 +17,7 @@ import { AgentMetrics } from './http/agent-metrics.js';
 import { startHealthServer } from './http/health-server.js';
 import type { LocalApi } from './http/local-api.js';
 import { BaseStore } from './models/base-store.js';
+import { bucketBaseTransport } from './models/bucket-transport.js';
 import { grpcBaseTransport, httpBaseTransport } from './models/transports.js';
 import { policyNow } from './policy/paused.js';
 import { DEFAULT_MAX_QUESTIONS, QuestionLog } from './policy/question-log.js';
@@ -93,7 +97,8 @@ async function compose(
   const journal = Journal.open(folder.journalPath);
 
   const credential = (): string => session.credential?.credential ?? '';
-  const http = new HttpTransfers(config, credential);
+  const bandwidth = bandwidthLimit(config.policy.resources?.bandwidthMbit, clock);
+  const http = new HttpTransfers(config, credential, bandwidth);
   lifecycle.onStop('HTTP transfers', () => http.close());
   let bulk: CoordinatorClient | undefined;
   const bulkClient = (): CoordinatorClient => {
@@ -103,12 +108,26 @@ async function compose(
   lifecycle.onStop('bulk channel', () => bulk?.close());
   const metadata = () => bearer(credential());
 
-  const trainer = overrides.trainer ?? new LazyTrainer(config.trainer, { clock, logger });
+  const data = new SiteData({
+    folder: folder.sourcesPath,
+    maxBytes: config.sourceCacheBytes,
+    environment: process.env,
+    clock,
+    bandwidth,
+  });
+  lifecycle.onStop('remote data', () => data.stop());
+  await data.start(config.dataSets);
+  const trainer = new FetchingTrainer(overrides.trainer ?? new LazyTrainer(config.trainer, { clock, logger }), data);
   lifecycle.onStop('trainer', () => trainer.stop());
   const bases = new BaseStore({
     folder: folder.modelsPath,
     maxBytes: config.modelsCacheBytes,
-    transports: [httpBaseTransport(http), grpcBaseTransport(bulkClient, metadata)],
+    transports: [
+      ...(config.directDownloads ? [bucketBaseTransport({ http, clock, logger })] : []),
+      httpBaseTransport(http),
+      grpcBaseTransport(bulkClient, metadata),
+    ],
+    bandwidth,
     clock,
     logger,
     referenced: (sha256) => deployments.referenced(sha256),
@@ -118,6 +137,7 @@ async function compose(
     dataSets: config.dataSets,
     path: folder.summariesPath,
     summarize: overrides.summarize ?? summarizeInProcess,
+    data,
     logger,
   });
   lifecycle.onStop('data set summaries', () => summaries.stop());
@@ -126,7 +146,7 @@ async function compose(
     assignments.send({ case: 'siteSummary', value: await site.summary() });
   };
   const digestOf = async (name: string): Promise<string> => {
-    if (await summaries.refresh()) await tellSummary();
+    if (await summaries.refresh(name)) await tellSummary();
     return summaries.digestOf(name);
   };
   const questions = new QuestionLog(folder.questionsPath, config.policy.maxQuestions ?? DEFAULT_MAX_QUESTIONS);
@@ -163,6 +183,7 @@ async function compose(
       config: current,
       updatesPath: folder.updatesPath,
       workPath: folder.workPath,
+      personalPath: folder.personalPath,
       controlVariates: new ControlVariates({ folder: folder.controlVariatesPath, bases, clock, logger }),
       journal,
       bases,
@@ -173,7 +194,7 @@ async function compose(
       digestOf,
       clock,
       logger,
-      uploader: { http, grpc: bulkClient, metadata, clock, logger },
+      uploader: { http, grpc: bulkClient, metadata, clock, logger, bandwidth },
       onUploaded: (sizeBytes) => metrics.add('octomil_agent_uploaded_bytes_total', sizeBytes),
     }),
     onOutcome: (kind) => metrics.add('octomil_agent_assignments_total', 1, kind),
@@ -275,19 +296,34 @@ function localApiOnDemand(path: string, logger: Logger, deployments: () => Deplo
   };
 }
 
-/** Looks at the data files now and then, and tells the coordinator when one changed. */
+/** Looks at the data now and then, and tells the coordinator when some changed. */
 function watchData(clock: Clock, summaries: DataSetSummaries, tell: () => Promise<void>): () => void {
+  const calls = summaries.groups.map((group) => watchGroup(clock, summaries, group, tell));
+  return () => {
+    for (const callOff of calls) callOff();
+  };
+}
+
+function watchGroup(
+  clock: Clock,
+  summaries: DataSetSummaries,
+  { names, remote }: DataSetSummaries['groups'][number],
+  tell: () => Promise<void>,
+): () => void {
   let callOff = (): void => undefined;
   let stopped = false;
   let checkedAtMs = clock.now();
+  let brokenCheckMs = BROKEN_DATA_CHECK_MS;
   const check = async (): Promise<void> => {
-    if ((await summaries.refresh()) && !stopped) await tell();
+    if ((await summaries.refresh(names[0])) && !stopped) await tell();
   };
   const again = (): void => {
     callOff = clock.after(BROKEN_DATA_CHECK_MS, () => {
-      const broken = summaries.current.some(({ problem }) => problem !== '');
-      if (!broken && clock.now() < checkedAtMs + DATA_CHECK_MS) return again();
+      const broken = summaries.current.some(({ name, problem }) => problem !== '' && names.includes(name));
+      if (clock.now() < checkedAtMs + (broken ? brokenCheckMs : DATA_CHECK_MS)) return again();
       checkedAtMs = clock.now();
+      // A store that fails is not helped by being asked all the time.
+      brokenCheckMs = broken && remote ? Math.min(2 * brokenCheckMs, DATA_CHECK_MS) : BROKEN_DATA_CHECK_MS;
       void check()
         .catch(() => undefined)
         .finally(() => {

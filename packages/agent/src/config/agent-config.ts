@@ -4,6 +4,7 @@ import type { OwnCode } from '@octomil/shared/training';
 import type { Conditions } from '../conditions/eligibility.js';
 import type { Policy } from '../policy/policy.js';
 import type { PeerAddress } from './address.js';
+import { withoutSignatures } from './data-places.js';
 import type { ProxySettings } from './proxy.js';
 
 /** Files, not contents: they are read when a connection is made, so that a renewed certificate is taken up. */
@@ -51,6 +52,10 @@ export interface AgentConfig {
   readonly deployableModels: readonly string[] | undefined;
   /** Bases and artifacts beyond this are dropped, least recently used first; what is deployed does not count. Default 4 GiB. */
   readonly modelsCacheBytes: number;
+  /** Bases and artifacts may come straight from the coordinator's bucket. Default true. */
+  readonly directDownloads: boolean;
+  /** Temporary copies of remote data together; of large Parquet files the fetched columns alone. Default 16 GiB. */
+  readonly sourceCacheBytes: number;
   /** How long a stop waits for running work before it is abandoned. Default 10 s. */
   readonly stopGraceMs: number;
 }
@@ -61,6 +66,9 @@ export function redactedConfig(config: AgentConfig): Record<string, unknown> {
   return {
     ...config,
     enrollmentToken: config.enrollmentToken === undefined ? undefined : '[redacted]',
+    dataSets: Object.fromEntries(
+      Object.entries(config.dataSets).map(([name, source]) => [name, withoutSignatures(source)]),
+    ),
     proxy: { ...config.proxy, url: url?.replace(/\/\/[^@/]*@/, '//[redacted]@') },
   };
 }

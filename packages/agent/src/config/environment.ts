@@ -26,6 +26,7 @@ const VARIABLES: Readonly<Record<string, { readonly path: readonly string[]; rea
   OCTOMIL_METRICS_PORT: { path: ['metrics', 'port'], read: integer },
   OCTOMIL_LOG_LEVEL: { path: ['log_level'], read: text },
   OCTOMIL_TRAINER_MEMORY_MB: { path: ['trainer', 'memory_limit_mb'], read: integer },
+  OCTOMIL_SOURCE_CACHE_MB: { path: ['source_cache_mb'], read: integer },
   OCTOMIL_MODELS_CACHE_MB: { path: ['models_cache_mb'], read: integer },
 };
 

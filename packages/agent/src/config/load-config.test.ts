@@ -205,3 +205,52 @@ test('conditions and deployments are read, a single time window included; what i
     ]),
   );
 });
+
+test('data may lie anywhere: URLs stay as they are, and are shown without signatures', () => {
+  const signed = 'https://account.blob.core.windows.net/data/a.csv?sv=2024&sig=SECRET';
+  const config = parse({
+    ...MINIMAL,
+    data_sets: {
+      a: 's3://bucket/ward 7/*.parquet',
+      b: { path: 'both', files: ['gs://bucket/b.csv', signed, 'here.csv'], delimiter: ';' },
+      c: 'file:///data/c%20d.csv',
+      d: 'file:d.csv',
+    },
+    source_cache_mb: 100,
+  });
+  expect(config.dataSets).toEqual({
+    a: { path: 's3://bucket/ward 7/*.parquet' },
+    b: { path: '/etc/octomil/both', files: ['gs://bucket/b.csv', signed, '/etc/octomil/here.csv'], delimiter: ';' },
+    c: { path: '/data/c d.csv' },
+    d: { path: '/etc/octomil/d.csv' },
+  });
+  expect(config.sourceCacheBytes).toBe(100 * 1_048_576);
+  const shown = JSON.stringify(redactedConfig(config));
+  expect(shown).toContain('account.blob.core.windows.net');
+  expect(shown).not.toContain('SECRET');
+});
+
+test('a bad URL is told with the other problems, and never quoted', () => {
+  const found = problems({
+    ...MINIMAL,
+    data_sets: {
+      a: 'ftp://host/a.csv?sig=SECRET',
+      b: 'https://user:SECRET@host/b.csv',
+      c: { path: 'x', files: ['c.csv', 's3://?sig=SECRET'] },
+      d: { path: 'https://host/d.csv?sig=SECRET', delimiter: 'ab' },
+      e: ['https://host/e.csv?sig=SECRET'],
+    },
+    policy: { allow: [], resources: { bandwidth_mbit: 0 } },
+  });
+  for (const place of ['a.path', 'b.path', 'c.files.1', 'd.delimiter', 'e']) {
+    expect(found).toEqual(expect.arrayContaining([expect.stringMatching(new RegExp(`^data_sets\\.${place}`))]));
+  }
+  expect(found).toEqual(expect.arrayContaining([expect.stringMatching(/^policy\.resources\.bandwidth_mbit/)]));
+  const whole = () => parse({ ...MINIMAL, data_sets: { e: ['https://host/e.csv?sig=SECRET'], a: 'ftp://h/SECRET' } });
+  expect(whole).toThrow(expect.objectContaining({ message: expect.not.stringContaining('SECRET') }));
+});
+
+test('the bandwidth that a policy allows', () => {
+  const policy = { allow: [], resources: { bandwidth_mbit: 2.5 } };
+  expect(parse({ ...MINIMAL, policy }).policy.resources).toEqual({ bandwidthMbit: 2.5 });
+});

@@ -10,6 +10,7 @@ import { parseTimeWindow } from '../conditions/time-window.js';
 import type { Policy, PrivacyDemand } from '../policy/policy.js';
 import { isLoopback, type PeerAddress, parseCoordinatorAddress } from './address.js';
 import type { AgentConfig } from './agent-config.js';
+import { placeOfData, placeProblems } from './data-places.js';
 import { applyEnvironment } from './environment.js';
 import { ownTrainers, trainerProblems } from './own-trainers.js';
 import { proxyFromEnvironment } from './proxy.js';
@@ -62,6 +63,7 @@ export function parseAgentConfig(raw: unknown, context: ParseContext): AgentConf
   problems.push(...schemaProblems(merged));
   const file = merged as AgentFile;
   if (problems.length === 0) problems.push(...trainerProblems(file.trainers ?? {}));
+  problems.push(...dataProblems(merged['data_sets']));
   const coordinator = typeof file.coordinator === 'string' ? readAddress(file.coordinator, problems) : undefined;
   if (coordinator !== undefined) checkPlaintext(coordinator, file, problems);
   if (typeof file.proxy === 'string') checkProxy(file.proxy, problems);
@@ -87,7 +89,7 @@ function build(
     enrollmentToken,
     stateDir: at(file.state_dir),
     dataSets: Object.fromEntries(
-      Object.entries(file.data_sets ?? {}).map(([name, source]) => [name, dataSource(source, at)]),
+      Object.entries(file.data_sets ?? {}).map(([name, source]) => [name, dataSource(source, folder)]),
     ),
     labels: file.labels ?? {},
     policy,
@@ -114,6 +116,8 @@ function build(
     },
     metered: file.conditions?.metered,
     deployableModels: file.deployments?.models,
+    sourceCacheBytes: (file.source_cache_mb ?? 16_384) * MIB,
+    directDownloads: file.direct_downloads ?? true,
     modelsCacheBytes: (file.models_cache_mb ?? 4_096) * MIB,
     stopGraceMs: (file.stop_grace_seconds ?? 10) * 1_000,
   };
@@ -137,6 +141,7 @@ function buildPolicy(file: AgentFile['policy']): Policy {
           resources: {
             ...(resources.cpu_percent === undefined ? {} : { cpuPercent: resources.cpu_percent }),
             ...(resources.memory_mb === undefined ? {} : { memoryMb: resources.memory_mb }),
+            ...(resources.bandwidth_mbit === undefined ? {} : { bandwidthMbit: resources.bandwidth_mbit }),
           },
         }),
   };
@@ -146,12 +151,19 @@ function least(a: number | undefined, b: number | undefined): number | undefined
   return a === undefined ? b : b === undefined ? a : Math.min(a, b);
 }
 
-function dataSource(set: DataSetFile, at: (path: string) => string): DataSource {
+function dataProblems(sets: unknown): ConfigProblem[] {
+  if (typeof sets !== 'object' || sets === null) return [];
+  return Object.entries(sets).flatMap(([name, set]) =>
+    typeof set === 'object' && set !== null ? placeProblems(name, set) : [],
+  );
+}
+
+function dataSource(set: DataSetFile, folder: string): DataSource {
   const { path, files, decimal_separator, thousands_separator, missing_texts, max_unpacked_mb, ...same } = set;
   return {
-    path: at(path),
+    path: placeOfData(path, folder),
     ...same,
-    ...(files === undefined ? {} : { files: files.map(at) }),
+    ...(files === undefined ? {} : { files: files.map((file) => placeOfData(file, folder)) }),
     ...(decimal_separator === undefined ? {} : { decimalSeparator: decimal_separator }),
     ...(thousands_separator === undefined ? {} : { thousandsSeparator: thousands_separator }),
     ...(missing_texts === undefined ? {} : { missingTexts: missing_texts }),
@@ -248,13 +260,19 @@ function settingProblems(name: string, schema: TSchema, value: unknown): ConfigP
           : error.keyword === 'enum'
             ? `must be one of ${error.params.allowedValues.join(', ')}`
             : error.message;
-      found.set(path, { path, message, ...(SECRETS.has(name) ? {} : { value: valueAt(value, inner) }) });
+      found.set(path, { path, message, ...shownValue(name, valueAt(value, inner)) });
     }
   }
   return [...found.values()];
 }
 
 const SECRETS: ReadonlySet<string> = new Set(['enrollment_token', 'proxy']);
+
+/** A URL of data may hold a signature. */
+function shownValue(name: string, value: unknown): { readonly value?: unknown } {
+  const secret = SECRETS.has(name) || (name === 'data_sets' && JSON.stringify(value)?.includes('://') === true);
+  return secret ? {} : { value };
+}
 
 function valueAt(value: unknown, path: string): unknown {
   if (path === '') return value;

@@ -45,6 +45,7 @@ export const PolicySchema = Type.Object(
         {
           cpu_percent: Type.Optional(Type.Number({ minimum: 1, maximum: 100 })),
           memory_mb: Type.Optional(Type.Integer({ minimum: 64, maximum: 1_048_576 })),
+          bandwidth_mbit: Type.Optional(Type.Number({ minimum: 0.1, maximum: 1_000_000 })),
         },
         { additionalProperties: false },
       ),
@@ -158,6 +159,8 @@ export const AgentFileSchema = Type.Object(
     deployments: Type.Optional(
       Type.Object({ models: Type.Optional(Type.Array(Text)) }, { additionalProperties: false }),
     ),
+    source_cache_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 16_777_216 })),
+    direct_downloads: Type.Optional(Type.Boolean()),
     models_cache_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_048_576 })),
     stop_grace_seconds: Type.Optional(Type.Integer({ minimum: 0, maximum: 3_600 })),
   },

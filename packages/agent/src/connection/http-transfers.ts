@@ -1,7 +1,9 @@
+import { Readable } from 'node:stream';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Dispatcher } from 'undici';
 import { isLoopback } from '../config/address.js';
 import { proxyFor } from '../config/proxy.js';
+import { type Bandwidth, unlimited } from './bandwidth.js';
 import { type ConnectionSettings, readTlsMaterial } from './coordinator-client.js';
 import { fromHttpFailure } from './http-failure.js';
 
@@ -24,6 +26,12 @@ const MAX_ANSWER_BYTES = 65_536;
 /** What signed requests of the three providers name. */
 const BUCKET_HEADER = /^(?:content-(?:range|type|md5)|x-(?:amz|goog|ms)-[a-z0-9-]{1,60})$/i;
 
+/** A secret until it expires. */
+export interface SignedDownload {
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
 type Pool = Promise<{ readonly dispatcher: Dispatcher; readonly request: typeof import('undici').request }>;
 
 /**
@@ -33,14 +41,17 @@ type Pool = Promise<{ readonly dispatcher: Dispatcher; readonly request: typeof 
 export class HttpTransfers {
   readonly #settings: ConnectionSettings;
   readonly #credential: () => string;
+  readonly #bandwidth: Bandwidth;
   #baseUrl: string | undefined;
   #pool: Pool | undefined;
   /** By origin; there is one in practice. */
   readonly #buckets = new Map<string, Pool>();
 
-  constructor(settings: ConnectionSettings, credential: () => string) {
+  /** @param bandwidth of parts that are sent; what is fetched is counted by whoever reads it */
+  constructor(settings: ConnectionSettings, credential: () => string, bandwidth: Bandwidth = unlimited) {
     this.#settings = settings;
     this.#credential = credential;
+    this.#bandwidth = bandwidth;
   }
 
   /** Called with every Welcome. An address that would send secrets in plaintext over a network is not used. */
@@ -80,6 +91,66 @@ export class HttpTransfers {
       throw new OctomilError('download_failed', `the coordinator did not resume at byte ${offset}`);
     }
     try {
+      for await (const chunk of response.body) yield chunk as Buffer;
+    } catch (error) {
+      throw networkFailure(error, signal);
+    }
+  }
+
+  /**
+   * A signed request that fetches a base from the bucket; undefined where the coordinator has none to give, also an older
+   * one.
+   *
+   * @throws OctomilError `network_unavailable`, `request_timeout`, or what the coordinator answered
+   */
+  async downloadAddress(sha256: string, signal: AbortSignal): Promise<SignedDownload | undefined> {
+    try {
+      const response = await this.#request('GET', `/api/v1/transfers/objects/${sha256}/address`, { signal });
+      return readAddress(await readAnswer(response.body, signal));
+    } catch (error) {
+      // The coordinator's own bytes are asked for next: it then says what is wrong.
+      if (error instanceof OctomilError && error.code === 'not_found') return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Bytes from `offset` on by a signed request, without our credential.
+   *
+   * @throws OctomilError `policy_denied` for a request that is not made; `ticket_expired` where the bucket takes it no
+   * longer; `network_unavailable`, `request_timeout`, `download_failed`. The URL is a secret and in none of them
+   */
+  async *downloadDirect(download: SignedDownload, offset: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const url = URL.canParse(download.url) ? new URL(download.url) : undefined;
+    const headers = Object.entries(download.headers);
+    if (url === undefined || !this.#maySend(url) || headers.some(([name]) => !BUCKET_HEADER.test(name))) {
+      throw new OctomilError(
+        'policy_denied',
+        `the coordinator names ${url?.host ?? 'no URL'} for a download that this agent does not make; it needs https and a bucket's headers`,
+      );
+    }
+    const { dispatcher, request } = await this.#bucket(url);
+    try {
+      const response = await request(url, {
+        dispatcher,
+        method: 'GET',
+        headers: { ...Object.fromEntries(headers), ...(offset === 0 ? {} : { range: `bytes=${offset}-` }) },
+        signal,
+        headersTimeout: SILENCE_TIMEOUT_MS,
+        bodyTimeout: SILENCE_TIMEOUT_MS,
+      });
+      const { statusCode } = response;
+      if (statusCode !== (offset === 0 ? 200 : 206)) {
+        response.body.on('error', () => undefined).destroy();
+        // 400 is Google's word for a signature past its end.
+        if (statusCode === 400 || statusCode === 401 || statusCode === 403) {
+          throw new OctomilError('ticket_expired', `${url.host} answers ${statusCode}: the signed request is over`);
+        }
+        throw new OctomilError(
+          'download_failed',
+          `${url.host} answers ${statusCode} to a download from byte ${offset}`,
+        );
+      }
       for await (const chunk of response.body) yield chunk as Buffer;
     } catch (error) {
       throw networkFailure(error, signal);
@@ -127,8 +198,7 @@ export class HttpTransfers {
       const response = await request(url, {
         dispatcher,
         method: 'PUT',
-        headers: Object.fromEntries(headers),
-        body: bytes,
+        ...this.#body(bytes, Object.fromEntries(headers), signal),
         signal,
         headersTimeout: SILENCE_TIMEOUT_MS,
         bodyTimeout: SILENCE_TIMEOUT_MS,
@@ -198,8 +268,11 @@ export class HttpTransfers {
       response = await request(`${baseUrl}${path}`, {
         dispatcher,
         method,
-        headers: { authorization: `Bearer ${this.#credential()}`, ...options.headers },
-        ...(options.body === undefined ? {} : { body: options.body }),
+        ...this.#body(
+          options.body,
+          { authorization: `Bearer ${this.#credential()}`, ...options.headers },
+          options.signal,
+        ),
         signal: options.signal,
         headersTimeout: options.timeoutMs ?? SILENCE_TIMEOUT_MS,
         bodyTimeout: SILENCE_TIMEOUT_MS,
@@ -211,6 +284,18 @@ export class HttpTransfers {
     // Without a body that can be read the status says enough.
     const body = await readAnswer(response.body, options.signal).catch(() => '');
     throw fromHttpFailure(response.statusCode, body, `${method} ${path}`);
+  }
+
+  /** Piece by piece where a limit holds; the length is said all the same, since buckets want to know it. */
+  #body(
+    bytes: Uint8Array | undefined,
+    headers: Record<string, string>,
+    signal: AbortSignal,
+  ): { headers: Record<string, string>; body?: Uint8Array | Readable } {
+    if (bytes === undefined) return { headers };
+    if (!this.#bandwidth.limited) return { headers, body: bytes };
+    const length = { 'content-length': String(bytes.length) };
+    return { headers: { ...headers, ...length }, body: Readable.from(this.#bandwidth.paced(bytes, signal)) };
   }
 
   /** The library is loaded with the first transfer: an idle agent does not carry it. */
@@ -270,6 +355,18 @@ async function readAnswer(body: AsyncIterable<unknown>, signal: AbortSignal): Pr
     throw networkFailure(error, signal);
   }
   return Buffer.concat(chunks).toString('utf8');
+}
+
+function readAddress(text: string): SignedDownload | undefined {
+  try {
+    const { url, headers = {} } = JSON.parse(text) as { url?: unknown; headers?: unknown };
+    if (typeof url !== 'string' || typeof headers !== 'object' || headers === null) return undefined;
+    return Object.values(headers).every((value) => typeof value === 'string')
+      ? { url, headers: headers as Record<string, string> }
+      : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function verdictBody(text: string): { readonly accepted?: unknown; readonly reason?: unknown } {

@@ -1,10 +1,13 @@
 import { fork } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { type DataSource, locate } from '@octomil/shared/data';
+import { type DataSource, isRemoteSource, locate } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
+import { type ReadSummary, readSummary, unreachable } from './read-summary.js';
+import type { SiteData } from './site-data.js';
 
 /** What the coordinator is told of a data set. */
 export interface DataSetSummary {
@@ -52,36 +55,34 @@ export const summarizeInProcess: Summarize = async (sources, signal) => {
 };
 
 interface Remembered {
-  /** Source settings, size and modification time: the same mark means the same summary. */
+  /** Of source settings and what tells that the data changed: the same mark means the same summary. */
   readonly mark: string;
   readonly summary: SummaryOfSource;
 }
 
-/** Summaries of all data sets, made anew only for files that changed, also over restarts. */
+export interface DataSetSummariesOptions {
+  readonly dataSets: Readonly<Record<string, DataSource>>;
+  readonly path: string;
+  readonly summarize: Summarize;
+  readonly data: Pick<SiteData, 'acquire' | 'version'>;
+  readonly logger: Logger;
+}
+
+/** Summaries of all data sets, made anew only for data that changed, also over restarts. */
 export class DataSetSummaries {
-  readonly #dataSets: Readonly<Record<string, DataSource>>;
-  readonly #path: string;
-  readonly #summarize: Summarize;
-  readonly #logger: Logger;
+  readonly #options: DataSetSummariesOptions;
+  #loading: Promise<Map<string, Remembered>> | undefined;
   #remembered: Map<string, Remembered> | undefined;
-  #running: Promise<boolean> | undefined;
+  readonly #running = new Map<string, Promise<boolean>>();
   readonly #stopping = new AbortController();
 
-  constructor(options: {
-    dataSets: Readonly<Record<string, DataSource>>;
-    path: string;
-    summarize: Summarize;
-    logger: Logger;
-  }) {
-    this.#dataSets = options.dataSets;
-    this.#path = options.path;
-    this.#summarize = options.summarize;
-    this.#logger = options.logger;
+  constructor(options: DataSetSummariesOptions) {
+    this.#options = options;
   }
 
   /** As they are known now; one that was never read says so as its problem. */
   get current(): DataSetSummary[] {
-    return Object.keys(this.#dataSets).map((name) => ({
+    return Object.keys(this.#options.dataSets).map((name) => ({
       name,
       ...(this.#remembered?.get(name)?.summary ?? {
         rowCount: 0,
@@ -90,6 +91,21 @@ export class DataSetSummaries {
         problem: 'it is still being read; ask again in a moment',
       }),
     }));
+  }
+
+  /**
+   * Data sets that are looked at together: those of this machine, in one process; a remote one by itself, since its store
+   * may take its time.
+   */
+  get groups(): { readonly names: readonly string[]; readonly remote: boolean }[] {
+    const { dataSets } = this.#options;
+    const isRemote = (name: string): boolean => isRemoteSource(dataSets[name] ?? { path: '' });
+    const names = Object.keys(dataSets);
+    const local = names.filter((name) => !isRemote(name));
+    return [
+      ...(local.length === 0 ? [] : [{ names: local, remote: false }]),
+      ...names.filter(isRemote).map((name) => ({ names: [name], remote: true })),
+    ];
   }
 
   /** As of the last reading. @throws OctomilError `data_unreadable` with the data set's problem */
@@ -102,53 +118,112 @@ export class DataSetSummaries {
     );
   }
 
-  /** Reads what changed. Calls during a run join it. @returns whether a summary is another one now */
-  refresh(): Promise<boolean> {
-    this.#running ??= this.#refresh().finally(() => {
-      this.#running = undefined;
-    });
-    return this.#running;
+  /**
+   * Reads what changed. Calls during a run join it.
+   *
+   * @param name this data set, with those that are looked at together with it. Default: all
+   * @returns whether a summary is another one now
+   */
+  async refresh(name?: string): Promise<boolean> {
+    const groups = this.groups.filter(({ names }) => name === undefined || names.includes(name));
+    const changed = await Promise.all(groups.map(({ names }) => this.#joined(names)));
+    return changed.includes(true);
   }
 
   async stop(): Promise<void> {
     this.#stopping.abort();
-    await this.#running?.catch(() => undefined);
+    await Promise.allSettled(this.#running.values());
   }
 
-  async #refresh(): Promise<boolean> {
-    this.#remembered ??= await this.#load();
-    const remembered = this.#remembered;
-    const changed = Object.entries(this.#dataSets).flatMap(([name, source]) => {
-      const mark = markOf(source);
-      return remembered.get(name)?.mark === mark ? [] : [{ name, source, mark }];
+  #joined(names: readonly string[]): Promise<boolean> {
+    const key = names.join(' ');
+    let running = this.#running.get(key);
+    if (running === undefined) {
+      running = this.#refresh(names).finally(() => this.#running.delete(key));
+      this.#running.set(key, running);
+    }
+    return running;
+  }
+
+  async #refresh(names: readonly string[]): Promise<boolean> {
+    this.#loading ??= this.#load();
+    this.#remembered = await this.#loading;
+    const sources = names.flatMap((name) => {
+      const source = this.#options.dataSets[name];
+      return source === undefined ? [] : [{ name, source }];
     });
-    if (changed.length === 0) return false;
-    let summaries: SummaryOfSource[];
     try {
-      summaries = await this.#summarize(
-        changed.map(({ source }) => source),
-        this.#stopping.signal,
-      );
+      const [first] = sources;
+      if (first !== undefined && isRemoteSource(first.source))
+        return await this.#refreshRemote(first.name, first.source);
+      return await this.#refreshLocal(sources);
     } catch (error) {
-      if (!this.#stopping.signal.aborted) this.#logger.error({ error }, 'the data sets could not be read');
+      if (!this.#stopping.signal.aborted) this.#options.logger.error({ error }, 'the data sets could not be read');
       return false;
     }
+  }
+
+  async #refreshLocal(sources: readonly { readonly name: string; readonly source: DataSource }[]): Promise<boolean> {
+    const changed = sources
+      .map(({ name, source }) => ({ name, source, mark: markOf(source) }))
+      .filter(({ name, mark }) => this.#remembered?.get(name)?.mark !== mark);
+    if (changed.length === 0) return false;
+    const summaries = await this.#options.summarize(
+      changed.map(({ source }) => source),
+      this.#stopping.signal,
+    );
     for (const [index, { name, mark }] of changed.entries()) {
       const summary = summaries[index];
-      if (summary === undefined) continue;
-      remembered.set(name, { mark, summary });
-      if (summary.problem === '') this.#logger.info({ dataSet: name, rows: summary.rowCount }, 'data set read');
-      else this.#logger.error({ dataSet: name }, `data set "${name}" cannot be used: ${summary.problem}`);
+      if (summary !== undefined) this.#remember(name, mark, { summary });
     }
-    await writeAtomically(this.#path, JSON.stringify(Object.fromEntries(remembered))).catch((error: unknown) =>
-      this.#logger.warn({ error }, 'the data set summaries could not be kept'),
-    );
+    await this.#keep();
     return true;
+  }
+
+  async #refreshRemote(name: string, source: DataSource): Promise<boolean> {
+    const { data, summarize } = this.#options;
+    const { signal } = this.#stopping;
+    let mark = '';
+    let read: ReadSummary;
+    try {
+      mark = hashOf([source, await data.version(source, signal)]);
+      if (this.#remembered?.get(name)?.mark === mark) return false;
+      read = await readSummary(source, data, summarize, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      // The reading process died: that says nothing of the store.
+      if (mark !== '') throw error;
+      read = unreachable(source, error);
+    }
+    // Data that could not be had are asked for again, whatever their version.
+    if (read.error !== undefined) mark = hashOf(['not had', source, read.summary.problem]);
+    if (this.#remembered?.get(name)?.mark === mark) return false;
+    this.#remember(name, mark, read);
+    await this.#keep();
+    return true;
+  }
+
+  #remember(name: string, mark: string, { summary, error }: ReadSummary): void {
+    const { logger } = this.#options;
+    this.#remembered?.set(name, { mark, summary });
+    if (summary.problem === '') logger.info({ dataSet: name, rows: summary.rowCount }, 'data set read');
+    else {
+      const problem = error === undefined ? summary.problem : `[${error.code}] ${error.reason}`;
+      logger.error({ dataSet: name }, `data set "${name}" cannot be used: ${problem}`);
+    }
+  }
+
+  async #keep(): Promise<void> {
+    const { path, logger } = this.#options;
+    await writeAtomically(path, JSON.stringify(Object.fromEntries(this.#remembered ?? []))).catch((error: unknown) =>
+      logger.warn({ error }, 'the data set summaries could not be kept'),
+    );
   }
 
   async #load(): Promise<Map<string, Remembered>> {
     try {
-      return new Map(Object.entries(JSON.parse(await readFile(this.#path, 'utf8')) as Record<string, Remembered>));
+      const text = await readFile(this.#options.path, 'utf8');
+      return new Map(Object.entries(JSON.parse(text) as Record<string, Remembered>));
     } catch {
       return new Map();
     }
@@ -158,8 +233,13 @@ export class DataSetSummaries {
 function markOf(source: DataSource): string {
   try {
     const { files } = locate(source);
-    return JSON.stringify([source, ...files.map(({ path, sizeBytes, modifiedMs }) => [path, sizeBytes, modifiedMs])]);
+    return hashOf([source, ...files.map(({ path, sizeBytes, modifiedMs }) => [path, sizeBytes, modifiedMs])]);
   } catch (error) {
-    return JSON.stringify([source, toOctomilError(error).reason]);
+    return hashOf([source, toOctomilError(error).reason]);
   }
+}
+
+/** A source's URL may hold a signature, which is not written down. */
+function hashOf(parts: readonly unknown[]): string {
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }

@@ -4,7 +4,10 @@ import { dirname } from 'node:path';
 import { toOctomilError } from '@octomil/shared/errors';
 import { hostPort } from '../config/address.js';
 import type { AgentConfig } from '../config/agent-config.js';
+import { withoutSignatures } from '../config/data-places.js';
 import { proxyFor } from '../config/proxy.js';
+import { readSummaries } from '../data-sets/read-summary.js';
+import { withSiteData } from '../data-sets/site-data.js';
 import { type Summarize, summarizeInProcess } from '../data-sets/summary.js';
 import { readCredential } from '../state/credential.js';
 import { type DoctorCheck, ill, well } from './check.js';
@@ -121,19 +124,26 @@ async function dataChecks(config: AgentConfig, summarize: Summarize): Promise<Do
   const entries = Object.entries(config.dataSets);
   if (entries.length === 0) return [ill('data', 'no data set is configured', 'name one under data_sets')];
   try {
-    const found = await summarize(
-      entries.map(([, source]) => source),
-      new AbortController().signal,
+    const found = await withSiteData(config, (data) =>
+      readSummaries(
+        entries.map(([, source]) => source),
+        data,
+        summarize,
+        new AbortController().signal,
+      ),
     );
     return entries.map(([name, source], index) => {
       const check = `data ${name}`;
-      const summary = found[index];
-      if (summary === undefined) return ill(check, 'no answer', 'run the doctor again');
-      if (summary.problem !== '')
-        return ill(check, summary.problem, `mend ${source.path}, or its settings under data_sets`);
+      const read = found[index];
+      if (read === undefined) return ill(check, 'no answer', 'run the doctor again');
+      const { path } = withoutSignatures(source);
+      const { summary, error } = read;
+      // Here, at the site, the place is told.
+      if (error !== undefined) return ill(check, `[${error.code}] ${error.reason}`, 'see the message');
+      if (summary.problem !== '') return ill(check, summary.problem, `mend ${path}, or its settings under data_sets`);
       return summary.rowCount === 0
-        ? ill(check, `${source.path} has fewer than 10 rows`, 'a site takes part with at least 10 rows')
-        : well(check, `${source.path}: ${summary.format}, about ${summary.rowCount} rows`);
+        ? ill(check, `${path} has fewer than 10 rows`, 'a site takes part with at least 10 rows')
+        : well(check, `${path}: ${summary.format}, about ${summary.rowCount} rows`);
     });
   } catch (thrown) {
     return [ill('data', toOctomilError(thrown).reason, 'the reader could not run; see the message')];

@@ -4,6 +4,7 @@ import { readdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
+import type { Bandwidth } from '../connection/bandwidth.js';
 import { downloadBase } from './download.js';
 import type { BaseRef, BaseTransport } from './transports.js';
 
@@ -22,6 +23,8 @@ export interface BaseStoreOptions {
   /** Files that must stay (deployed, or wanted for that); they do not count towards `maxBytes`. */
   readonly referenced?: (sha256: string) => boolean;
   readonly onDownloaded?: (sizeBytes: number) => void;
+  /** Default: no limit. */
+  readonly bandwidth?: Bandwidth;
 }
 
 interface Kept {
@@ -198,7 +201,7 @@ export class BaseStore {
       await this.#note(base);
       return;
     }
-    const { clock, logger, transports } = this.#options;
+    const { bandwidth, clock, logger, transports } = this.#options;
     await downloadBase({
       base,
       path,
@@ -206,6 +209,7 @@ export class BaseStore {
       clock,
       logger,
       signal,
+      bandwidth,
       onBytes: (doneBytes) => {
         for (const listener of listeners) listener(doneBytes);
       },

@@ -3,6 +3,7 @@ import { createReadStream } from 'node:fs';
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { type Clock, type Logger, noteNetworkGarbage } from '@octomil/shared/runtime';
+import { type Bandwidth, unlimited } from '../connection/bandwidth.js';
 import { isPassing } from '../connection/http-failure.js';
 import type { BaseRef, BaseTransport } from './transports.js';
 
@@ -16,6 +17,8 @@ export interface DownloadOptions {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly onBytes: (doneBytes: number) => void;
+  /** Default: no limit. */
+  readonly bandwidth?: Bandwidth | undefined;
 }
 
 /** Chunks of a socket are small: this many bytes go to the disk in one call. */
@@ -32,7 +35,7 @@ export async function downloadBase(options: DownloadOptions): Promise<void> {
   const { base, path, signal, clock, logger } = options;
   let lastError: OctomilError | undefined;
   let mismatches = 0;
-  let transports = options.transports.filter(({ available }) => available);
+  let transports = options.transports.filter(({ available, suits }) => available && (suits?.(base) ?? true));
   for (let attempt = 0; transports.length > 0; attempt++) {
     const [transport] = transports;
     if (transport === undefined) break;
@@ -45,7 +48,14 @@ export async function downloadBase(options: DownloadOptions): Promise<void> {
       lastError = toOctomilError(thrown, 'download_failed');
       if (lastError.code === 'checksum_mismatch') {
         await rm(`${path}.part`, { force: true });
-        if (++mismatches > 1) throw lastError;
+        // What lies in the bucket may have been damaged there: the coordinator's word on it counts.
+        if (transport.name === 'bucket' && transports.length > 1) transports = transports.slice(1);
+        else if (++mismatches > 1) throw lastError;
+        continue;
+      }
+      if (transport.name === 'bucket' && transports.length > 1) {
+        transports = transports.slice(1);
+        attempt = -1;
         continue;
       }
       if (!isPassing(lastError)) throw lastError;
@@ -69,7 +79,7 @@ function isUnreachable(error: OctomilError): boolean {
 }
 
 async function fetchOnce(options: DownloadOptions, transport: BaseTransport): Promise<void> {
-  const { base, path, signal, onBytes } = options;
+  const { base, path, signal, onBytes, bandwidth = unlimited } = options;
   const part = `${path}.part`;
   const file = await open(part, 'a', 0o600);
   try {
@@ -89,6 +99,7 @@ async function fetchOnce(options: DownloadOptions, transport: BaseTransport): Pr
         for await (const chunk of transport.fetch(base, done, signal)) {
           hash.update(chunk);
           noteNetworkGarbage(chunk.length);
+          if (bandwidth.limited) await bandwidth.take(chunk.length, signal);
           waiting.push(chunk);
           waitingBytes += chunk.length;
           done += chunk.length;

@@ -8,6 +8,9 @@ import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { encodeWeights } from '@octomil/shared/tensors';
 import { DEFAULT_LOCAL_OPTIONS } from '@octomil/shared/training';
 import type { AgentConfig } from '../config/agent-config.js';
+import { FetchingTrainer } from '../data-sets/fetching-trainer.js';
+import { readSummaries } from '../data-sets/read-summary.js';
+import { type SiteData, withSiteData } from '../data-sets/site-data.js';
 import { type DataSetSummary, type Summarize, summarizeInProcess } from '../data-sets/summary.js';
 import { LazyTrainer } from '../training/lazy-trainer.js';
 import { chooseDataSet } from '../training/task.js';
@@ -50,7 +53,11 @@ export interface DryRun {
  *
  * @throws OctomilError `policy_denied` when the policy allows none of it; as the trainer's tasks
  */
-export async function dryRun(config: AgentConfig, options: DryRunOptions): Promise<DryRun> {
+export function dryRun(config: AgentConfig, options: DryRunOptions): Promise<DryRun> {
+  return withSiteData(config, (data) => roundAlone(config, data, options));
+}
+
+async function roundAlone(config: AgentConfig, data: SiteData, options: DryRunOptions): Promise<DryRun> {
   const dataSet = chooseDataSet(config.dataSets, options.dataSet ?? '');
   const source = config.dataSets[dataSet];
   if (source === undefined) throw new OctomilError('data_unreadable', `this site has no data set "${dataSet}"`);
@@ -59,12 +66,15 @@ export async function dryRun(config: AgentConfig, options: DryRunOptions): Promi
   const decision = decide(policyNow(config), { federation, model, dataSet, columns: [target.column], nowMs });
   if (!decision.allowed) throw decision.problem;
   const names = Object.keys(config.dataSets);
-  const summaries = await (options.summarize ?? summarizeInProcess)(
+  const summaries = await readSummaries(
     Object.values(config.dataSets),
+    data,
+    options.summarize ?? summarizeInProcess,
     new AbortController().signal,
   );
-  const dataSets = summaries.map((summary, index) => ({ name: names[index] ?? '', ...summary }));
-  const trainer = new LazyTrainer(config.trainer, { clock: systemClock, logger: silentLogger });
+  const dataSets = summaries.map(({ summary }, index) => ({ name: names[index] ?? '', ...summary }));
+  const inner = new LazyTrainer(config.trainer, { clock: systemClock, logger: silentLogger });
+  const trainer = new FetchingTrainer(inner, data);
   const folder = await mkdtemp(join(tmpdir(), 'octomil-dry-run-'));
   try {
     const described = await trainer.run({ kind: 'describe', source, target });

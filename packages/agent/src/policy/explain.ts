@@ -1,7 +1,7 @@
 import { type CodeListing, readCode } from '@octomil/shared/training';
 import type { AgentConfig } from '../config/agent-config.js';
 import { policyNow } from './paused.js';
-import { decide, isCodeAllowed, type PolicyQuestion } from './policy.js';
+import { decide, isCodeAllowed, type PolicyQuestion, type PolicyResources } from './policy.js';
 
 /** A trainer of the site's own, as it is on disk now. */
 export interface OwnTrainerState extends CodeListing {
@@ -30,6 +30,8 @@ export interface PolicyExplanation {
   readonly columns: readonly string[] | null;
   /** Digest of the trainer's code; null for tfjs and echo. */
   readonly codeSha256: string | null;
+  /** What work may take of this machine; empty: whatever there is. */
+  readonly resources: PolicyResources;
 }
 
 /**
@@ -44,7 +46,8 @@ export async function explainPolicy(
   trainer = 'tfjs',
 ): Promise<PolicyExplanation> {
   const decision = decide(policyNow(config), question);
-  const none = { rule: null, columns: null, codeSha256: null };
+  const resources = config.policy.resources ?? {};
+  const none = { rule: null, columns: null, codeSha256: null, resources };
   if (!decision.allowed) return { allowed: false, ...none, reason: decision.problem.reason };
   const { rule, columns = null } = decision;
   const code = config.trainers[trainer];
@@ -58,5 +61,5 @@ export async function explainPolicy(
   const reason = allowed
     ? null
     : `rule "${rule}" holds, but the code of trainer "${trainer}" is not allowed: add { trainer: ${trainer}, sha256: ${sha256} } to the policy's code.allow once it was looked at`;
-  return { allowed, rule: allowed ? rule : null, columns, reason, codeSha256: sha256 };
+  return { allowed, rule: allowed ? rule : null, columns, reason, codeSha256: sha256, resources };
 }

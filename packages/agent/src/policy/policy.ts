@@ -26,6 +26,8 @@ export interface PolicyResources {
   readonly cpuPercent?: number;
   /** JavaScript heap of the trainer; resident memory of code of the site's own. */
   readonly memoryMb?: number;
+  /** Millions of bits per second, of all that the agent sends and fetches together: updates, models, remote data. */
+  readonly bandwidthMbit?: number;
 }
 
 /** What this site lets others do with its data. What no rule allows is refused. */

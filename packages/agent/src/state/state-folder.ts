@@ -13,6 +13,8 @@ export interface StateFolder {
   readonly updatesPath: string;
   /** Where the site's own code runs; emptied at each start. */
   readonly workPath: string;
+  /** What of models is this site's own, one folder each. */
+  readonly personalPath: string;
   /** One record per assignment that was finished or is being uploaded. */
   readonly journalPath: string;
   /** SCAFFOLD's, one folder per session. */
@@ -25,6 +27,8 @@ export interface StateFolder {
   readonly localApiPath: string;
   readonly auditPath: string;
   readonly summariesPath: string;
+  /** Temporary copies of remote data. */
+  readonly sourcesPath: string;
   close(): Promise<void>;
 }
 
@@ -62,6 +66,7 @@ export async function openStateFolder(path: string, now: () => number): Promise<
     modelsPath,
     updatesPath,
     workPath: join(path, 'work'),
+    personalPath: join(path, 'personal'),
     journalPath,
     controlVariatesPath: join(path, 'control-variates'),
     questionsPath: join(path, 'questions'),
@@ -69,6 +74,7 @@ export async function openStateFolder(path: string, now: () => number): Promise<
     localApiPath: join(path, 'local-api.json'),
     auditPath: join(path, 'audit.jsonl'),
     summariesPath: join(path, 'data-sets.json'),
+    sourcesPath: join(path, 'sources'),
     close: () => lock.release(),
   };
 }

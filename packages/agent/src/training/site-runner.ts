@@ -5,7 +5,7 @@ import type { Assignment } from '@octomil/proto';
 import { pathsOf } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
-import { notAllowed, readCode, type Trainer } from '@octomil/shared/training';
+import { notAllowed, type PersonalReport, readCode, type Trainer } from '@octomil/shared/training';
 import type { AuditLog } from '../audit/audit-log.js';
 import type { Eligibility } from '../conditions/eligibility.js';
 import type { AgentConfig } from '../config/agent-config.js';
@@ -45,6 +45,8 @@ export interface SiteRunnerOptions {
   readonly updatesPath: string;
   /** Where the site's own code runs. */
   readonly workPath: string;
+  /** What of models is this site's own. */
+  readonly personalPath: string;
   readonly controlVariates: Pick<ControlVariates, 'hold'>;
   readonly journal: Journal;
   readonly bases: BaseStore;
@@ -292,6 +294,7 @@ export class SiteRunner implements AssignmentRunner {
         basePath: held?.path ?? '',
         outputPath: this.#updatePath(key),
         own: allowed.own,
+        personal: { path: this.#options.personalPath, dataSet: context.dataSet ?? '' },
         controlVariates: control?.files,
       });
       const { questions, digestOf } = this.#options;
@@ -338,6 +341,13 @@ export class SiteRunner implements AssignmentRunner {
         },
       });
       stopTelling();
+      const reason = result.personalization?.reason;
+      if (reason !== undefined) {
+        this.#options.logger.warn(
+          { ...key, ...context },
+          `the personal part of the model starts from the base: ${reason}`,
+        );
+      }
       await control?.keep(result.update.sha256);
       const elapsedMs = clock.now() - startedAtMs;
       const alsoTold = control?.lost === true ? { controlVariateLost: true } : {};
@@ -373,6 +383,7 @@ export class SiteRunner implements AssignmentRunner {
         details: {
           format: upload.format,
           metrics: JSON.parse(upload.metricsJson) as unknown,
+          ...stayedHere(upload.metricsJson),
           ...(resumed ? { resumed } : {}),
         },
       }),
@@ -440,6 +451,13 @@ export class SiteRunner implements AssignmentRunner {
       }
     }
   }
+}
+
+/** What did not leave with an update, by the names of the tensors; Ditto's whole second model. */
+function stayedHere(metricsJson: string): { stayed?: readonly string[] } {
+  const { personalization } = JSON.parse(metricsJson) as { personalization?: PersonalReport };
+  if (personalization === undefined) return {};
+  return { stayed: personalization.method === 'ditto' ? ['the personal model'] : personalization.stayed };
 }
 
 function auditOf(key: AssignmentKey, { federation, model, roundNumber, dataSet, rule }: WorkContext) {

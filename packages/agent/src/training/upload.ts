@@ -4,6 +4,7 @@ import type { Metadata } from '@grpc/grpc-js';
 import { type UploadTicket, UploadUpdateRequestSchema } from '@octomil/proto';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
+import { type Bandwidth, unlimited } from '../connection/bandwidth.js';
 import type { CoordinatorClient } from '../connection/coordinator-client.js';
 import { isPassing } from '../connection/http-failure.js';
 import type { HttpTransfers, UploadVerdict } from '../connection/http-transfers.js';
@@ -16,6 +17,8 @@ export interface Uploader {
   readonly metadata: () => Metadata;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Over gRPC and in messages; HTTP has its own hold of it. Default: no limit. */
+  readonly bandwidth?: Bandwidth;
 }
 
 export interface UploadRequest {
@@ -28,6 +31,8 @@ export interface UploadRequest {
 
 const ATTEMPTS_PER_PART = 4;
 const GRPC_CHUNK_BYTES = 1_048_576;
+/** Where a limit holds something goes out every second. */
+const LIMITED_CHUNK_BYTES = 65_536;
 
 /**
  * Sends the parts of an update that the ticket does not list as received.
@@ -167,6 +172,8 @@ async function uploadByGrpc(
   missing: readonly Part[],
 ): Promise<void> {
   const { ticket, sizeBytes, signal, onBytes } = request;
+  const { bandwidth = unlimited } = uploader;
+  const chunkBytes = bandwidth.limited ? LIMITED_CHUNK_BYTES : GRPC_CHUNK_BYTES;
   let doneBytes = sizeBytes - missing.reduce((sum, part) => sum + part.length, 0);
   const answered = Promise.withResolvers<void>();
   answered.promise.catch(() => undefined);
@@ -187,14 +194,12 @@ async function uploadByGrpc(
       }),
     );
     for (const part of missing) {
-      for (let within = 0; within < part.length; within += GRPC_CHUNK_BYTES) {
+      for (let within = 0; within < part.length; within += chunkBytes) {
         const offset = part.offset + within;
-        const data = await readSlice(
-          file,
-          offset,
-          Buffer.allocUnsafe(Math.min(GRPC_CHUNK_BYTES, part.length - within)),
-        );
+        const data = await readSlice(file, offset, Buffer.allocUnsafe(Math.min(chunkBytes, part.length - within)));
         signal.throwIfAborted();
+        // A server that refuses answers meanwhile.
+        if (bandwidth.limited) await Promise.race([bandwidth.take(data.length, signal), answered.promise]);
         const more = call.write(
           create(UploadUpdateRequestSchema, { content: { case: 'chunk', value: { offset: BigInt(offset), data } } }),
         );

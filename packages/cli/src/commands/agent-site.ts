@@ -7,6 +7,7 @@ import {
   unenrol as forget,
   loadAgentConfig,
   ownTrainerStates,
+  type PolicyExplanation,
   readAudit,
   setPaused,
 } from '@octomil/agent';
@@ -51,10 +52,19 @@ export async function policyCheck(options: Options): Promise<number> {
   );
   await print(options['json'], explained, () =>
     explained.allowed
-      ? `allowed by rule "${explained.rule}"${explained.columns === null ? '' : `, of columns ${explained.columns.join(', ')} alone`}`
+      ? `allowed by rule "${explained.rule}"${explained.columns === null ? '' : `, of columns ${explained.columns.join(', ')} alone`}${limitsText(explained.resources)}`
       : `refused: ${explained.reason}`,
   );
   return explained.allowed ? 0 : 1;
+}
+
+function limitsText({ cpuPercent, memoryMb, bandwidthMbit }: PolicyExplanation['resources']): string {
+  const limits = [
+    ...(cpuPercent === undefined ? [] : [`${cpuPercent} % of the processors (its own code)`]),
+    ...(memoryMb === undefined ? [] : [`${memoryMb} MB of memory`]),
+    ...(bandwidthMbit === undefined ? [] : [`${bandwidthMbit} Mbit/s of transfers`]),
+  ];
+  return limits.length === 0 ? '' : `\nwithin ${limits.join(', ')}`;
 }
 
 /** Prints what a round would send, and sends nothing. */
