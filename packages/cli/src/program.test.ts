@@ -38,7 +38,7 @@ test('explains itself', async () => {
   expect(groups).toEqual({
     Options: [],
     'Coordinator and agents': ['demo', 'up', 'agent', 'policy', 'config', 'backup', 'restore'],
-    Training: ['train', 'sessions', 'rounds'],
+    Training: ['train', 'sessions', 'rounds', 'features'],
     Models: ['push', 'pull', 'convert', 'check', 'models', 'versions'],
     Rollouts: ['deploy', 'rollouts'],
     Inference: ['serve', 'run', 'embed', 'chat', 'transcribe'],

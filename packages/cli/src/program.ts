@@ -42,6 +42,7 @@ async function buildProgram(done: (exitCode: number | undefined) => void): Promi
   const rooms = await Promise.all([
     import('./commands/system.js').then((room) => ['Coordinator and agents:', room] as const),
     import('./commands/training.js').then((room) => ['Training:', room] as const),
+    import('./commands/features.js').then((room) => ['Training:', room] as const),
     import('./commands/registry.js').then((room) => ['Models:', room] as const),
     import('./commands/versions.js').then((room) => ['Models:', room] as const),
     import('./commands/rollouts.js').then((room) => ['Rollouts:', room] as const),

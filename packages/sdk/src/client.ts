@@ -3,6 +3,7 @@ import { AuditLog } from './audit-log.js';
 import type { ClientOptions } from './client-options.js';
 import { Devices } from './devices/devices.js';
 import { Groups } from './devices/groups.js';
+import { Features } from './features/features.js';
 import { Federation } from './federation.js';
 import { HttpClient } from './http-client.js';
 import type { EmbeddingResult, EmbedOptions, StreamToken } from './inference/gateway-source.js';
@@ -44,6 +45,7 @@ export class Client {
   readonly groups: Groups;
   readonly organization: Organization;
   readonly auditLog: AuditLog;
+  readonly features: Features;
   readonly #http: HttpClient;
   readonly #inference: Inference;
 
@@ -57,6 +59,7 @@ export class Client {
     this.groups = new Groups(this.#http);
     this.organization = new Organization(this.#http);
     this.auditLog = new AuditLog(this.#http);
+    this.features = new Features(this.#http);
   }
 
   /**

@@ -7,6 +7,21 @@ export type { Device, OfDevice } from './devices/device.js';
 export { type DeviceListOptions, Devices } from './devices/devices.js';
 export { type DeviceGroup, Groups, type OfGroup } from './devices/groups.js';
 export {
+  type DriftReport,
+  type FeatureHint,
+  type FeatureHints,
+  type FeatureProposal,
+  type FeatureSpecJson,
+  type LeftOutColumn,
+  PROPOSAL_STATES,
+  type ProposalState,
+  type ProposalSummary,
+  type ProposedColumn,
+  type RoundDrift,
+  type SiteDriftReport,
+} from './features/feature-proposal.js';
+export { Features, type ProposalFilter, type ProposeOptions } from './features/features.js';
+export {
   type DeployOptions,
   type DryRunReport,
   type DryRunSite,
@@ -65,7 +80,12 @@ export {
 } from './rollouts/rollouts-api.js';
 export * from './routing.js';
 export { type EventStreamOptions, TRAINING_EVENT_TYPES, type TrainingEvent } from './session-events.js';
-export type { HoldoutOptions, LocalTrainingOptions, TrainingOptions } from './training-options.js';
+export type {
+  HoldoutOptions,
+  LocalTrainingOptions,
+  PersonalizationOptions,
+  TrainingOptions,
+} from './training-options.js';
 export { openRun, type ResultOptions, TrainingRun } from './training-run.js';
 export type {
   Metrics,

@@ -1,3 +1,4 @@
+import type { FeatureHints } from './features/feature-proposal.js';
 import { snakeNames } from './wire-names.js';
 
 /** How one site trains in one round. */
@@ -14,7 +15,32 @@ export interface LocalTrainingOptions {
   readonly proximalMu?: number;
   /** Shuffling and dropout. Default: from the session's `seed`. */
   readonly seed?: number;
+  /** Training ends after so many steps, also within an epoch. Default: all epochs. */
+  readonly maxSteps?: number;
+  /** `balanced`: each class counts as much as every other at its site. Or a weight by class; others have 1. */
+  readonly classWeights?: 'balanced' | Readonly<Record<string, number>>;
+  /**
+   * Ends training when the loss on the held-out rows has not fallen by more than `minDelta` (default 0) for `patience`
+   * epochs, and keeps the weights of the best epoch. Sites with fewer than 10 held-out rows cannot.
+   */
+  readonly earlyStop?: { readonly patience: number; readonly minDelta?: number };
 }
+
+/** What of the model stays at each site. */
+export type PersonalizationOptions =
+  | 'fedbn'
+  | 'ditto'
+  | { readonly method: 'fedbn' }
+  /** `headLayers`: names of the layers that stay. */
+  | { readonly method: 'fedper'; readonly headLayers: readonly string[] }
+  /** `lambda`: how much the personal model is held near the global one; default 0.1. */
+  | {
+      readonly method: 'ditto';
+      readonly lambda?: number;
+      /** Of the personal model. Default: as `local`. */
+      readonly epochs?: number;
+      readonly learningRate?: number;
+    };
 
 export interface HoldoutOptions {
   /** 0 to 1: the share of each site's rows that is never trained on. Default 0.2. */
@@ -51,7 +77,16 @@ export interface TrainingOptions {
   readonly dataSet?: string;
   /** Values that mean "missing", by column, such as `{ chol: [0] }`. */
   readonly missingMarkers?: Readonly<Record<string, readonly (string | number)[]>>;
+  /** How columns are meant where their values do not say it. Not together with `featureSpec`. */
+  readonly features?: { readonly hints?: FeatureHints };
+  /**
+   * `auto` (default): the sites describe their columns and a spec follows. `confirmed`, or a proposal's id: the spec that
+   * somebody looked at (`client.features`).
+   */
+  readonly featureSpec?: 'auto' | 'confirmed' | (string & {});
   readonly local?: LocalTrainingOptions;
+  /** `fedbn`: normalization layers; `fedper`: named head layers; `ditto`: a second model of the site's own. Default: nothing. */
+  readonly personalization?: PersonalizationOptions;
   /** Initial weights, selection and local shuffling follow from it. Default: random. */
   readonly seed?: number;
   /** Devices asked per update needed, 1 or more. Default 1. */
@@ -70,11 +105,19 @@ export interface TrainingOptions {
 /** The request body of `POST /training/sessions` (and of the dry run). */
 export function trainingRequest(federation: string, options: TrainingOptions): Record<string, unknown> {
   const { algorithm, algorithmOptions, local, holdout, ...rest } = options;
+  const { personalization } = rest;
   return {
     federation,
     ...snakeNames({ ...rest, strategy: algorithm, strategyOptions: algorithmOptions }),
     ...(algorithmOptions === undefined ? {} : { strategy_options: snakeNames(algorithmOptions) }),
-    ...(local === undefined ? {} : { local: snakeNames(local) }),
+    ...(local === undefined ? {} : { local: localRequest(local) }),
+    ...(typeof personalization === 'object' ? { personalization: snakeNames(personalization) } : {}),
     ...(holdout === undefined ? {} : { holdout: snakeNames(holdout) }),
   };
+}
+
+/** The names of classes stay as they are. */
+function localRequest(local: LocalTrainingOptions): Record<string, unknown> {
+  const { earlyStop } = local;
+  return { ...snakeNames(local), ...(earlyStop === undefined ? {} : { early_stop: snakeNames(earlyStop) }) };
 }

@@ -7,12 +7,17 @@ import { print, table } from '../terminal/output.js';
 import { openProgress } from '../terminal/progress.js';
 import { metricsText } from '../terminal/training-view.js';
 import { scalar } from '../terminal/usage.js';
+import { readHints } from './features-actions.js';
 
 /** Trains, showing it; or, by option, only reports or only starts. */
 export async function train(options: Options): Promise<number> {
   const client = await connect();
   const federation = client.federation(String(options['federation']));
-  const request = trainingOptions(options);
+  const { hints } = options;
+  const request: TrainingOptions = {
+    ...trainingOptions(options),
+    ...(hints === undefined ? {} : { features: { hints: await readHints(String(hints)) } }),
+  };
   const json = options['json'] === true;
   if (options['dryRun'] === true) {
     const report = await federation.train({ ...request, dryRun: true });
@@ -58,6 +63,9 @@ export function trainingOptions(options: Options): TrainingOptions {
     batchSize: options['batchSize'],
     learningRate: options['learningRate'],
     optimizer: options['optimizer'],
+    maxSteps: options['maxSteps'],
+    classWeights: nameOrJson('--class-weights', options['classWeights']),
+    earlyStop: options['earlyStop'] === undefined ? undefined : { patience: options['earlyStop'] },
   };
   const holdout: Record<string, unknown> = { share: options['holdout'], entityColumn: options['entityColumn'] };
   const algorithmOption = options['algorithmOption'] as Readonly<Record<string, string>> | undefined;
@@ -73,12 +81,14 @@ export function trainingOptions(options: Options): TrainingOptions {
     newVersion: options['newVersion'],
     updateFormat: options['updateFormat'],
     publish: options['publish'] === false ? false : undefined,
-    architecture: architecture(options['architecture']),
+    architecture: nameOrJson('--architecture', options['architecture']),
     target: options['target'],
     dataSet: options['dataSet'],
     missingMarkers: options['missing'],
+    featureSpec: options['features'],
     local: someDefined(local) as LocalTrainingOptions | undefined,
     holdout: someDefined(holdout),
+    personalization: personalization(options['personalization'], options['headLayers']),
     seed: options['seed'],
     overSelection: options['overSelection'],
     roundDeadlineSeconds: options['deadline'],
@@ -87,13 +97,27 @@ export function trainingOptions(options: Options): TrainingOptions {
   }) as unknown as TrainingOptions;
 }
 
-function architecture(value: unknown): unknown {
+function nameOrJson(option: string, value: unknown): unknown {
   if (typeof value !== 'string' || !value.trimStart().startsWith('{')) return value;
   try {
     return JSON.parse(value);
   } catch (cause) {
-    throw new OctomilError('invalid_input', `--architecture ${value} is neither a name nor JSON`, { cause });
+    throw new OctomilError('invalid_input', `${option} ${value} is neither a name nor JSON`, { cause });
   }
+}
+
+/** Head layers alone mean FedPer. @throws OctomilError `invalid_input` for head layers beside another method */
+function personalization(value: unknown, layers: unknown): unknown {
+  const given = nameOrJson('--personalization', value);
+  if (typeof layers !== 'string') return given;
+  if (given !== undefined && given !== 'fedper') {
+    throw new OctomilError('invalid_input', '--head-layers belongs to --personalization fedper');
+  }
+  const headLayers = layers
+    .split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== '');
+  return { method: 'fedper', headLayers };
 }
 
 function defined(value: Readonly<Record<string, unknown>>): Record<string, unknown> {

@@ -21,10 +21,27 @@ export function register(program: Command, define: DefineCommand): void {
         .option('--target <rule>', 'column to learn, or a rule such as "num>0"')
         .option('--data-set <name>', "name of the data in the sites' configuration")
         .option('--missing <column=value>', 'value that means missing; repeat for more', marker)
+        .option(
+          '--features <which>',
+          '"confirmed", or the id of a confirmed proposal (default: by what the sites tell)',
+        )
+        .option('--hints <file>', 'YAML or JSON: wishes by column, where no proposal was confirmed')
         .option('--epochs <n>', 'passes over its rows that a site makes per round', integerFrom(1))
         .option('--batch-size <n>', 'rows per step', integerFrom(1))
         .option('--learning-rate <x>', 'step size', positiveNumber)
         .option('--optimizer <name>', 'sgd, momentum, adam, …')
+        .option('--max-steps <n>', 'steps of a site per round at most', integerFrom(1))
+        .option('--class-weights <balanced or JSON>', 'what classes count: "balanced", or JSON such as {"yes": 3}')
+        .option(
+          '--early-stop <epochs>',
+          "end a site's round when its held-out loss has not fallen for so many",
+          integerFrom(1),
+        )
+        .option(
+          '--personalization <method or JSON>',
+          'what stays at the sites: fedbn, fedper, ditto, or JSON with settings',
+        )
+        .option('--head-layers <names>', 'layers that stay at the sites (fedper), separated by commas')
         .option('--seed <n>', 'what chance follows from', integerFrom(0))
         .option('--over-selection <x>', 'devices asked per update needed', positiveNumber)
         .option('--deadline <seconds>', 'how long a round may take', positiveNumber)
@@ -62,7 +79,14 @@ export function register(program: Command, define: DefineCommand): void {
   });
   define(sessions, 'show <id>', 'show a session', none, async ({ json }, id) => {
     const session = await (await run(id)).session();
-    await print(json, session, () => fields(session));
+    await print(json, session, async () => {
+      const { connect } = await import('../access/connect.js');
+      const { driftLine } = await import('../terminal/features-view.js');
+      // Beside what was asked for: without it, the session is still shown.
+      const drift = await (await connect()).features.drift(session.sessionId).catch(() => undefined);
+      const line = drift === undefined ? undefined : driftLine(drift);
+      return line === undefined ? fields(session) : `${fields(session)}\n\n${line}`;
+    });
   });
   for (const action of ['pause', 'resume', 'cancel'] as const) {
     define(sessions, `${action} <id>`, `${action} a session`, none, async ({ json }, id) => {

@@ -123,7 +123,9 @@ async function versionText(found: ModelVersion): Promise<string> {
     { title: 'Size', value: (row) => bytesText(row['size_bytes']), align: 'right' },
     { title: 'SHA-256', value: (row) => text(row['sha256']) },
   ]);
-  const told = fields({ version, sequence, status, description, createdBy, createdAt, publishedAt, id });
+  const lineage = (found['lineage'] ?? {}) as Record<string, unknown>;
+  const features = lineage['feature_spec_hash'];
+  const told = fields({ version, sequence, status, description, createdBy, createdAt, publishedAt, id, features });
   return [told, ...(figures === '' ? [] : [figures]), files].join('\n\n');
 }
 

@@ -54,9 +54,19 @@ const FOLDS: ReadonlyMap<string, (view: TrainingView, data: Data) => TrainingVie
   ['assignment', foldAssignment],
   ['update', foldUpdate],
   ['evaluation', foldEvaluation],
+  ['drift', foldDrift],
   ['version', foldVersion],
   ['session', foldSession],
 ]);
+
+/** One line: the first warning, and at how many sites there are some. */
+function foldDrift(view: TrainingView, data: Data): TrainingView {
+  const sites = Object.entries((data['sites'] ?? {}) as Readonly<Record<string, readonly string[]>>);
+  const [[name, [warning]] = ['', []]] = sites;
+  if (warning === undefined) return view;
+  const others = sites.length > 1 ? ` (and ${sites.length - 1} more sites)` : '';
+  return { ...view, line: `drift at ${name}${others}: ${warning}` };
+}
 
 function foldVersion(view: TrainingView, data: Data): TrainingView {
   const version = text(data, 'version');
