@@ -27,6 +27,8 @@ export async function openDuckDb(paths: readonly string[], memoryBytes: number):
   const connection = await instance.connect();
   await connection.run(`SET allowed_paths=[${paths.map(quoteText).join(', ')}]`);
   await connection.run('SET enable_external_access=false');
+  // Times with a zone are the same numbers on every machine.
+  await connection.run("SET TimeZone='UTC'");
   await connection.run('SET lock_configuration=true');
   return {
     connection,

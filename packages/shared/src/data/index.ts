@@ -36,3 +36,4 @@ export type {
   TableColumn,
   TableReader,
 } from './table-reader.js';
+export { cellOfCode, type PlainRequest } from './value-cells.js';

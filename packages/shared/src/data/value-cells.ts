@@ -28,7 +28,7 @@ export function cellOfValue(
 type CodeRequest = Extract<CellRequest, { as: 'date' | 'digest' }>;
 
 /** Cells of which the spelling counts: dates, and texts that are hashed. */
-function cellOfCode(
+export function cellOfCode(
   value: CellValue,
   family: ColumnFamily,
   request: CodeRequest,
@@ -48,7 +48,7 @@ function cellOfCode(
 }
 
 /** A text as a date or digest. */
-export function codeOfText(text: string, request: CodeRequest, isMissing: (text: string) => boolean): number {
+function codeOfText(text: string, request: CodeRequest, isMissing: (text: string) => boolean): number {
   const folded = foldCell(text);
   if (isMissing(text) || request.missingTexts?.some((marker) => foldCell(marker) === folded) === true) {
     return Number.NaN;
@@ -58,12 +58,12 @@ export function codeOfText(text: string, request: CodeRequest, isMissing: (text:
 }
 
 /** The digits of a whole number that is exact; undefined for others. */
-export function digitsOf(value: unknown): string | undefined {
+function digitsOf(value: unknown): string | undefined {
   if (typeof value === 'bigint') return String(value);
   return Number.isSafeInteger(Number(value)) ? String(Number(value) + 0) : undefined;
 }
 
-type PlainRequest = Exclude<CellRequest, CodeRequest>;
+export type PlainRequest = Exclude<CellRequest, CodeRequest>;
 
 function cellOfNumber(number: number, request: PlainRequest): number {
   if (Number.isNaN(number)) return number;

@@ -1,3 +1,5 @@
+import type { SiteDrift } from './site-drift.js';
+
 /** Encoded rows. Their targets are in memory; where the inputs are is the data set's own affair. */
 export interface Dataset {
   readonly rows: number;
@@ -60,4 +62,6 @@ export interface LoadedDataset {
   readonly heldOut: Dataset;
   /** Rows without a target, or with one that is no class of the spec. */
   readonly droppedRows: number;
+  /** How far all rows of the table are from what the spec was made of. */
+  readonly drift: SiteDrift;
 }

@@ -10,6 +10,7 @@ import {
   type TableReader,
 } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
+import type { FeatureHints } from './feature-hints.js';
 import { allMoments } from './moments.js';
 import {
   type ExcludedColumn,
@@ -29,6 +30,8 @@ export interface DescribeRequest {
   readonly missingMarkers?: Readonly<Record<string, readonly MissingMarker[]>>;
   /** Columns to leave out, without a word about them. */
   readonly exclude?: readonly string[];
+  /** What the data scientist wishes; a kind takes in columns that are left out by default. */
+  readonly hints?: FeatureHints;
 }
 
 /**

@@ -1,20 +1,39 @@
 export { type ColumnCoverage, columnCoverage, type SiteCoverage } from './column-coverage.js';
+export { encodedWidth } from './column-width.js';
 export { type Dataset, type HoldoutRule, type LoadedDataset, MemoryDataset } from './dataset.js';
 export { type DescribeRequest, describeSite, describeTable } from './describe-site.js';
-export { CLIP_DEVIATIONS, encodedWidth, encodeRows } from './encode.js';
+export { encodeRows } from './encode.js';
+export {
+  FEATURE_KINDS,
+  type FeatureHint,
+  FeatureHintSchema,
+  type FeatureHints,
+  type HintedConversion,
+} from './feature-hints.js';
 export type {
   BooleanColumn,
   CategoricalColumn,
+  ColumnReference,
+  DateCycle,
+  DatePart,
+  DateSpan,
+  DatetimeColumn,
   FeatureColumn,
   FeatureLayout,
   FeatureSpec,
+  HashedColumn,
+  ImageColumn,
   NumericColumn,
+  OrdinalColumn,
   TargetOutput,
   TargetSpec,
+  UnitConversion,
 } from './feature-spec.js';
 export { encodeTable, type LoadOptions, loadDataset } from './load-dataset.js';
 export { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-statistics.js';
+export { CLIP_DEVIATIONS } from './number-encoder.js';
 export { MAX_ENCODED_WIDTH, MAX_SPEC_COLUMNS, parseFeatureSpec } from './parse-spec.js';
+export type { ColumnDrift, SiteDrift } from './site-drift.js';
 export {
   type CategoryCount,
   type ColumnStatistics,

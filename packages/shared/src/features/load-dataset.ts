@@ -8,8 +8,9 @@ import {
   type TableReader,
 } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
+import { columnEncoder } from './column-encoder.js';
+import { encodedWidth } from './column-width.js';
 import type { HoldoutRule, LoadedDataset } from './dataset.js';
-import { columnEncoder, encodedWidth } from './encode.js';
 import type { FeatureSpec } from './feature-spec.js';
 import { RowSplitter } from './holdout.js';
 import { RowBuffer } from './row-buffer.js';
@@ -98,7 +99,12 @@ export async function encodeTable(
       train.end();
       heldOut.end();
     }
-    return { train: await train.take(), heldOut: await heldOut.take(), droppedRows };
+    return {
+      train: await train.take(),
+      heldOut: await heldOut.take(),
+      droppedRows,
+      drift: { specHash: spec.hash, rows: 0, columns: [], warnings: [] },
+    };
   } catch (error) {
     train.discard();
     heldOut.discard();

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import type { ErrorCode, OctomilError } from '@octomil/shared/errors';
 import { columnCoverage } from './column-coverage.js';
-import { encodedWidth } from './encode.js';
+import { encodedWidth } from './column-width.js';
 import type { FeatureColumn, FeatureSpec } from './feature-spec.js';
 import { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-statistics.js';
 import { parseFeatureSpec } from './parse-spec.js';

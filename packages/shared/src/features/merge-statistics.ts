@@ -1,5 +1,6 @@
 import { foldName, type MissingMarker } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
+import type { FeatureHints } from './feature-hints.js';
 import type { FeatureColumn, FeatureLayout, FeatureSpec, TargetOutput } from './feature-spec.js';
 import { mergeColumn, type SiteColumn, usableRows } from './merge-column.js';
 import { mergeTarget, mismatch } from './merge-target.js';
@@ -24,6 +25,8 @@ export interface MergeOptions {
   /** As given to the sites (`DescribeRequest`); wins over what is found by itself. */
   readonly missingMarkers?: Readonly<Record<string, readonly MissingMarker[]>>;
   readonly exclude?: readonly string[];
+  /** As given to the sites. */
+  readonly hints?: FeatureHints;
   /** Default `table`. */
   readonly layout?: FeatureLayout;
   /** Told what a person should know: columns left out, zeros taken as missing, a site with one class. */

@@ -2,7 +2,7 @@ import { foldName } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { Type } from 'typebox';
 import { Value } from 'typebox/value';
-import { encodedWidth } from './encode.js';
+import { encodedWidth } from './column-width.js';
 import type { FeatureSpec } from './feature-spec.js';
 import { MAX_LEVELS } from './site-statistics.js';
 import { hashFeatureSpec } from './spec-hash.js';

@@ -1,6 +1,6 @@
 import { OctomilError } from '@octomil/shared/errors';
+import type { ColumnEncoder } from './column-encoder.js';
 import { type Dataset, MemoryDataset } from './dataset.js';
-import type { ColumnEncoder } from './encode.js';
 import { FileDataset } from './file-dataset.js';
 import { RowFile } from './row-file.js';
 
