@@ -46,11 +46,13 @@ async function site(name: string, trainer: string, settings: Record<string, unkn
 
 const HAS_PYTHON = runs('python3', '--version');
 const HAS_TORCH = HAS_PYTHON && runs('python3', '-c', 'import torch, safetensors');
+const HAS_SKLEARN = HAS_PYTHON && runs('python3', '-c', 'import sklearn, safetensors');
 const python = { command: ['python3', 'train.py'], data: 'safetensors', timeout_seconds: 60 };
 
 const cases = [
   ['plain Python', HAS_PYTHON, () => site('own', 'tfjs', python, 'python-site')],
   ['PyTorch', HAS_TORCH, () => site('own', 'tfjs', python, 'pytorch-site')],
+  ['scikit-learn', HAS_SKLEARN, () => site('own', 'tfjs', python, 'sklearn-site')],
   ['Node module', true, () => site('own', 'tfjs', { module: 'train.js' }, 'node-module-site')],
 ] as const;
 
