@@ -5,6 +5,8 @@ export interface Benchmark {
   /** Flags, with their defaults. */
   readonly options: Readonly<Record<string, number>>;
   needsPostgres(options: Readonly<Record<string, number>>): boolean;
+  /** Servers that speak the clouds' protocols; default false. */
+  readonly needsClouds?: boolean;
   run(options: Readonly<Record<string, number>>): Promise<BenchmarkResult>;
 }
 
@@ -113,6 +115,13 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
         coordinators: option(options, 'coordinators'),
       });
     },
+  },
+  ranges: {
+    summary: 'three of thirty columns of a remote Parquet file beside the whole: requests and bytes on S3, GCS and Azure',
+    options: { rows: 710_000 },
+    needsPostgres: () => false,
+    needsClouds: true,
+    run: async (options) => (await import('./ranges.js')).rangesBench({ rows: option(options, 'rows') }),
   },
   reading: {
     summary: 'numbers from Parquet and CSV into one training tensor, beside other readers: processor time and memory',

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { toOctomilError } from '@octomil/shared/errors';
 import { BENCHMARKS, type Benchmark } from './benchmarks.js';
@@ -29,19 +30,28 @@ async function main(): Promise<number> {
     }
     options[flag] = value;
   }
+  // Own servers for this run, so that results do not depend on what else is on the machine.
   if (benchmark.needsPostgres(options) && process.env['TEST_DATABASE_URL'] === undefined) {
-    // An own server for this run, so that results do not depend on what else is on the machine.
-    const { status } = spawnSync(
-      process.execPath,
-      ['scripts/with-stores.js', process.execPath, ...process.argv.slice(1)],
-      {
-        stdio: 'inherit',
-      },
-    );
-    return status ?? 1;
+    return runAgainThrough('scripts/with-stores.js');
+  }
+  const clouds = ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL'];
+  if (benchmark.needsClouds === true && !clouds.some((variable) => process.env[variable] !== undefined)) {
+    if (!existsSync('node_modules/.emulators') || process.env['OCTOMIL_BENCH_NESTED'] !== undefined) {
+      console.error('no cloud servers to measure against; install them: node scripts/install-emulators.js');
+      return 2;
+    }
+    return runAgainThrough('scripts/with-clouds.js');
   }
   printResult(name, options, await benchmark.run(options));
   return 0;
+}
+
+function runAgainThrough(script: string): number {
+  const { status } = spawnSync(process.execPath, [script, process.execPath, ...process.argv.slice(1)], {
+    stdio: 'inherit',
+    env: { ...process.env, OCTOMIL_BENCH_NESTED: '1' },
+  });
+  return status ?? 1;
 }
 
 main().then(
