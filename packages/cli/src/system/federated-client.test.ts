@@ -174,9 +174,11 @@ test('data come as rows, from a URL and as JSON lines; ready weights come by nam
   const version = await modelWithBase('sources');
   const base = await baseOf('sources', version);
   const csv = rowsOf(1).map((row) => `${row.age},${row.pressure},${row.diagnosis}`);
-  const server = createServer((_request, answer) => answer.end(`age,pressure,diagnosis\n${csv.join('\n')}\n`)).listen(
-    0,
-  );
+  const table = `age,pressure,diagnosis\n${csv.join('\n')}\n`;
+  const server = createServer((_request, answer) => {
+    answer.setHeader('content-length', table.length);
+    answer.end(table);
+  }).listen(0);
   const lines = join(fleet.folder, 'rows.jsonl');
   await writeFile(
     lines,
@@ -374,16 +376,16 @@ test('what cannot be is told in one kind of error, with its code', async () => {
       /no such file/,
     ],
     [
-      'a bucket',
-      () => client.train({ model: 'strict', data: 's3://bucket/patients.parquet' }),
-      'data_unreadable',
-      /not supported/,
+      'a place of no kind',
+      () => client.train({ model: 'strict', data: 'ftp://host/patients.parquet' }),
+      'invalid_input',
+      /cannot be read from ftp: URLs; write a path, file:, s3:/,
     ],
     [
       'a dead server',
       () => client.train({ model: 'strict', data: 'http://127.0.0.1:9/a.csv' }),
-      'data_unreadable',
-      /cannot be read/,
+      'network_unavailable',
+      /127\.0\.0\.1:9\/a\.csv: .*cannot be reached/,
     ],
     ['rounds', () => client.train({ model: 'strict', data: rowsOf(0), rounds: 0 }), 'invalid_input', /rounds/],
     ['samples', () => client.train({ model: 'strict', data: base, sampleCount: -1 }), 'invalid_input', /sampleCount/],

@@ -1,16 +1,16 @@
-import { createWriteStream } from 'node:fs';
 import { open, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { fileURLToPath } from 'node:url';
-import type { DataSource } from '@octomil/shared/data';
+import { type DataSource, formatOfName, isRemoteSource, parseSourceUrl, SourceFiles } from '@octomil/shared/data';
+import { systemClock } from '@octomil/shared/runtime';
 import { OctomilClientError } from '../client-error.js';
 
 /** One row by column name. Null, undefined and NaN are missing values. */
 export type ClientRow = Readonly<Record<string, string | number | boolean | bigint | Date | null | undefined>>;
 
-/** A table: a path or URL of a file, or rows. */
+/**
+ * A table: rows, or where it lies: a path, folder or pattern, `file:`, `s3://`, `gs://`, `az://`, `abfss://` or `https://`.
+ * Credentials are each provider's usual ones.
+ */
 export type TrainingData = string | URL | readonly ClientRow[];
 
 export interface OpenDataOptions {
@@ -18,58 +18,57 @@ export interface OpenDataOptions {
   readonly folder: string;
   /** Largest download, in bytes; more is refused. */
   readonly maxDownloadBytes: number;
-  readonly fetch: typeof fetch;
   readonly signal: AbortSignal | undefined;
 }
 
 /** A JSON file is read whole. */
 const MAX_JSON_BYTES = 256 * 1024 * 1024;
-const BUCKETS = ['s3:', 'gs:', 'az:', 'abfs:', 'abfss:'];
 
 /**
- * Makes a local file of whatever the caller has. A path is used as it is, but for JSON; all else is copied to `folder`.
+ * Lends a local table of whatever the caller has. Paths are used as they are, but for JSON; all else is copied to `folder`.
  *
- * @throws OctomilClientError `data_unreadable` for what cannot be read, `too_large`, `cancelled`; `invalid_input` for
- * rows that hold something other than values
+ * @throws OctomilError `data_unreadable` and others as `SourceFiles.acquire`; `too_large`, `cancelled`; `invalid_input` for
+ * URLs of no kind, and rows that hold something other than values; as `work`
  */
-export async function openData(data: TrainingData, options: OpenDataOptions): Promise<DataSource> {
-  if (typeof data !== 'string' && !(data instanceof URL)) return rowsFile(data, options.folder);
-  const url = urlOf(data);
-  if (url === undefined) return localFile(String(data), options);
-  if (url.protocol === 'file:') return localFile(fileURLToPath(url), options);
-  if (BUCKETS.includes(url.protocol)) {
-    throw new OctomilClientError(
-      'data_unreadable',
-      `${url.protocol}// data is not supported by this version; download the file and give its path, or an https:// URL that may be read`,
-    );
-  }
-  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
-    throw new OctomilClientError(
-      'data_unreadable',
-      `${url.protocol}// is not a kind of data; give a path, an https:// URL or rows`,
-    );
-  }
-  return localFile(await download(url, options), options);
-}
-
-function urlOf(data: string | URL): URL | undefined {
-  if (data instanceof URL) return data;
-  // One letter before the colon is a drive of Windows.
-  return /^[a-z][a-z0-9+.-]+:\/\//i.test(data) && URL.canParse(data) ? new URL(data) : undefined;
-}
-
-async function localFile(path: string, { folder }: OpenDataOptions): Promise<DataSource> {
-  if (!/\.jsonl?$/i.test(path)) {
-    // The ending decides, and what has none that is known is read as CSV.
-    return /\.(parquet|pq|csv|tsv|txt)(\.gz)?$/i.test(path) ? { path } : { path, format: 'csv' };
-  }
-  const { size } = await stat(path).catch((cause: unknown) => {
-    throw new OctomilClientError('data_unreadable', `${path}: there is no such file; check the path`, { cause });
+export async function withData<T>(
+  data: TrainingData,
+  options: OpenDataOptions,
+  work: (source: DataSource) => Promise<T>,
+): Promise<T> {
+  if (typeof data !== 'string' && !(data instanceof URL)) return work(await rowsFile(data, options.folder));
+  const { folder, maxDownloadBytes, signal } = options;
+  const source = { path: data instanceof URL ? data.href : data };
+  if (!isRemoteSource(source)) return work(await localTable(localPath(source.path), options));
+  // Says what is wrong with a URL before anything is opened.
+  parseSourceUrl(source.path);
+  const files = await SourceFiles.open({
+    folder,
+    maxBytes: maxDownloadBytes,
+    environment: process.env,
+    clock: systemClock,
   });
-  if (size > MAX_JSON_BYTES) {
+  try {
+    const acquired = await files.acquire(source, { signal });
+    const [copy, ...others] = acquired.source.files ?? [];
+    // One that calls itself nothing known is JSON or CSV, as on this machine.
+    const unknown = copy !== undefined && others.length === 0 && formatOfName(copy) === undefined;
+    return await work(unknown ? await localTable(copy, options) : acquired.source);
+  } finally {
+    await files.close();
+  }
+}
+
+const localPath = (path: string): string => (/^file:/i.test(path) ? parseSourceUrl(path).key : path);
+
+async function localTable(path: string, { folder }: OpenDataOptions): Promise<DataSource> {
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined || found.isDirectory() || formatOfName(path) !== undefined) return { path };
+  // The ending decides, and what has none that is known is read as CSV.
+  if (!/\.json$/i.test(path)) return { path, format: 'csv' };
+  if (found.size > MAX_JSON_BYTES) {
     throw new OctomilClientError(
       'too_large',
-      `${path} has ${size} bytes; JSON is read up to ${MAX_JSON_BYTES}: convert it to CSV or Parquet`,
+      `${path} has ${found.size} bytes; JSON is read up to ${MAX_JSON_BYTES}: convert it to JSON lines, CSV or Parquet`,
     );
   }
   return rowsFile(parseRows(await readFile(path, 'utf8'), path), folder);
@@ -99,45 +98,6 @@ function parseRows(text: string, path: string): ClientRow[] {
     }
   }
   throw new OctomilClientError('data_unreadable', `${path} is neither an object a line nor an array of objects`);
-}
-
-async function download(url: URL, options: OpenDataOptions): Promise<string> {
-  const { folder, maxDownloadBytes, signal } = options;
-  const ending = /\.(parquet|pq|csv|tsv|txt|jsonl?)(\.gz)?$/i.exec(url.pathname)?.[0].toLowerCase() ?? '.csv';
-  const path = join(folder, `download${ending}`);
-  const shown = `${url.origin}${url.pathname}`;
-  const refuse = (bytes: number): OctomilClientError =>
-    new OctomilClientError('too_large', `${shown} has ${bytes} bytes or more; maxDownloadBytes is ${maxDownloadBytes}`);
-  try {
-    const response = await options.fetch(url, signal === undefined ? {} : { signal });
-    if (!response.ok || response.body === null) {
-      throw new OctomilClientError('data_unreadable', `${shown} was answered with HTTP ${response.status}`, {
-        status: response.status,
-      });
-    }
-    const announced = Number(response.headers.get('content-length') ?? 0);
-    if (announced > maxDownloadBytes) {
-      await response.body.cancel();
-      throw refuse(announced);
-    }
-    let bytes = 0;
-    const counted = async function* (chunks: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
-      for await (const chunk of chunks) {
-        bytes += chunk.length;
-        if (bytes > maxDownloadBytes) throw refuse(bytes);
-        yield chunk;
-      }
-    };
-    const body = Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]);
-    await pipeline(body, counted, createWriteStream(path, { mode: 0o600 }), signal === undefined ? {} : { signal });
-    return path;
-  } catch (cause) {
-    if (cause instanceof OctomilClientError) throw cause;
-    if (signal?.aborted === true)
-      throw new OctomilClientError('cancelled', `reading ${shown} was cancelled`, { cause });
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new OctomilClientError('data_unreadable', `${shown} cannot be read: ${why}`, { cause });
-  }
 }
 
 /** Rows as a CSV file: RFC 4180, columns in the order in which they first appear. */

@@ -201,15 +201,16 @@ export class FederatedClient {
     const { model, version } = round;
     const room = await localRoom();
     return room.withFolder(async (folder) => {
-      const trained = await room.trainOnTable({
-        source: await room.openData(data ?? [], this.#reading(folder, signal)),
-        base: await this.#baseFiles(model, version, signal),
-        modelName: round.modelName,
-        local: { ...round.local, proximalMu: round.proximalMu },
-        rounds: 1,
-        updateFormat: 'delta',
-        ...{ targetCol, folder, onProgress, signal },
-      });
+      const trained = await room.withData(data ?? [], this.#reading(folder, signal), async (source) =>
+        room.trainOnTable({
+          base: await this.#baseFiles(model, version, signal),
+          modelName: round.modelName,
+          local: { ...round.local, proximalMu: round.proximalMu },
+          rounds: 1,
+          updateFormat: 'delta',
+          ...{ source, targetCol, folder, onProgress, signal },
+        }),
+      );
       return this.#uploadFiltered(round, await room.readUpdate(trained.path), options, trained);
     });
   }
@@ -239,12 +240,14 @@ export class FederatedClient {
     return room.withFolder(async (folder) => {
       // The model first: its name costs nothing to check.
       const found = await this.#model(model, signal);
-      const source = await room.openData(data, this.#reading(folder, signal));
-      const version = await this.#versionOrFirst(found, options, source, room);
-      const trained = await room.trainOnTable({
-        base: await this.#baseFiles(found.id, version, signal),
-        modelName: found.name,
-        ...{ source, targetCol, updateFormat, local, rounds, folder, onProgress, signal },
+      const { trained, version } = await room.withData(data, this.#reading(folder, signal), async (source) => {
+        const base = await this.#versionOrFirst(found, options, source, room);
+        const request = {
+          base: await this.#baseFiles(found.id, base, signal),
+          modelName: found.name,
+          ...{ source, targetCol, updateFormat, local, rounds, folder, onProgress, signal },
+        };
+        return { trained: await room.trainOnTable(request), version: base };
       });
       const sampleCount = options.sampleCount ?? trained.sampleCount;
       const { update: bytes, metrics } = trained;
@@ -331,12 +334,11 @@ export class FederatedClient {
     return this.#deviceId;
   }
 
-  #reading(folder: string, signal: AbortSignal | undefined): Parameters<LocalRoom['openData']>[1] {
+  #reading(folder: string, signal: AbortSignal | undefined): Parameters<LocalRoom['withData']>[1] {
     return {
       folder,
       signal,
       maxDownloadBytes: this.#options.maxDownloadBytes ?? DEFAULT_MAX_DOWNLOAD_BYTES,
-      fetch: this.#options.fetch ?? ((input, init) => fetch(input, init)),
     };
   }
 

@@ -11,7 +11,7 @@ import { parseLocalOptions, runTask, type TrainingProgress, type TrainResult } f
 import { OctomilClientError } from '../client-error.js';
 import type { LocalTrainingOptions } from '../training-options.js';
 
-export { openData } from './data.js';
+export { withData } from './data.js';
 
 /** Rows held out of training, as agents do by default. */
 const HOLDOUT_SHARE_RATIO = 0.2;

@@ -13,6 +13,7 @@ export {
 export { DATE_FORMATS, type DateFormat, dateOfText } from './date-cells.js';
 export { digestOf } from './digest.js';
 export { ENCODINGS, type Encoding } from './encoding.js';
+export { formatOfName } from './format-of-name.js';
 export { formatOf, type LocatedFile, type LocatedTable, locate, pathsOf } from './locate.js';
 export { type MemoryBudget, memoryBudget } from './memory-budget.js';
 export { openTable } from './open-table.js';
