@@ -134,6 +134,18 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
         runs: option(options, 'runs'),
       }),
   },
+  streamed: {
+    summary: 'training under a memory limit on a file that is larger, against one that fits: peak memory and time',
+    options: { 'csv-mb': 2_048, 'limit-mib': 1_024, steps: 200, 'batch-size': 256 },
+    needsPostgres: () => false,
+    run: async (options) =>
+      (await import('./streamed.js')).streamedBench({
+        csvMb: option(options, 'csv-mb'),
+        limitMib: option(options, 'limit-mib'),
+        steps: option(options, 'steps'),
+        batchSize: option(options, 'batch-size'),
+      }),
+  },
   cnn: {
     summary: 'training a network of convolutions on wasm, against tfjs in plain JavaScript',
     options: { images: 2_000, 'cpu-images': 128 },
