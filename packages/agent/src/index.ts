@@ -11,6 +11,7 @@ export type { DoctorCheck } from './doctor/check.js';
 export { type DoctorOptions, runDoctor } from './doctor/doctor.js';
 export { type LocalAgent, openLocalAgent } from './http/local-agent.js';
 export { type RunAgentOptions, runAgent } from './main.js';
+export { exportPersonalModel, listPersonalModels, removePersonalModel } from './personal/personal-models.js';
 export { type DryRun, type DryRunOptions, dryRun } from './policy/dry-run.js';
 export { explainPolicy, type OwnTrainerState, ownTrainerStates, type PolicyExplanation } from './policy/explain.js';
 export { setPaused } from './policy/paused.js';

@@ -14,7 +14,7 @@ export function pendingUpload(
   elapsedMs: number,
   alsoTold: Readonly<Record<string, unknown>> = {},
 ): PendingUpload {
-  const { update, sampleCount, trainLoss, evaluation, steps, backend } = result;
+  const { update, sampleCount, trainLoss, evaluation, steps, backend, bestEpoch, personal, personalization } = result;
   return {
     state: 'upload',
     key,
@@ -24,7 +24,11 @@ export function pendingUpload(
     sizeBytes: update.sizeBytes,
     sha256: update.sha256,
     sampleCount,
-    metricsJson: JSON.stringify({ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000, ...alsoTold }),
+    metricsJson: JSON.stringify({
+      ...{ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000 },
+      ...{ bestEpoch, personal, personalization },
+      ...alsoTold,
+    }),
     deadlineAtMs,
   };
 }

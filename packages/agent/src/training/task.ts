@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
 import type { Assignment } from '@octomil/proto';
 import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
@@ -5,8 +7,11 @@ import { parseTargetRule, type TargetRule } from '@octomil/shared/features';
 import {
   type ControlVariateFiles,
   type OwnCode,
+  type Personalization,
+  type PersonalPlace,
   type PredictTask,
   parseLocalOptions,
+  parsePersonalization,
   type TrainerTask,
 } from '@octomil/shared/training';
 
@@ -19,6 +24,8 @@ export interface TaskPlaces {
   readonly outputPath: string;
   /** Code of the site's own that the assignment asks for, as it is allowed. */
   readonly own?: AllowedCode | undefined;
+  /** Where personal parts of models are kept, and of which data set this one is. Default: none are. */
+  readonly personal?: { readonly path: string; readonly dataSet: string };
   /** Where the assignment asks for SCAFFOLD. */
   readonly controlVariates?: ControlVariateFiles | undefined;
 }
@@ -84,6 +91,7 @@ export function toTrainerTask(
   places: TaskPlaces,
 ): Exclude<TrainerTask, PredictTask> {
   const { source, basePath, outputPath } = places;
+  const kept = personalPart(assignment, json, places);
   if (assignment.kind === 'train' && json['trainer'] === 'echo') {
     return {
       kind: 'train',
@@ -113,6 +121,7 @@ export function toTrainerTask(
         architecture: part(json, 'architecture'),
         featureSpec: part(json, 'featureSpec'),
         holdout: part(json, 'holdout'),
+        ...kept,
       };
     case 'train': {
       const trainer = trainerOf(json);
@@ -132,7 +141,7 @@ export function toTrainerTask(
       return {
         kind: 'train',
         ...(own === undefined
-          ? { trainer: 'tfjs' }
+          ? { trainer: 'tfjs', ...kept }
           : {
               trainer: 'own',
               code: own.code,
@@ -157,6 +166,36 @@ export function toTrainerTask(
         `this agent does not know assignments of kind "${assignment.kind}"; update the agent`,
       );
   }
+}
+
+/**
+ * What of the model stays here, and where: one folder for each federation, model, data set, method and architecture.
+ *
+ * @throws OctomilError `training_not_supported` for code of the site's own and for echo, which would send all
+ */
+function personalPart(
+  assignment: Assignment,
+  json: TaskJson,
+  { personal, own }: TaskPlaces,
+): { personalization: Personalization; personal: PersonalPlace } | undefined {
+  if (json['personalization'] === undefined || json['personalization'] === null) return undefined;
+  const personalization = parsePersonalization(json['personalization']);
+  if (own !== undefined || trainerOf(json) !== 'tfjs') {
+    const name = own?.code.name ?? trainerOf(json);
+    throw new OctomilError(
+      'training_not_supported',
+      `personalization "${personalization.method}" needs the trainer tfjs; "${name}" trains here, and what it would send is not known to leave out what should stay`,
+    );
+  }
+  if (personal === undefined) {
+    throw new OctomilError('training_not_supported', 'this agent keeps no personal parts of models');
+  }
+  const { federation, modelName, sessionId, roundNumber } = assignment;
+  const { dataSet } = personal;
+  const key = JSON.stringify([federation, modelName, dataSet, personalization.method, json['architecture']]);
+  const folder = createHash('sha256').update(key).digest('hex').slice(0, 16);
+  const path = join(personal.path, folder);
+  return { personalization, personal: { path, federation, model: modelName, dataSet, sessionId, roundNumber } };
 }
 
 /** What trains: `tfjs` where the assignment does not say. */

@@ -76,6 +76,27 @@ export function register(program: Command, define: DefineCommand): void {
         .option('--architecture <name>', 'logistic or mlp'),
     async (options) => (await import('./agent-site.js')).dryRun(options),
   );
+  const personal = agent.command('personal').description("what of models is this site's own");
+  define(personal, 'list', 'list the personal models of this site', ofAgent, async (options) =>
+    (await import('./agent-personal.js')).list(options),
+  );
+  define(
+    personal,
+    'export <id>',
+    'write a personal model as model.json and weights.safetensors, for predictions here',
+    (command) =>
+      ofAgent(command)
+        .requiredOption('--output <folder>', 'a new or empty folder')
+        .option('--weights <file>', 'weights of the version that the rest is taken from (fedbn, fedper)'),
+    async (options, id = '') => (await import('./agent-personal.js')).exportOne(options, id),
+  );
+  define(
+    personal,
+    'remove <id>',
+    'forget one; the next round starts from its base',
+    ofAgent,
+    async (options, id = '') => (await import('./agent-personal.js')).remove(options, id),
+  );
   define(agent, 'pause', 'refuse every assignment from now on, also while the agent runs', ofAgent, async (options) =>
     (await import('./agent-site.js')).pause(options, true),
   );

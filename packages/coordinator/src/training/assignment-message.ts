@@ -72,6 +72,8 @@ function task({ kind, number, config, featureSpec }: RoundFacts): object {
     architecture: config.architecture,
     featureSpec,
     holdout: { salt: config.holdoutSalt, shareRatio, ...(entityColumn === null ? {} : { entityColumn }) },
+    // An evaluation too: a site's own layers are part of what it would use.
+    ...(config.personalization === undefined ? {} : { personalization: config.personalization }),
   };
   if (kind === 'evaluate') return shared;
   return {

@@ -35,6 +35,8 @@ export function evaluationOf(sites: readonly SiteReport[]): Evaluation {
 export function trainingMetrics(answers: readonly (SiteReport & { readonly sampleCount: number })[]): {
   evaluation: Evaluation;
   train_loss: number | null;
+  /** Of the sites' personal models after the round; only where sites have such. */
+  personal?: Evaluation;
   training: JsonObject;
   drift?: Readonly<Record<string, DriftReport>>;
 } {
@@ -50,6 +52,13 @@ export function trainingMetrics(answers: readonly (SiteReport & { readonly sampl
     ...(drift.length === 0 ? {} : { drift: Object.fromEntries(drift) }),
     evaluation: evaluationOf(answers.map(({ name, metrics }) => ({ name, metrics: asRecord(metrics['evaluation']) }))),
     train_loss: mean(losses),
+    ...(answers.some(({ metrics }) => metrics['personal'] !== undefined)
+      ? {
+          personal: evaluationOf(
+            answers.map(({ name, metrics }) => ({ name, metrics: asRecord(metrics['personal']) })),
+          ),
+        }
+      : {}),
     training: Object.fromEntries(
       answers.map(({ name, metrics, sampleCount }) => [
         name,
@@ -59,6 +68,9 @@ export function trainingMetrics(answers: readonly (SiteReport & { readonly sampl
           steps: finite(metrics['steps']),
           seconds: finite(metrics['seconds']),
           backend: typeof metrics['backend'] === 'string' ? metrics['backend'].slice(0, 40) : null,
+          ...optional('best_epoch', finite(metrics['bestEpoch'])),
+          ...optional('personal_started_from', text(asRecord(metrics['personalization'])['startedFrom'])),
+          ...optional('personal_reason', text(asRecord(metrics['personalization'])['reason'])),
         },
       ]),
     ),
@@ -101,6 +113,10 @@ function mean(values: readonly { value: number; weight: number }[]): number | nu
 function finite(value: unknown): number | null {
   return typeof value === 'number' && Number.isFinite(value) ? value : null;
 }
+
+const text = (value: unknown): string | null => (typeof value === 'string' ? value.slice(0, 200) : null);
+
+const optional = (name: string, value: number | string | null): JsonObject => (value === null ? {} : { [name]: value });
 
 function asRecord(value: unknown): Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};

@@ -1,6 +1,7 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { encodedWidth, formatTargetRule, parseTargetRule } from '@octomil/shared/features';
 import type { Architecture, ModelDocument } from '@octomil/shared/models';
+import { checkPersonalization } from '@octomil/shared/training';
 import { fitOutput } from './feature-agreement.js';
 import type { ConfirmedSpec, TrainingBase, TrainingRegistry } from './ports.js';
 import type { ResolvedConfig } from './round-facts.js';
@@ -31,7 +32,9 @@ export async function findBase(
  * Completes a configuration by what the base version and the model's row say.
  *
  * @param confirmed the spec to train with, in place of one that the sites describe
- * @throws `invalid_input` where architecture or target are missing, or contradict the base or the confirmed spec
+ * @throws `invalid_input` where architecture or target are missing or contradict the base, or the architecture lacks the
+ * layers that are to stay at the sites
+ or the confirmed spec
  */
 export function resolveConfig(
   config: SessionConfig,
@@ -80,6 +83,14 @@ export function resolveConfig(
       'invalid_input',
       `model "${model.name}" has no target yet; name what to learn, such as target = "diagnosis" or target = "num>0"`,
       { details: { field: 'target' } },
+    );
+  }
+  if (config.personalization !== undefined) checkPersonalization(config.personalization, architecture);
+  if (config.local.classWeights !== undefined && architecture.output.kind === 'regression') {
+    throw new OctomilError(
+      'invalid_input',
+      `local.class_weights need classes, and model "${model.name}" learns a number; leave them out`,
+      { details: { field: 'local.class_weights' } },
     );
   }
   return {

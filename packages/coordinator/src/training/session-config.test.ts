@@ -42,6 +42,23 @@ test('snake_case reaches the options of the strategy and of the sites', () => {
   });
 });
 
+test('personalization and rules of local training in the words of the wire', () => {
+  const { config } = parseSessionConfig({
+    model: 'm',
+    personalization: { method: 'fedper', head_layers: ['output'] },
+    local: { early_stop: { patience: 2, min_delta: 0.01 }, class_weights: { not_ill: 2 }, max_steps: 50 },
+  });
+  expect(config).toMatchObject({
+    personalization: { method: 'fedper', headLayers: ['output'] },
+    local: { earlyStop: { patience: 2, minDelta: 0.01 }, classWeights: { not_ill: 2 }, maxSteps: 50 },
+  });
+  expect(parseSessionConfig({ model: 'm', personalization: 'ditto' }).config.personalization).toEqual({
+    method: 'ditto',
+    lambda: 0.1,
+  });
+  expect(parseSessionConfig({ model: 'm', personalization: null }).config).not.toHaveProperty('personalization');
+});
+
 test.each([
   [{ model: 'm', rounds: 0 }, /^rounds = 0: .*integer from 1 to 10000/],
   [{ model: 'm', min_updates: 0 }, /^min_updates = 0/],
@@ -56,6 +73,18 @@ test.each([
   [{ model: 'm', no_progress_seconds: 4 }, /^no_progress_seconds = 4: .*number from 5 to 86400/],
   [{ model: 'm', new_version: '1.2' }, /^new_version: "1.2" is no semantic version/],
   [{ model: 'm', max_update_norm: 1, update_format: 'weights' }, /needs update_format = "delta"/],
+  [
+    { model: 'm', personalization: 'fedrep' },
+    /personalization = "fedrep": its method must be one of fedbn, fedper, ditto/,
+  ],
+  [{ model: 'm', personalization: { method: 'fedper' } }, /fedper needs head_layers/],
+  [
+    { model: 'm', local: { early_stop: { patience: 2 } }, holdout: { share: 0 } },
+    /early_stop is decided on held-out rows/,
+  ],
+  [{ model: 'm', local: { early_stop: 3 } }, /earlyStop = 3: use { patience, minDelta }/],
+  [{ model: 'm', local: { class_weights: 'even' } }, /classWeights = "even": use "balanced"/],
+  [{ model: 'm', local: { max_steps: 0 } }, /maxSteps = 0/],
 ])('%j is refused with the field, the value and the limit', (body, message) => {
   expect(() => parseSessionConfig(body)).toThrow(
     expect.objectContaining({ code: 'invalid_input', reason: expect.stringMatching(message) }),
@@ -74,4 +103,13 @@ test.each([
 
 test('a new version is kept in the form that the registry gives it', () => {
   expect(parseSessionConfig({ model: 'm', new_version: ' v1.2.0' }).config.newVersion).toBe('1.2.0');
+});
+
+test.each([
+  [{ model: 'm', personalization: 'fedbn', trainer: 'pytorch' }, /needs the trainer tfjs, not "pytorch"/],
+  [{ model: 'm', personalization: 'ditto', trainer: 'echo' }, /needs the trainer tfjs, not "echo"/],
+  [{ model: 'm', personalization: 'ditto', admission: 'open' }, /clients of an open session do not/],
+])('%j is refused: nobody there keeps a part', (body, message) => {
+  const refused = { code: 'training_not_supported', reason: expect.stringMatching(message) };
+  expect(() => parseSessionConfig(body)).toThrow(expect.objectContaining(refused));
 });

@@ -1,12 +1,18 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import { parseTargetRule } from '@octomil/shared/features';
+import { type FeatureHints, parseTargetRule } from '@octomil/shared/features';
 import { type Architecture, parseArchitecture } from '@octomil/shared/models';
-import { type LocalOptions, parseLocalOptions, TRAINER_NAME_PATTERN } from '@octomil/shared/training';
+import {
+  type LocalOptions,
+  type Personalization,
+  parseLocalOptions,
+  parsePersonalization,
+  TRAINER_NAME_PATTERN,
+} from '@octomil/shared/training';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
 import { parseVersion } from '../models/version-number.js';
-import { checkHints } from './feature-hints.js';
+import { parseHints } from './feature-hints.js';
 
 const Name = Type.String({ minLength: 1, maxLength: 200 });
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -46,6 +52,8 @@ export const SessionBody = Type.Object(
     // `auto`: the sites describe and a spec is merged. `confirmed`, or the id of a proposal: the one a person confirmed.
     feature_spec: OrNull(Name),
     local: OrNull(Type.Record(Type.String(), Type.Unknown())),
+    // A method's name, or an object with the method and its settings.
+    personalization: OrNull(Type.Union([Type.String(), Type.Record(Type.String(), Type.Unknown())])),
     // tfjs, echo, or what the sites call code of their own.
     trainer: OrNull(Type.String({ pattern: TRAINER_NAME_PATTERN })),
     seed: OrNull(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
@@ -103,10 +111,12 @@ export interface SessionConfig {
   readonly missingMarkers: Readonly<Record<string, readonly (string | number)[]>>;
   readonly exclude: readonly string[];
   /** Absent: none. */
-  readonly hints?: Readonly<Record<string, object>>;
+  readonly hints?: FeatureHints;
   /** `confirmed`, or a proposal's id. Absent: `auto`. */
   readonly featureSpec?: string;
   readonly local: LocalOptions;
+  /** What of the model stays at the sites. Absent: nothing. */
+  readonly personalization?: Personalization;
   /** `tfjs`, `echo`, or what the sites call code of their own. */
   readonly trainer: string;
   readonly seed: number;
@@ -228,6 +238,7 @@ export function parseSessionConfig(
       maxUpdateNormL2: given.max_update_norm ?? null,
       maxShareRatio: given.max_share ?? SESSION_DEFAULTS.maxShareRatio,
       dryRun: given.dry_run ?? false,
+      ...personalization(given),
       ...(given.admission === 'open' ? { admission: 'open', clientRules: clientRules(given, prepared.options) } : {}),
     },
   };
@@ -235,8 +246,7 @@ export function parseSessionConfig(
 
 /** @throws `invalid_input` for hints of which a confirmed spec would take no notice */
 function featureWishes({ features, feature_spec: asked }: SessionBody): Pick<SessionConfig, 'hints' | 'featureSpec'> {
-  const hints = features?.hints ?? undefined;
-  if (hints !== undefined) checkHints(hints);
+  const hints = features?.hints == null ? undefined : parseHints(features.hints);
   const agreed = asked == null || asked === 'auto' ? undefined : asked;
   if (agreed !== undefined && hints !== undefined) {
     throw new OctomilError(
@@ -246,6 +256,28 @@ function featureWishes({ features, feature_spec: asked }: SessionBody): Pick<Ses
     );
   }
   return { ...(hints === undefined ? {} : { hints }), ...(agreed === undefined ? {} : { featureSpec: agreed }) };
+}
+
+/** Personal parts are trained by this project's trainer at sites that keep them. */
+function personalization(given: SessionBody): Pick<SessionConfig, 'personalization'> {
+  const wanted = given.personalization;
+  if (wanted == null) return {};
+  const parsed = parsePersonalization(typeof wanted === 'string' ? wanted : camelCase(wanted));
+  if (given.trainer != null && given.trainer !== 'tfjs') {
+    throw new OctomilError(
+      'training_not_supported',
+      `personalization needs the trainer tfjs, not "${given.trainer}": code of a site's own decides itself what stays there; leave one of them out`,
+      { details: { field: 'personalization' } },
+    );
+  }
+  if (given.admission === 'open') {
+    throw new OctomilError(
+      'training_not_supported',
+      'personalization needs agents at the sites, which keep their part; clients of an open session do not; leave one of them out',
+      { details: { field: 'personalization' } },
+    );
+  }
+  return { personalization: parsed };
 }
 
 function clientRules(given: SessionBody, strategyOptions: Readonly<Record<string, unknown>>): ClientRules {
@@ -274,12 +306,24 @@ function outputOf(architecture: unknown): SessionConfig['output'] {
 
 /** The session's seed is the agents' too, and FedProx's μ is part of their loss, unless `local` says otherwise. */
 function localOptions(given: SessionBody, strategyMu: unknown, controlled: boolean): LocalOptions {
-  return parseLocalOptions({
+  const local = camelCase(given.local ?? {});
+  const { earlyStop } = local;
+  const nested = typeof earlyStop === 'object' && earlyStop !== null && !Array.isArray(earlyStop);
+  const options = parseLocalOptions({
     ...(controlled ? { optimizer: 'sgd' } : {}),
     ...(given.seed == null ? {} : { seed: given.seed }),
     ...(strategyMu === undefined ? {} : { proximalMu: strategyMu }),
-    ...camelCase(given.local ?? {}),
+    ...local,
+    ...(nested ? { earlyStop: camelCase(earlyStop as Record<string, unknown>) } : {}),
   });
+  if (options.earlyStop !== undefined && given.holdout?.share === 0) {
+    throw new OctomilError(
+      'invalid_input',
+      'local.early_stop is decided on held-out rows, and holdout.share is 0; raise it or leave early_stop out',
+      { details: { field: 'local.early_stop' } },
+    );
+  }
+  return options;
 }
 
 /** `batch_size` → `batchSize`; null stands for "not given". */

@@ -84,6 +84,33 @@ for (const kind of TEST_DATABASES) {
       expect(await engine.assignments.submitUpdate(device, header, { bytes })).toEqual({ accepted: true });
     }
 
+    test('what stays at the sites is checked before the session starts, and told to them with every task', async () => {
+      const started = (body: object) => on.session(engine, { ...BODY, ...body });
+      const refused = { code: 'invalid_input', details: { field: 'personalization', layers: ['dense_1', 'output'] } };
+      const architecture = { name: 'mlp', hidden: [4] };
+      await expect(
+        started({ architecture, personalization: { method: 'fedper', head_layers: ['dense_2'] } }),
+      ).rejects.toMatchObject({ ...refused, reason: expect.stringMatching(/names dense_2.*are dense_1, output/) });
+      await expect(started({ architecture, personalization: 'fedbn' })).rejects.toMatchObject(refused);
+      const regression = { name: 'logistic', output: { kind: 'regression' } };
+      await expect(started({ architecture: regression, local: { class_weights: 'balanced' } })).rejects.toMatchObject({
+        code: 'invalid_input',
+        details: { field: 'local.class_weights' },
+      });
+
+      await started({ personalization: 'ditto', local: { max_steps: 3 } });
+      await report(a, statistics());
+      await report(b, statistics());
+      await kindOf(a, 'train');
+      const personalization = { method: 'ditto', lambda: 0.1 };
+      const task = JSON.parse((await assignmentOf(engine, a)).taskJson) as object;
+      expect(task).toMatchObject({ personalization, options: { maxSteps: 3 } });
+      await train(a, null);
+      await train(b, null);
+      await kindOf(a, 'evaluate');
+      expect(JSON.parse((await assignmentOf(engine, a)).taskJson)).toMatchObject({ personalization });
+    });
+
     test('columns are described, weights trained, the result evaluated at the sites and kept as a version', async () => {
       const session = await on.session(engine, BODY);
       await kindOf(a, 'describe');

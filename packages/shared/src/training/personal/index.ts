@@ -1,3 +1,4 @@
+export { loadPersonalModel, type PersonalModel } from './load-personal.js';
 export {
   type KeptPersonal,
   listPersonal,

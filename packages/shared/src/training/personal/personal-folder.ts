@@ -53,7 +53,8 @@ export type KeptPersonal =
   | { readonly state: undefined; readonly reason?: string };
 
 const RECORD = 'personal.json';
-const DOCUMENT = 'model.json';
+/** Architecture and columns, as a version's `model.json`. */
+export const DOCUMENT = 'model.json';
 
 /** @throws OctomilError `corrupt_file` for a record that cannot be read; undefined where there is none */
 export async function readPersonalRecord(path: string): Promise<PersonalRecord | undefined> {

@@ -16,8 +16,8 @@ test.each<[unknown, RegExp]>([
   ['fedrep', /"fedrep": its method must be one of fedbn, fedper, ditto/],
   [{}, /method must be one of/],
   [null, /method must be one of/],
-  ['fedper', /fedper needs headLayers/],
-  [{ method: 'fedper', headLayers: [] }, /fedper needs headLayers/],
+  ['fedper', /fedper needs head_layers/],
+  [{ method: 'fedper', headLayers: [] }, /fedper needs head_layers/],
   [{ method: 'fedbn', lambda: 1 }, /fedbn has no settings/],
   [{ method: 'ditto', lambda: -1 }, /ditto has lambda \(0 or more\)/],
 ])('%j is refused', (given, message) => {

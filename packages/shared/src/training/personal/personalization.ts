@@ -52,7 +52,7 @@ const SCHEMAS = {
 
 const NON_EMPTY = {
   fedbn: 'fedbn has no settings',
-  fedper: 'fedper needs headLayers: names of layers of the model, such as ["output"]',
+  fedper: 'fedper needs head_layers: names of layers of the model, such as ["output"]',
   ditto: 'ditto has lambda (0 or more), epochs and learningRate',
 };
 
