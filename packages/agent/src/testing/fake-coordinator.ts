@@ -373,7 +373,8 @@ export class FakeCoordinator {
     this.httpRequests.push(`${request.method} ${request.url}`);
     this.#changed();
     if (this.onHttp(request, response)) return;
-    const [, , , , first = '', second, third] = (request.url ?? '').split('/');
+    const [path = ''] = (request.url ?? '').split('?');
+    const [, , , , first = '', second, third] = path.split('/');
     const answer = (status: number, body: unknown): void => {
       response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
     };

@@ -1,7 +1,15 @@
 import { createHash } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
-import type { RunOptions, Trainer, TrainerResult, TrainerTask } from '@octomil/shared/training';
+import { decodeWeights, encodeWeights } from '@octomil/shared/tensors';
+import type { ControlVariateFiles, RunOptions, Trainer, TrainerResult, TrainerTask } from '@octomil/shared/training';
+
+/** One number, raised by one: how often it was counted on. */
+async function nextControlVariate({ ownPath, ownOutputPath }: ControlVariateFiles): Promise<void> {
+  const [before] = ownPath === undefined ? [] : decodeWeights(await readFile(ownPath));
+  const data = Float32Array.of((before?.data[0] ?? 0) + 1);
+  await writeFile(ownOutputPath, encodeWeights([{ name: 'controlVariate/bias', shape: [1], data }]));
+}
 
 /** Trains nothing: an update is the base with its last byte raised by one. */
 export class FakeTrainer implements Trainer {
@@ -38,6 +46,7 @@ export class FakeTrainer implements Trainer {
     const last = bytes.length - 1;
     bytes[last] = ((bytes[last] ?? 0) + 1) % 256;
     await writeFile(task.outputPath, bytes);
+    if (task.trainer === 'tfjs' && task.controlVariates !== undefined) await nextControlVariate(task.controlVariates);
     const sha256 = createHash('sha256').update(bytes).digest('hex');
     return {
       sampleCount: 40,

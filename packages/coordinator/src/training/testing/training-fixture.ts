@@ -68,6 +68,8 @@ export interface RoundState {
 
 export interface DeviceOptions {
   readonly labels?: Record<string, string>;
+  /** Default: those of an agent of today. */
+  readonly capabilities?: Record<string, unknown>;
   readonly site?: object;
   readonly online?: boolean;
   readonly organizationId?: string;
@@ -121,7 +123,7 @@ export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
           session_process_id, lease_until)
         values (${id}, ${options.organizationId ?? organizationId}, ${name},
           ${createHash('sha256').update(name).digest().readUInt32BE(0) / 2 ** 32}::float8,
-          ${JSON.stringify(options.labels ?? {})}::jsonb, ${JSON.stringify({ trainers: ['tfjs', 'echo'] })}::jsonb,
+          ${JSON.stringify(options.labels ?? {})}::jsonb, ${JSON.stringify(options.capabilities ?? { trainers: ['tfjs', 'echo'], strategies: ['scaffold'] })}::jsonb,
           ${JSON.stringify(options.site ?? ALLOW_ALL)}::jsonb,
           ${options.online === false ? sql`null, null` : sql`'process', now() + interval '1 hour'`})`.execute(
         database.kysely,
