@@ -166,6 +166,7 @@ export async function startContext(
     database,
     objects,
     downloads,
+    jobs,
     assignments,
     rollouts,
     hub: devices.hub,

@@ -500,9 +500,15 @@ export interface UploadTicketsTable {
   sha256: string;
   part_size_bytes: number;
   part_count: number;
-  state: 'open' | 'completed' | 'abandoned';
+  /** `arrived`: in the bucket, and looked at by a job. */
+  state: 'open' | 'arrived' | 'completed' | 'abandoned';
   expires_at: Timestamp;
   created_at: Timestamp;
+  claimed_by: string | null;
+  claimed_until: Timestamp | null;
+  attempts: Generated<number>;
+  /** Why it does not count. */
+  problem: Json<JsonObject> | null;
 }
 
 export interface CheckpointsTable {

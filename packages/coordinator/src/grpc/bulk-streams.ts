@@ -93,8 +93,8 @@ export async function upload(
     throw new OctomilError('invalid_input', 'an upload begins with its header');
   }
   const { receivedBytes } = receiver;
-  if (receiver.whole) {
-    const { ticket } = await transfers.state(proof);
+  const { ticket } = await transfers.state(proof);
+  if (receiver.whole || ticket.state !== 'open') {
     const verdict = await transfers.complete(proof);
     hub.get(device.deviceId)?.judge(ticket.header.key, verdict);
   }

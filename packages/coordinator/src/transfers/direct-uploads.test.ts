@@ -4,18 +4,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
-import { silentLogger, systemClock } from '@octomil/shared/runtime';
+import { type Clock, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { type ObjectStore, openObjectStore } from '@octomil/shared/storage';
+import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { createDeviceService } from '../devices/index.js';
 import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { FakeAssignmentPort } from '../testing/fake-assignment-port.js';
 import { openTestDatabase } from '../testing/index.js';
 import { NO_ROLLOUTS } from '../testing/no-rollouts.js';
-import { createTransferService, type TransferService } from './index.js';
+import { createTransferService, type TransferService, type TransferServiceOptions } from './index.js';
 
 const PART = 5 * 1024 * 1024;
 const SIZE = PART + 4321;
+const LEASE_MS = 600;
 
 for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
   const url = process.env[variable];
@@ -36,6 +38,7 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
     let objects: ObjectStore & { close(): Promise<void> };
     let assignments: FakeAssignmentPort;
     let transfers: TransferService;
+    let newTransfers: (overrides?: Partial<TransferServiceOptions>) => TransferService;
     let deviceId: string;
 
     beforeAll(async () => {
@@ -56,16 +59,24 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       const enrollmentToken = await insertEnrollmentToken(database, organizationId);
       ({ deviceId } = await devices.enroll({ enrollmentToken, deviceIdentifier: 'd', labels: {}, agentVersion: '1' }));
       assignments = new FakeAssignmentPort();
-      transfers = createTransferService({
-        database,
-        assignments,
-        rollouts: NO_ROLLOUTS,
-        hub: devices.hub,
-        clock: systemClock,
-        logger: silentLogger,
-        objects,
-        settings: { stagingRoot: join(folder, 'staging'), partSizeBytes: PART, ticketLifetimeMs: 60_000 },
-      });
+      newTransfers = (overrides = {}) =>
+        createTransferService({
+          database,
+          assignments,
+          rollouts: NO_ROLLOUTS,
+          hub: devices.hub,
+          clock: systemClock,
+          logger: silentLogger,
+          objects,
+          settings: {
+            stagingRoot: join(folder, 'staging'),
+            partSizeBytes: PART,
+            ticketLifetimeMs: 60_000,
+            checkLeaseMs: LEASE_MS,
+          },
+          ...overrides,
+        });
+      transfers = newTransfers();
       await transfers.start();
     });
 
@@ -97,6 +108,11 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       await response.arrayBuffer();
       expect([200, 201, 308]).toContain(response.status);
     };
+    const claimedBy = async (ticketId: string) => {
+      const { rows } = await sql<{ claimed_by: string | null }>`
+        select claimed_by from upload_tickets where id = ${ticketId}`.execute(database.kysely);
+      return rows[0]?.claimed_by ?? null;
+    };
     const inBucket = async () => {
       const keys: string[] = [];
       for await (const { key } of objects.list('incoming/')) keys.push(key);
@@ -111,7 +127,7 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       expect(await transfers.complete(proof)).toEqual({ accepted: true });
       expect(await transfers.complete(proof)).toEqual({ accepted: true });
       expect(assignments.updates.at(-1)).toMatchObject({ sha256: createHash('sha256').update(bytes).digest('hex') });
-      expect(await inBucket()).toEqual([]);
+      await until(async () => (await inBucket()).length === 0);
     });
 
     test('other bytes than announced never count, and the way through the coordinator stays open', async () => {
@@ -130,6 +146,87 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       expect(await transfers.complete(proof)).toEqual({ accepted: true });
     });
 
+    test('completing answers at once, and an update that fails its checks is refused and gone', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      for (const part of directParts) await send(part, bytes);
+      const gate = Promise.withResolvers<void>();
+      assignments.gate = gate.promise;
+      const reason = new OctomilError('update_rejected', 'tensor 0 holds numbers that are none').toBody();
+      assignments.verdict = { accepted: false, reason };
+      try {
+        expect(await transfers.completeSoon(proof, 0)).toBeUndefined();
+        expect((await transfers.state(proof)).ticket.state).toBe('arrived');
+        gate.resolve();
+        expect(await transfers.completeSoon(proof, 20_000)).toEqual({ accepted: false, reason });
+        expect(await transfers.complete(proof)).toEqual({ accepted: false, reason });
+        await until(async () => (await inBucket()).length === 0);
+      } finally {
+        gate.resolve();
+        assignments.gate = Promise.resolve();
+        assignments.verdict = { accepted: true };
+      }
+    });
+
+    test('another coordinator takes over what a killed one was checking: it counts once', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      for (const part of directParts) await send(part, bytes);
+      // Its timers never fire, as of a process that is gone; what it waits for never comes.
+      const deaf = new FakeAssignmentPort();
+      const never = Promise.withResolvers<void>();
+      deaf.gate = never.promise;
+      const clock: Clock = {
+        now: () => systemClock.now(),
+        sleep: () => new Promise(() => undefined),
+        after: () => () => undefined,
+      };
+      const killed = newTransfers({ assignments: deaf, clock });
+      await killed.start();
+      expect(await killed.completeSoon(proof, 0)).toBeUndefined();
+      await until(async () => deaf.calls.length > 0 || (await claimedBy(proof.ticketId)) !== null);
+      const before = assignments.updates.length;
+      // Within a lease and the look that follows; the row is the only thing they share.
+      expect(await transfers.completeSoon(proof, 20_000)).toEqual({ accepted: true });
+      expect(assignments.updates.length).toBe(before + 1);
+      // The first one was only slow after all: it changes nothing any more.
+      never.resolve();
+      await killed.stop();
+      expect(await transfers.complete(proof)).toEqual({ accepted: true });
+      expect(assignments.updates.length).toBe(before + 1);
+      await until(async () => (await inBucket()).length === 0);
+    });
+
+    test('a failure that has nothing to do with the bytes is tried again', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      for (const part of directParts) await send(part, bytes);
+      assignments.failures.set('submitUpdate', new OctomilError('network_unavailable', 'the database went away'));
+      const before = assignments.updates.length;
+      expect(await transfers.completeSoon(proof, 200)).toBeUndefined();
+      assignments.failures.clear();
+      expect(await transfers.completeSoon(proof, 20_000)).toEqual({ accepted: true });
+      expect(assignments.updates.length).toBe(before + 1);
+    });
+
+    test('what a ticket that expired had sent to the bucket is taken away', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      const [first] = directParts;
+      if (first !== undefined) await send(first, bytes);
+      await sql`update upload_tickets set expires_at = now() - interval '1 second' where id = ${proof.ticketId}`.execute(
+        database.kysely,
+      );
+      // Looks at what there is when it starts.
+      const other = newTransfers();
+      await other.start();
+      const rows = await sql<{ direct: unknown }>`
+        select header -> 'direct' as direct from upload_tickets where id = ${proof.ticketId}`.execute(database.kysely);
+      expect(rows.rows).toEqual([{ direct: null }]);
+      await other.stop();
+      await expect(transfers.complete(proof)).rejects.toMatchObject({ code: 'ticket_expired' });
+    });
+
     test('a sender that cannot reach the bucket any more sends everything to the coordinator', async () => {
       const bytes = randomBytes(SIZE);
       const { directParts, proof } = await begin(bytes);
@@ -143,6 +240,14 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       expect(await inBucket()).toEqual([]);
     });
   });
+}
+
+async function until(holds: () => Promise<boolean>): Promise<void> {
+  for (let attempt = 0; attempt < 200; attempt++) {
+    if (await holds()) return;
+    await systemClock.sleep(50);
+  }
+  expect('it holds').toBe('it does not hold');
 }
 
 async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {

@@ -21,7 +21,7 @@ export interface DirectUploadsOptions {
 const MAX_PARTS = 1000;
 /** Longer than reading one part from the bucket takes between two signs of life. */
 const IDLE_MS = 60_000;
-const CLEAN_EVERY_MS = 3_600_000;
+const CLEAN_EVERY_MS = 30_000;
 
 /**
  * Updates whose parts go straight to the bucket of the objects. What lies there is only a way of arriving: before an
@@ -68,26 +68,41 @@ export class DirectUploads {
   }
 
   /**
+   * Whether all bytes lie in the bucket, as one object from here on.
+   *
+   * @throws `network_unavailable`, `request_timeout`
+   */
+  async arrived(ticket: Ticket, staged: StagedUpload): Promise<boolean> {
+    const { objects, tickets } = this.#options;
+    const { direct } = objects;
+    const { layout } = ticket;
+    if (direct === undefined || staged.received.length === layout.partCount) return false;
+    const upload = await tickets.directOf(ticket.id);
+    if (upload === undefined) return false;
+    try {
+      // There already where a coordinator was killed after this step.
+      const whole = await objects.stat(upload.key);
+      if (whole === undefined) await direct.complete(upload, layout.partCount, layout.sizeBytes);
+      return true;
+    } catch (error) {
+      const { code } = toOctomilError(error);
+      // The sender may have gone on here: what is missing there is then said of what is here.
+      if (code === 'transfer_incomplete' || code === 'not_found') return false;
+      throw error;
+    }
+  }
+
+  /**
    * Brings what arrived in the bucket to the staging folder. Does nothing where not all of it is there.
    *
    * @throws `network_unavailable`, `request_timeout`, `transfer_incomplete` from reading the bucket
    */
   async fetch(ticket: Ticket, staged: StagedUpload): Promise<void> {
     const { objects, tickets, clock } = this.#options;
-    const { direct } = objects;
-    const upload = await tickets.directOf(ticket.id);
     const { layout } = ticket;
-    if (direct === undefined || upload === undefined || staged.received.length === layout.partCount) return;
-    try {
-      // There already where a coordinator was killed after this step.
-      const whole = await objects.stat(upload.key);
-      if (whole === undefined) await direct.complete(upload, layout.partCount, layout.sizeBytes);
-    } catch (error) {
-      const { code } = toOctomilError(error);
-      // The sender may have gone on here: what is missing there is then said of what is here.
-      if (code === 'transfer_incomplete' || code === 'not_found') return;
-      throw error;
-    }
+    if (!(await this.arrived(ticket, staged))) return;
+    const upload = await tickets.directOf(ticket.id);
+    if (upload === undefined) return;
     for (let index = 0; index < layout.partCount; index++) {
       const { start, end } = partRange(layout, index);
       await receivePart({
@@ -113,7 +128,7 @@ export class DirectUploads {
     await tickets.forgetDirect(ticketId);
   }
 
-  /** Drops what tickets left behind that expired or whose coordinator was killed; once an hour. */
+  /** Drops what tickets left behind that expired or whose coordinator was killed. */
   async clean(): Promise<void> {
     const { objects, tickets, clock, logger } = this.#options;
     if (objects.direct === undefined || clock.now() - this.#cleanedAtMs < CLEAN_EVERY_MS) return;

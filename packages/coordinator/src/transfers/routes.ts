@@ -19,6 +19,8 @@ const DOWNLOAD_CHUNK_BYTES = 256 * 1024;
 
 const TicketParams = Type.Object({ ticketId: Type.String({ maxLength: 64 }) });
 const PartParams = Type.Object({ ticketId: Type.String({ maxLength: 64 }), part: Type.Integer({ minimum: 0 }) });
+/** How long to wait for the verdict on what went to the bucket; without it, until there is one. */
+const CompleteQuery = Type.Object({ wait_ms: Type.Optional(Type.Integer({ minimum: 0, maximum: 60_000 })) });
 const ObjectParams = Type.Object({ sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) });
 
 function proofOf(request: FastifyRequest, ticketId: string): TicketProof {
@@ -39,6 +41,7 @@ function describe({ ticket, receivedParts }: UploadState): Record<string, unknow
     received_parts: receivedParts,
     expires_in_ms: ticket.expiresInMs,
     completed: ticket.verdict !== undefined,
+    state: ticket.state === 'arrived' ? 'validating' : ticket.state,
   };
 }
 
@@ -105,9 +108,15 @@ export function registerTransferRoutes(app: App, { transfers, onRevoked }: Trans
         summary: 'All parts are there: check the update and count it',
         tags: ['transfers'],
         params: TicketParams,
+        querystring: CompleteQuery,
       },
     },
-    async (request) => transfers.complete(proofOf(request, request.params.ticketId)),
+    async (request) => {
+      const proof = proofOf(request, request.params.ticketId);
+      const { wait_ms: waitMs } = request.query;
+      if (waitMs === undefined) return transfers.complete(proof);
+      return (await transfers.completeSoon(proof, waitMs)) ?? { state: 'validating', retry_after_ms: 250 };
+    },
   );
 
   app.get(

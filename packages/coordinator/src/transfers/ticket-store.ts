@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { OctomilError } from '@octomil/shared/errors';
+import { type ErrorBody, OctomilError } from '@octomil/shared/errors';
 import type { PartUpload } from '@octomil/shared/storage';
 import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
@@ -12,6 +12,9 @@ export interface Ticket {
   readonly deviceId: string;
   readonly header: UpdateHeaderFields;
   readonly layout: PartLayout;
+  readonly state: 'open' | 'arrived' | 'completed';
+  /** Why what came under it before does not count; its parts may be sent again. */
+  readonly problem: OctomilError | undefined;
   /** Of a completed upload. */
   readonly verdict: Verdict | undefined;
   readonly expiresInMs: number;
@@ -21,6 +24,12 @@ export interface IssuedTicket extends Ticket {
   /** Secret; only its hash is kept, so every answer carries a new one and the one before stops working. */
   readonly token: string;
 }
+
+/** A ticket whose bytes in the bucket are this process's to check, until the lease ends. */
+export type ClaimedTicket = Ticket & {
+  /** With this one. */
+  readonly attempts: number;
+};
 
 interface StoredHeader extends Record<string, unknown> {
   readonly update: UpdateHeaderFields;
@@ -73,7 +82,7 @@ export class TicketStore {
         .updateTable('upload_tickets')
         .where('assignment_id', '=', header.key.assignmentId)
         .where('device_id', '=', deviceId)
-        .where('state', '=', 'open');
+        .where('state', 'in', ['open', 'arrived']);
       const abandoned = await mine
         .set({ state: 'abandoned' })
         .where((where) => where.or([where('sha256', '!=', header.sha256), where('size_bytes', '!=', header.sizeBytes)]))
@@ -85,8 +94,9 @@ export class TicketStore {
           token_hash: hashSecret(token),
           header: sql`header::jsonb || ${stored}::jsonb`,
           expires_at: this.#expiry(),
+          problem: sql`case when state = 'arrived' then problem end`,
         })
-        .returning(['id', 'part_size_bytes', 'part_count'])
+        .returning(['id', 'part_size_bytes', 'part_count', 'state'])
         .executeTakeFirst();
       const id = again?.id ?? randomUUID();
       if (again === undefined) {
@@ -111,7 +121,9 @@ export class TicketStore {
         again === undefined
           ? layout
           : { sizeBytes: header.sizeBytes, partSizeBytes: again.part_size_bytes, partCount: again.part_count };
-      const ticket = { id, deviceId, header, layout: cut, verdict: undefined, expiresInMs: this.#lifetimeMs, token };
+      const state = again?.state === 'arrived' ? ('arrived' as const) : ('open' as const);
+      const shared = { deviceId, header, verdict: undefined, problem: undefined, expiresInMs: this.#lifetimeMs };
+      const ticket = { id, layout: cut, state, token, ...shared };
       return { ticket, abandoned: abandoned.map((row) => row.id) };
     });
   }
@@ -138,6 +150,8 @@ export class TicketStore {
       );
     }
     const { update: header, verdict } = row.header as unknown as StoredHeader;
+    const problem = problemOf(row.problem);
+    if (row.state === 'abandoned' && problem !== undefined) throw problem;
     if (row.state === 'abandoned' || (row.state === 'open' && row.expires_in_ms <= 0)) {
       throw new OctomilError(
         'ticket_expired',
@@ -150,6 +164,8 @@ export class TicketStore {
       deviceId: row.device_id,
       header,
       layout: { sizeBytes: row.size_bytes, partSizeBytes: row.part_size_bytes, partCount: row.part_count },
+      state: row.state,
+      problem,
       verdict: row.state === 'completed' ? verdict : undefined,
       expiresInMs: Math.max(0, Math.round(row.expires_in_ms)),
     };
@@ -161,17 +177,114 @@ export class TicketStore {
       .updateTable('upload_tickets')
       .set({ state: 'completed', header: sql`header::jsonb || ${JSON.stringify(header)}::jsonb` })
       .where('id', '=', ticket.id)
+      .where('state', 'in', ['open', 'arrived'])
+      .execute();
+  }
+
+  async abandon(ticketId: string, problem?: OctomilError): Promise<void> {
+    await this.#database.kysely
+      .updateTable('upload_tickets')
+      .set({ state: 'abandoned', problem: problem === undefined ? null : JSON.stringify(problem.toBody()) })
+      .where('id', '=', ticketId)
+      .where('state', 'in', ['open', 'arrived'])
+      .execute();
+  }
+
+  /** All bytes lie in the bucket: somebody will check them, whatever becomes of this process. */
+  async arrive(ticketId: string): Promise<void> {
+    await this.#database.kysely
+      .updateTable('upload_tickets')
+      .set({ state: 'arrived', claimed_by: null, claimed_until: null, attempts: 0, problem: null })
+      .where('id', '=', ticketId)
       .where('state', '=', 'open')
       .execute();
   }
 
-  async abandon(ticketId: string): Promise<void> {
-    await this.#database.kysely
-      .updateTable('upload_tickets')
-      .set({ state: 'abandoned' })
-      .where('id', '=', ticketId)
-      .where('state', '=', 'open')
+  /** Arrived tickets that nobody checks, or whose checker let its lease end; at most 20. */
+  async unclaimed(): Promise<string[]> {
+    const rows = await this.#database.kysely
+      .selectFrom('upload_tickets')
+      .select('id')
+      .where('state', '=', 'arrived')
+      .where((where) => where.or([where('claimed_until', 'is', null), where('claimed_until', '<', sql<Date>`now()`)]))
+      .orderBy('created_at')
+      .limit(20)
       .execute();
+    return rows.map(({ id }) => id);
+  }
+
+  /** Takes an arrived ticket; undefined where somebody else has it, or it is settled. */
+  async claim(ticketId: string, ownerId: string, leaseMs: number): Promise<ClaimedTicket | undefined> {
+    const row = await this.#database.kysely
+      .updateTable('upload_tickets')
+      .set({ claimed_by: ownerId, claimed_until: inMs(leaseMs), attempts: sql`attempts + 1` })
+      .where('id', '=', ticketId)
+      .where('state', '=', 'arrived')
+      .where((where) => where.or([where('claimed_until', 'is', null), where('claimed_until', '<', sql<Date>`now()`)]))
+      .returningAll()
+      .executeTakeFirst();
+    if (row === undefined) return undefined;
+    return {
+      id: row.id,
+      deviceId: row.device_id,
+      header: (row.header as unknown as StoredHeader).update,
+      layout: { sizeBytes: row.size_bytes, partSizeBytes: row.part_size_bytes, partCount: row.part_count },
+      state: 'arrived',
+      problem: undefined,
+      verdict: undefined,
+      expiresInMs: this.#lifetimeMs,
+      attempts: row.attempts,
+    };
+  }
+
+  async renew(ticketId: string, ownerId: string, leaseMs: number): Promise<void> {
+    await this.#claimed(ticketId, ownerId)
+      .set({ claimed_until: inMs(leaseMs) })
+      .execute();
+  }
+
+  /** To be tried again after a while, by whoever finds it. */
+  async release(ticketId: string, ownerId: string, delayMs: number): Promise<void> {
+    await this.#claimed(ticketId, ownerId)
+      .set({ claimed_by: null, claimed_until: inMs(delayMs) })
+      .execute();
+  }
+
+  /** What came does not count; its sender may send it again. */
+  async reopen(ticketId: string, ownerId: string, problem: OctomilError): Promise<void> {
+    const stored = JSON.stringify(problem.toBody());
+    await this.#claimed(ticketId, ownerId)
+      .set({ state: 'open', claimed_by: null, claimed_until: null, problem: stored, expires_at: this.#expiry() })
+      .execute();
+  }
+
+  #claimed(ticketId: string, ownerId: string) {
+    return this.#database.kysely
+      .updateTable('upload_tickets')
+      .where('id', '=', ticketId)
+      .where('state', '=', 'arrived')
+      .where('claimed_by', '=', ownerId);
+  }
+
+  /** What became of a ticket. `problem` says why where that is no verdict. */
+  async outcome(ticketId: string): Promise<{
+    readonly state: 'open' | 'arrived' | 'completed' | 'abandoned';
+    readonly verdict: Verdict | undefined;
+    readonly problem: OctomilError;
+  }> {
+    const row = await this.#database.kysely
+      .selectFrom('upload_tickets')
+      .select(['state', 'header', 'problem'])
+      .where('id', '=', ticketId)
+      .executeTakeFirst();
+    const over = new OctomilError('ticket_expired', `upload ticket ${ticketId} is over; ask again on the session`);
+    if (row === undefined) return { state: 'abandoned', verdict: undefined, problem: over };
+    const { verdict } = row.header as unknown as StoredHeader;
+    return {
+      state: row.state,
+      verdict: row.state === 'completed' ? verdict : undefined,
+      problem: problemOf(row.problem) ?? over,
+    };
   }
 
   /** The upload to the bucket that was begun for a ticket. */
@@ -205,8 +318,8 @@ export class TicketStore {
     const rows = await this.#database.kysely
       .selectFrom('upload_tickets')
       .select('id')
-      .where('state', '!=', 'open')
-      .where(sql<boolean>`header::jsonb -> 'direct' is not null`)
+      .where('state', 'in', ['completed', 'abandoned'])
+      .where(sql<boolean>`(header -> 'direct') is not null`)
       .limit(100)
       .execute();
     return rows.map(({ id }) => id);
@@ -225,8 +338,16 @@ export class TicketStore {
       .selectFrom('upload_tickets')
       .select('id')
       .where('id', 'in', ticketIds)
-      .where('state', '=', 'open')
+      .where('state', 'in', ['open', 'arrived'])
       .execute();
     return new Set(rows.map(({ id }) => id));
   }
+}
+
+function inMs(ms: number): RawBuilder<Date> {
+  return sql<Date>`now() + ${ms}::double precision * interval '1 millisecond'`;
+}
+
+function problemOf(stored: unknown): OctomilError | undefined {
+  return stored === null || stored === undefined ? undefined : OctomilError.fromBody(stored as ErrorBody);
 }

@@ -1,11 +1,14 @@
+import { randomUUID } from 'node:crypto';
 import { access, statfs } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
 import type { SessionHub } from '../devices/index.js';
+import type { Jobs } from '../jobs/index.js';
 import type { DownloadPort } from '../rollouts/index.js';
 import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
+import { ArrivedUpdates } from './arrived-updates.js';
 import { ChunkReceiver } from './chunk-receiver.js';
 import type { DirectAddress, DirectDownloads } from './direct-downloads.js';
 import { type DirectPart, DirectUploads } from './direct-uploads.js';
@@ -29,6 +32,8 @@ export interface TransferSettings {
   readonly maxUpdateBytes?: number;
   /** A part whose bytes stop for this long is cut off. Default 60 s. */
   readonly partIdleMs?: number;
+  /** Of who checks an update that arrived in the bucket. Default 30 s. */
+  readonly checkLeaseMs?: number;
 }
 
 export interface TransferServiceOptions {
@@ -41,6 +46,8 @@ export interface TransferServiceOptions {
   readonly rollouts: DownloadPort;
   /** The sessions held here: they are told while an update of theirs is being taken. */
   readonly hub: SessionHub;
+  /** Default: updates that arrived in the bucket are looked for, without wake-ups. */
+  readonly jobs?: Jobs;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly settings: TransferSettings;
@@ -99,6 +106,11 @@ export interface TransferService {
   receiveChunks(proof: TicketProof): Promise<ChunkReceiver>;
   /** Verifies size and digest and hands the file over. Repeating it answers the same verdict. @throws `checksum_mismatch`, `transfer_incomplete` */
   complete(proof: TicketProof): Promise<Verdict>;
+  /**
+   * As `complete`, but bytes that went to the bucket are checked by a job: after `waitMs` it answers undefined while that
+   * goes on. Ask again.
+   */
+  completeSoon(proof: TicketProof, waitMs: number): Promise<Verdict | undefined>;
   /** @throws `not_found` unless an assignment of this device names the digest */
   openDownload(deviceId: string, sha256: string): Promise<Download>;
   /** A request that fetches the same bytes from the bucket; undefined where they come from here. @throws as `openDownload` */
@@ -109,6 +121,8 @@ const SWEEP_MS = 60_000;
 /** Longer than a part may take between two signs of life, so that nobody still writes through what is forgotten. */
 const FORGET_AFTER_MS = 900_000;
 const PROGRESS_EVERY_MS = 1000;
+/** For who does not ask again. */
+const VERDICT_WAIT_MS = 240_000;
 /** Left free on the staging disk for everything else. */
 const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
 
@@ -126,6 +140,22 @@ export function createTransferService(options: TransferServiceOptions): Transfer
   const direct = new DirectUploads({ objects, tickets, clock, logger });
   const uploads = new Map<string, { staged: Promise<StagedUpload>; usedAtMs: number }>();
   const completing = new Map<string, Promise<Verdict>>();
+  const arrived = new ArrivedUpdates({
+    tickets,
+    jobs: options.jobs,
+    ownerId: randomUUID(),
+    leaseMs: settings.checkLeaseMs,
+    clock,
+    logger,
+    validate: (ticket) => submit(ticket),
+    renewed: (ticket) => {
+      const { sizeBytes } = ticket.layout;
+      assignments
+        .progress(ticket.deviceId, ticket.header.key, { phase: 'validate', completed: sizeBytes, total: sizeBytes })
+        .catch((error: unknown) => logger.debug({ error, ticketId: ticket.id }, 'progress was not recorded'));
+    },
+    drop: (ticketId) => direct.drop(ticketId),
+  });
   const smallFiles = new SmallFiles();
   const lastProgressMs = new Map<string, number>();
   let staging: StagingFolder | undefined;
@@ -279,15 +309,36 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     return verdict;
   };
 
+  const complete = async (proof: TicketProof, waitMs: number): Promise<Verdict | undefined> => {
+    const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
+    if (ticket.verdict !== undefined) return ticket.verdict;
+    if (ticket.state === 'arrived') return arrived.verdict(ticket.id, waitMs);
+    const staged = await stagedUpload(ticket);
+    if (!completing.has(ticket.id) && (await direct.arrived(ticket, staged))) {
+      await tickets.arrive(ticket.id);
+      await arrived.add(ticket.id);
+      return arrived.verdict(ticket.id, waitMs);
+    }
+    if (ticket.problem !== undefined && staged.received.length === 0) throw ticket.problem;
+    let running = completing.get(ticket.id);
+    if (running === undefined) {
+      running = submit(ticket).finally(() => completing.delete(ticket.id));
+      completing.set(ticket.id, running);
+    }
+    return running;
+  };
+
   return {
     start: async () => {
       if (staging !== undefined) return;
       staging = await StagingFolder.take(settings.stagingRoot, clock);
       await sweep();
       scheduleSweep();
+      await arrived.start();
     },
     stop: async () => {
       cancelSweep();
+      await arrived.stop();
       const held = staging;
       staging = undefined;
       await held?.release();
@@ -305,6 +356,8 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       }
       const { ticket, abandoned } = await tickets.issue(deviceId, header);
       for (const ticketId of abandoned) await forget(ticketId);
+      // All of it is in the bucket: what is left is to ask for the verdict.
+      if (ticket.state === 'arrived') return { ticket, receivedParts: allParts(ticket), directParts: [] };
       const upload = await stagedUpload(ticket);
       await checkDisk(ticket.layout.sizeBytes - upload.receivedBytes);
       const elsewhere = await siblingParts(upload, ticket.id, await folder().siblings());
@@ -316,12 +369,12 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     },
     state: async (proof) => {
       const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
-      if (ticket.verdict !== undefined) return { ticket, receivedParts: allParts(ticket) };
+      if (ticket.state !== 'open') return { ticket, receivedParts: allParts(ticket) };
       return { ticket, receivedParts: (await stagedUpload(ticket)).received };
     },
     putPart: async (proof, index, body, contentLength) => {
       const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
-      if (ticket.verdict !== undefined) return { ticket, receivedParts: allParts(ticket) };
+      if (ticket.state !== 'open') return { ticket, receivedParts: allParts(ticket) };
       const { start, end } = partRange(ticket.layout, index);
       const upload = await stagedUpload(ticket);
       await receivePart({
@@ -345,15 +398,11 @@ export function createTransferService(options: TransferServiceOptions): Transfer
       return new ChunkReceiver(upload, () => progressed(ticket, upload));
     },
     complete: async (proof) => {
-      const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
-      if (ticket.verdict !== undefined) return ticket.verdict;
-      let running = completing.get(ticket.id);
-      if (running === undefined) {
-        running = submit(ticket).finally(() => completing.delete(ticket.id));
-        completing.set(ticket.id, running);
-      }
-      return running;
+      const verdict = await complete(proof, VERDICT_WAIT_MS);
+      if (verdict !== undefined) return verdict;
+      throw new OctomilError('request_timeout', 'the update is still being checked; complete it again for the verdict');
     },
+    completeSoon: complete,
     openDownload: async (deviceId, sha256) => {
       const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);
       if (objects.direct !== undefined)

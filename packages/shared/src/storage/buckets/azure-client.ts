@@ -188,8 +188,16 @@ class AzureContainer implements BucketClient, PartUploads {
     );
   }
 
-  /** Blocks that are never committed vanish after a week; there is nothing to ask for. */
-  async abort(_upload: PartUpload): Promise<void> {}
+  /**
+   * There is nothing that ends an upload of blocks: an empty blob at their key does, where there is none yet. Under a blob
+   * that is being replaced they vanish after a week.
+   */
+  async abort(upload: PartUpload): Promise<void> {
+    const { key } = upload;
+    if ((await this.received(upload)).length === 0 || (await this.stat(key)) !== undefined) return;
+    await this.put(key, new Uint8Array());
+    await this.delete(key);
+  }
 
   async close(): Promise<void> {}
 
