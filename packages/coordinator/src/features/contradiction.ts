@@ -19,17 +19,10 @@ export function describedBy(
   );
 }
 
-interface LooseColumn {
-  readonly kind: string;
-  readonly levels?: readonly string[];
-  readonly values?: 'text' | 'number';
-}
-
 const BOOLEAN_TEXTS: ReadonlySet<string> = new Set([...TRUE_TEXTS, ...FALSE_TEXTS]);
 
 /** Why a column cannot be of its kind, by what the sites told of it; undefined where it can. */
-export function contradictionOf(spec: FeatureColumn, described: readonly Described[]): string | undefined {
-  const column: LooseColumn = spec;
+export function contradictionOf(column: FeatureColumn, described: readonly Described[]): string | undefined {
   // Of what sites leave out by default the name alone is told, which holds nothing against any kind.
   switch (column.kind) {
     case 'numeric': {
@@ -46,7 +39,7 @@ export function contradictionOf(spec: FeatureColumn, described: readonly Describ
     }
     case 'categorical':
     case 'ordinal':
-      return levelProblem(column.kind, column.levels ?? [], column.values ?? 'text', described);
+      return levelProblem(column.kind, column.levels, column.values, described);
     default:
       return undefined;
   }

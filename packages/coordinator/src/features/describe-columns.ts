@@ -48,21 +48,15 @@ export function describeColumns(
   const before = new Map(proposed.columns.map((column) => [foldName(column.name), column.kind]));
   return spec.columns.map((column, place): ColumnView => {
     const covered = coverage[place];
-    const known: Partial<{ unit: string; aliases: readonly string[]; levels: readonly string[] }> &
-      Partial<{ mean: number; deviation: number }> = column;
-    const { mean, deviation, levels } = known;
     const hint = hints.get(foldName(column.name)) as JsonObject | undefined;
     return {
       name: column.name,
       kind: column.kind,
       inputs: encodedWidth({ columns: [column] }),
-      unit: known.unit ?? null,
-      aliases: known.aliases ?? [],
-      levels: levels ?? null,
-      range:
-        mean === undefined || deviation === undefined || column.kind === 'boolean'
-          ? null
-          : [rounded(mean - 2 * deviation), rounded(mean + 2 * deviation)],
+      unit: column.unit ?? null,
+      aliases: column.aliases ?? [],
+      levels: 'levels' in column ? column.levels : null,
+      range: rangeOf(column),
       missing_ratio: rounded(covered?.missingRatio ?? 1),
       missing: Object.fromEntries(
         (covered?.sites ?? []).map(({ name, present, missingRatio }) => [name, present ? rounded(missingRatio) : null]),
@@ -83,7 +77,7 @@ export function describeLeftOut(
   warnings: readonly string[],
   request: JsonObject,
 ): LeftOutView[] {
-  const used = new Set(spec.columns.flatMap((column) => [column.name, ...aliasesOf(column)].map(foldName)));
+  const used = new Set(spec.columns.flatMap((column) => [column.name, ...(column.aliases ?? [])].map(foldName)));
   used.add(foldName(spec.target.rule.column));
   const found = new Map<string, { name: string; reason: string; why: string; sites: string[] }>();
   const note = (name: string, site: string, reason: string, why: string): void => {
@@ -114,6 +108,16 @@ const EXCLUSION_WORDS: Partial<Record<ExcludedColumn['reason'], string>> = {
   unsupported_type: 'its type is neither number, text nor boolean',
 };
 
+/** In the column's own unit where its logarithm is encoded. */
+function rangeOf(column: FeatureColumn): readonly [number, number] | null {
+  if (column.kind !== 'numeric') return null;
+  const { mean, deviation, scale } = column;
+  const [low, high] = [mean - 2 * deviation, mean + 2 * deviation].map((value) =>
+    rounded(scale === 'log1p' ? Math.sign(value) * Math.expm1(Math.abs(value)) : value),
+  );
+  return [low ?? 0, high ?? 0];
+}
+
 function whyOf(column: FeatureColumn, described: readonly Described[], hinted: boolean): string {
   if (hinted) return 'as hinted';
   const sites = `${described.length} ${described.length === 1 ? 'site' : 'sites'}`;
@@ -126,14 +130,13 @@ function whyOf(column: FeatureColumn, described: readonly Described[], hinted: b
       return column.values === 'number'
         ? `${column.levels.length} small whole numbers, taken for codes`
         : `${column.levels.length} texts that repeat, at ${sites}`;
+    case 'datetime':
+      return `dates; of them ${column.parts.map(({ part }) => part).join(', ')} alone`;
+    case 'hashed':
+      return `texts of many values, in ${column.buckets} inputs`;
     default:
       return `by the values at ${sites}`;
   }
-}
-
-function aliasesOf(column: FeatureColumn): readonly string[] {
-  const known: { readonly name: string; readonly aliases?: readonly string[] } = column;
-  return known.aliases ?? [];
 }
 
 function byKey(record: JsonObject): Map<string, unknown> {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { foldName } from '@octomil/shared/data';
 import { isErrorCode, OctomilError } from '@octomil/shared/errors';
-import { type FeatureSpec, formatTargetRule } from '@octomil/shared/features';
+import { type FeatureHint, type FeatureSpec, formatTargetRule } from '@octomil/shared/features';
 import type { JsonObject, ProposalState } from '../database/tables.js';
 import { type AgreementRequest, agreeOnFeatures, awaitSession, type TrainingEngine } from '../training/index.js';
 import { confirmedSpec } from './confirm-spec.js';
@@ -157,7 +157,8 @@ function maker({ request, sites }: Proposal) {
       Object.entries(asked.hints ?? {}).filter(([column]) => foldName(column) !== foldName(name)),
     );
     const exclude = asked.exclude.filter((column) => foldName(column) !== foldName(name));
-    const { spec } = agreeOnFeatures({ ...asked, exclude, hints: { ...others, [name]: hints } }, sites, false);
+    const wished = { ...others, [name]: hints as FeatureHint };
+    const { spec } = agreeOnFeatures({ ...asked, exclude, hints: wished }, sites, false);
     return spec.columns.find((column) => foldName(column.name) === foldName(name));
   };
 }

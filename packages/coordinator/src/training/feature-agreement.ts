@@ -81,6 +81,7 @@ export function agreeOnFeatures(
     ...(request.output === null ? {} : { output: request.output }),
     missingMarkers: request.missingMarkers,
     exclude: request.exclude,
+    ...(request.hints === undefined ? {} : { hints: request.hints }),
     layout: layoutFor(architecture),
     onWarning: (warning) => warnings.push(warning),
   });

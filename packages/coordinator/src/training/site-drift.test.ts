@@ -1,0 +1,82 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import type { TrainingEngine } from './engine.js';
+import { memberDriftRound, memberRoundView } from './member-view.js';
+import { driftRounds, readDrift } from './site-drift.js';
+import { TEST_DATABASES } from './testing/test-databases.js';
+import {
+  assignmentOf,
+  type Fixture,
+  headerOf,
+  keyOf,
+  openFixture,
+  until,
+  updateOf,
+} from './testing/training-fixture.js';
+import { roundView } from './views.js';
+
+const DRIFT = {
+  specHash: 'x',
+  rows: 120,
+  columns: [{ name: 'chol', shift: 3.25, missingRatio: 0.1, referenceMissingRatio: 0.1 }],
+  warnings: ['column "chol" is 3.3 standard deviations above what the features were made of; is its unit right?'],
+};
+
+test('what a site says of its drift is kept within bounds, and nothing else is', () => {
+  expect(readDrift(undefined)).toBeNull();
+  expect(readDrift('much')).toBeNull();
+  expect(readDrift(DRIFT)).toEqual({ columns: DRIFT.columns, warnings: DRIFT.warnings });
+  const bounded = readDrift({
+    columns: [
+      null,
+      { shift: 1 },
+      { name: 'n'.repeat(10_000), shift: Number.NaN, note: 'free text', levels: { high: 4 } },
+      ...Array.from({ length: 1_000 }, (_, place) => ({ name: `c${place}` })),
+    ],
+    warnings: [7, ...Array.from({ length: 1_000 }, () => 'w'.repeat(10_000))],
+  });
+  expect(bounded?.columns.length).toBeLessThanOrEqual(200);
+  expect(bounded?.columns[0]).toEqual({ name: 'n'.repeat(500) });
+  expect(JSON.stringify(bounded).length).toBeLessThan(40_000);
+});
+
+for (const kind of TEST_DATABASES) {
+  const suite = kind.skip === undefined ? describe : describe.skip;
+  suite(`on ${kind.name}${kind.skip === undefined ? '' : ` (skipped: ${kind.skip})`}`, () => {
+    let on: Fixture;
+    let engine: TrainingEngine;
+    beforeEach(async () => {
+      on = await openFixture(kind);
+      engine = await on.engine();
+    }, 30_000);
+    afterEach(() => on.close());
+
+    test('drift is told round by round: to the owner by site and as an event, to members as a number', async () => {
+      const devices = { a: await on.device('a'), b: await on.device('b') };
+      const session = await on.session(engine, { rounds: 1 });
+      for (const [name, device] of Object.entries(devices)) {
+        await until(async () => (await engine.assignments.openAssignments(device)).length > 0);
+        const bytes = updateOf(name);
+        const key = keyOf(await assignmentOf(engine, device));
+        const drift = name === 'a' ? DRIFT : { ...DRIFT, columns: [], warnings: [] };
+        await engine.assignments.submitUpdate(device, headerOf(key, bytes, { metrics: { trainLoss: 0.5, drift } }), {
+          bytes,
+        });
+      }
+      await until(async () => (await on.state(session)).state === 'completed');
+      const rows = await engine.store.rounds(session);
+      const [round] = driftRounds(rows);
+      expect(round).toMatchObject({ round_number: 1, reporting_sites: 2, drifted_sites: 1 });
+      expect(round?.['sites']).toEqual({
+        a: { columns: DRIFT.columns, warnings: DRIFT.warnings },
+        b: { columns: [], warnings: [] },
+      });
+      const [row] = rows;
+      if (row === undefined || round === undefined) return;
+      expect(roundView(row, rows)).toMatchObject({ drift: { a: { warnings: DRIFT.warnings } } });
+      expect(JSON.stringify([memberRoundView(row, rows), memberDriftRound(round)])).not.toContain('chol');
+      expect(memberDriftRound(round)).toMatchObject({ drifted_sites: 1, sites: {} });
+      const told = (await on.events(engine, session)).filter(({ type }) => type === 'drift');
+      expect(told).toMatchObject([{ data: { round_number: 1, sites: { a: DRIFT.warnings } } }]);
+    });
+  });
+}
