@@ -113,7 +113,8 @@ export class RowFile {
     const free = freeBytes === undefined ? 'none is left' : `${Math.floor(freeBytes / MIB)} MiB are free`;
     return new OctomilError(
       'insufficient_storage',
-      `the encoded rows do not fit into memory, nor onto the disk of ${this.#folder}: ${mib(this.#sizeBytes)} MiB are written, at least ${mib(neededBytes)} MiB more are needed, and ${free}; free some, or allow more memory`,
+      // The first line may leave the site.
+      `the encoded rows fit neither into memory nor onto the disk: ${mib(this.#sizeBytes)} MiB are written, at least ${mib(neededBytes)} MiB more are needed, and ${free}; free some, or allow more memory\nthe folder is ${this.#folder}`,
       { cause },
     );
   }
