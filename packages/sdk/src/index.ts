@@ -38,6 +38,7 @@ export type {
   LocalRound,
   LocalTrainFn,
   LocalTrainResult,
+  PersonalModel,
   RemoteTrainOptions,
   TrainDataOptions,
 } from './local/options.js';

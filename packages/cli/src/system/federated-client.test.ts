@@ -624,3 +624,40 @@ test('a federation may refuse devices that were only registered', async () => {
     await ask('PUT', path, { allowed: true });
   }
 });
+
+test('a client keeps layers of its own between trainings, and loads them into a version', async () => {
+  const model = 'personal-layers';
+  await fleet.registry.ensureModel({ name: model });
+  const data = rowsOf(0);
+  const client = clientOf('personal-client');
+  const architecture = { name: 'mlp', hidden: [4] };
+  await client.train({ model, data, targetCol: 'diagnosis', architecture });
+  const personalFolder = join(fleet.folder, 'personal-of-client');
+  const personalization = { method: 'fedper', headLayers: ['output'] } as const;
+  const options = { model, data, personalization, personalFolder, updateFormat: 'delta' } as const;
+  const first = await client.train(options);
+  const stayed = ['output/bias', 'output/kernel'];
+  expect(first.metrics['personalization']).toEqual({ method: 'fedper', stayed, startedFrom: 'base' });
+  const second = await client.train(options);
+  expect(second.metrics['personalization']).toMatchObject({ startedFrom: 'kept' });
+  const own = await client.personalModel({ folder: personalFolder, model });
+  expect(own).toMatchObject({ method: 'fedper', rounds: 2, architecture: { name: 'mlp' } });
+  for (const { name, data: values } of await baseOf(model, second.version)) {
+    const same = expect([name, [...(own.weights[name]?.data ?? [])]]);
+    if (stayed.includes(name)) same.not.toEqual([name, [...values]]);
+    else same.toEqual([name, [...values]]);
+  }
+  await expect(client.train({ model, data, personalization })).rejects.toMatchObject({
+    code: 'invalid_input',
+    message: expect.stringMatching(/needs personalFolder/),
+  });
+  await expect(
+    client.train({ ...options, personalization: { method: 'fedper', headLayers: ['dense_9'] } }),
+  ).rejects.toThrow(/names dense_9.*dense_1, output/);
+  await expect(client.train({ ...options, data: own.weights })).rejects.toMatchObject({
+    code: 'training_not_supported',
+  });
+  await expect(client.personalModel({ folder: personalFolder, model: 'other' })).rejects.toMatchObject({
+    code: 'not_found',
+  });
+});

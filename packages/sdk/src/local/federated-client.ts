@@ -10,7 +10,13 @@ import { clientError } from './client-failure.js';
 import type { TrainingData } from './data.js';
 import { applyFilters, deltaOf, type Filter, proximal } from './filters.js';
 import { encoded, type LocalRoom, localRoom, tensorsOf } from './local-room.js';
-import type { ClientUpdateResult, JoinRoundOptions, RemoteTrainOptions, TrainDataOptions } from './options.js';
+import type {
+  ClientUpdateResult,
+  JoinRoundOptions,
+  PersonalModel,
+  RemoteTrainOptions,
+  TrainDataOptions,
+} from './options.js';
 import { type RoundRules, readRoundRules } from './round-rules.js';
 import { sendUpdate, type Update } from './send-update.js';
 import { runTrainFunction } from './train-function.js';
@@ -104,6 +110,7 @@ export class FederatedClient {
     const { data, signal } = options;
     return guarded(signal, async () => {
       if (isWeights(data)) {
+        requireTable(options);
         const version = await this.#version(options.model, options.version, signal);
         const sampleCount = options.sampleCount ?? 0;
         const { model, metrics = {}, updateFormat = 'weights' } = options;
@@ -162,6 +169,28 @@ export class FederatedClient {
     return (await pullBytes(this.#http, options)).bytes;
   }
 
+  /**
+   * The model of this device's own that training with `personalization` keeps in a folder, or an agent in `personal` of its
+   * state folder. Where only some layers are its own, the rest is of a version.
+   *
+   * @throws OctomilClientError `not_found` where none of that name is kept, `corrupt_file`, `data_mismatch` for a version
+   * with another architecture, `version_not_found`
+   */
+  async personalModel(options: {
+    readonly folder: string;
+    /** Name. */
+    readonly model: string;
+    /** Default: the latest published one. Ditto's model needs none. */
+    readonly version?: string;
+    readonly signal?: AbortSignal;
+  }): Promise<PersonalModel> {
+    const { folder, signal, ...asked } = options;
+    return guarded(signal, async () => {
+      const weights = () => pullBytes(this.#http, { ...asked, format: 'safetensors', signal });
+      return (await localRoom()).readPersonalModel(folder, options.model, async () => (await weights()).bytes);
+    });
+  }
+
   /** Open rounds that this device has not answered, oldest first. */
   async activeRounds(signal?: AbortSignal): Promise<RoundRules[]> {
     const query = { device_id: await this.#device(signal), status: 'active' };
@@ -183,11 +212,13 @@ export class FederatedClient {
       if ((options.localTrainFn === undefined) === (options.data === undefined)) {
         throw new OctomilClientError('invalid_input', 'joinRound needs either localTrainFn or data, and not both');
       }
+      if (options.localTrainFn !== undefined) requireTable(options);
       await this.#device(signal);
       const round = await this.#round(options.roundId, signal);
       requireJoinable(round);
       const { model, version, proximalMu } = round;
       if (options.localTrainFn === undefined) return this.#joinWithTable(round, options);
+      requireTable(options);
       const base = await this.#base(model, version, signal);
       const told = { round: round.number, version, roundId: round.roundId, proximalMu, signal };
       const { weights, sampleCount, metrics = {} } = await runTrainFunction(options.localTrainFn, base, told);
@@ -209,6 +240,7 @@ export class FederatedClient {
           rounds: 1,
           updateFormat: 'delta',
           ...{ source, targetCol, folder, onProgress, signal },
+          personal: personalRequest(options, round.sessionId, round.number),
         }),
       );
       return this.#uploadFiltered(round, await room.readUpdate(trained.path), options, trained);
@@ -246,6 +278,7 @@ export class FederatedClient {
           base: await this.#baseFiles(found.id, base, signal),
           modelName: found.name,
           ...{ source, targetCol, updateFormat, local, rounds, folder, onProgress, signal },
+          personal: personalRequest(options, crypto.randomUUID(), 0),
         };
         return { trained: await room.trainOnTable(request), version: base };
       });
@@ -353,6 +386,29 @@ async function guarded<T>(signal: AbortSignal | undefined, work: () => Promise<T
   } catch (error) {
     throw clientError(error, signal);
   }
+}
+
+type PersonalOptions = Pick<TrainDataOptions, 'personalization' | 'personalFolder'>;
+
+function personalRequest(
+  { personalization, personalFolder: folder }: PersonalOptions,
+  sessionId: string,
+  roundNumber: number,
+) {
+  if (personalization === undefined) return undefined;
+  if (folder !== undefined) return { personalization, folder, sessionId, roundNumber };
+  throw new OctomilClientError(
+    'invalid_input',
+    'personalization needs personalFolder: a folder that keeps what stays here',
+  );
+}
+
+function requireTable({ personalization }: PersonalOptions): void {
+  if (personalization === undefined) return;
+  throw new OctomilClientError(
+    'training_not_supported',
+    'personalization needs a table to train on; what ready weights or localTrainFn would send is not known to leave out what should stay',
+  );
 }
 
 function requireRounds(rounds: number): void {

@@ -7,6 +7,7 @@ export type {
   LocalRound,
   LocalTrainFn,
   LocalTrainResult,
+  PersonalModel,
   RemoteTrainOptions,
   TrainDataOptions,
 } from './options.js';

@@ -10,8 +10,10 @@ import { encodeWeights, type NamedTensor, weightsFromSafetensors } from '@octomi
 import { parseLocalOptions, runTask, type TrainingProgress, type TrainResult } from '@octomil/shared/training';
 import { OctomilClientError } from '../client-error.js';
 import type { LocalTrainingOptions } from '../training-options.js';
+import { type PersonalRequest, personalPart } from './personal-part.js';
 
 export { withData } from './data.js';
+export { readPersonalModel } from './personal-part.js';
 
 /** Rows held out of training, as agents do by default. */
 const HOLDOUT_SHARE_RATIO = 0.2;
@@ -32,6 +34,7 @@ export interface LocalTrainingRequest {
   readonly targetCol: string | undefined;
   readonly updateFormat: 'weights' | 'delta';
   readonly local: LocalTrainingOptions;
+  readonly personal: PersonalRequest | undefined;
   /** The epochs are run this many times. */
   readonly rounds: number;
   readonly folder: string;
@@ -79,16 +82,21 @@ export async function trainOnTable(request: LocalTrainingRequest): Promise<Local
       updateFormat: request.updateFormat,
       options: { ...options, epochs: options.epochs * request.rounds },
       holdout: { salt: request.modelName, shareRatio: HOLDOUT_SHARE_RATIO },
+      ...(request.personal === undefined ? {} : personalPart(request.personal, request.modelName, architecture)),
     },
     { ...(onProgress === undefined ? {} : { onProgress }), ...(signal === undefined ? {} : { signal }) },
   );
-  const { trainLoss, evaluation, steps, backend } = result;
+  const { trainLoss, evaluation, steps, backend, bestEpoch, personal, personalization } = result;
   return {
     path: outputPath,
     update: await openAsBlob(outputPath),
     sha256: result.update.sha256,
     sampleCount: result.sampleCount,
-    metrics: { ...(trainLoss === null ? {} : { loss: trainLoss }), evaluation, steps, backend },
+    metrics: {
+      ...(trainLoss === null ? {} : { loss: trainLoss }),
+      ...{ evaluation, steps, backend },
+      ...withoutUndefined({ bestEpoch, personal, personalization }),
+    },
   };
 }
 
@@ -151,6 +159,6 @@ function requireTarget({ target }: FeatureSpec, asked: string | undefined, model
   );
 }
 
-function withoutUndefined(options: LocalTrainingOptions): Record<string, unknown> {
+function withoutUndefined(options: object): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
 }

@@ -1,5 +1,5 @@
 import type { TrainingProgress } from '@octomil/shared/training';
-import type { LocalTrainingOptions } from '../training-options.js';
+import type { LocalTrainingOptions, PersonalizationOptions } from '../training-options.js';
 import type { TrainingData } from './data.js';
 import type { Filter, FilterRecord } from './filters.js';
 import type { StateDict, WeightsLike } from './weights.js';
@@ -24,12 +24,30 @@ export interface TrainDataOptions {
   /** How often the epochs of `local` are run before the one upload. Default 1. */
   readonly rounds?: number;
   readonly local?: LocalTrainingOptions;
+  /**
+   * What of the model stays here: kept in `personalFolder` and left out of the update. For a table only; see
+   * {@link FederatedClient.personalModel}.
+   */
+  readonly personalization?: PersonalizationOptions;
+  /** Where it is kept; needed with `personalization`. */
+  readonly personalFolder?: string;
   /** Of a model that has no version yet. Default `mlp`. */
   readonly architecture?: string | Readonly<Record<string, unknown>>;
   /** Sent with ready weights; local training reports its own. */
   readonly metrics?: Readonly<Record<string, unknown>>;
   readonly onProgress?: (progress: TrainingProgress) => void;
   readonly signal?: AbortSignal;
+}
+
+/** A model of the caller's own: Ditto's, or a version with the caller's own layers in it. */
+export interface PersonalModel {
+  readonly method: 'fedbn' | 'fedper' | 'ditto';
+  /** Rounds that it has been trained in. */
+  readonly rounds: number;
+  readonly architecture: object;
+  /** How a table's columns become inputs. */
+  readonly featureSpec: object;
+  readonly weights: StateDict;
 }
 
 /** What became of an update. */
@@ -86,6 +104,13 @@ export interface JoinRoundOptions {
   readonly localTrainFn?: LocalTrainFn;
   readonly data?: TrainingData;
   readonly targetCol?: string;
+  /**
+   * What of the model stays here: kept in `personalFolder` and left out of the update. For a table only; see
+   * {@link FederatedClient.personalModel}.
+   */
+  readonly personalization?: PersonalizationOptions;
+  /** Where it is kept; needed with `personalization`. */
+  readonly personalFolder?: string;
   /** Applied after those of the round. */
   readonly filters?: readonly Filter[];
   readonly onProgress?: (progress: TrainingProgress) => void;
