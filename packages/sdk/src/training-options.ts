@@ -9,7 +9,7 @@ export interface LocalTrainingOptions {
   readonly batchSize?: number;
   /** Default 0.01. */
   readonly learningRate?: number;
-  /** Default `adam`. */
+  /** Default `adam`; with `scaffold` `sgd`, the only one it trains with. */
   readonly optimizer?: 'sgd' | 'momentum' | 'adam' | 'adamax' | 'rmsprop' | 'adagrad' | 'adadelta';
   /** FedProx μ. Default 0, or what the algorithm says. */
   readonly proximalMu?: number;
@@ -57,7 +57,7 @@ export interface TrainingOptions {
   readonly rounds?: number;
   /** Accepted updates that close a round. More than the devices that could answer is an error. Default 1. */
   readonly minUpdates?: number;
-  /** `fedavg` (default), `fedprox`, `fedavgm`, `fedadam`, `fedyogi`, `fedadagrad`. */
+  /** `fedavg` (default), `fedprox`, `fedavgm`, `fedadam`, `fedyogi`, `fedadagrad`, `scaffold`. */
   readonly algorithm?: string;
   /** The algorithm's own numbers, such as `{ proximalMu: 0.1 }` or `{ serverLearningRate: 0.1 }`. */
   readonly algorithmOptions?: Readonly<Record<string, unknown>>;

@@ -15,7 +15,7 @@ export function register(program: Command, define: DefineCommand): void {
         .requiredOption('--model <name>', 'model in the registry')
         .option('--rounds <n>', 'rounds', integerFrom(1))
         .option('--min-updates <n>', 'updates that close a round', integerFrom(1))
-        .option('--algorithm <name>', 'fedavg, fedprox, fedavgm, fedadam, fedyogi or fedadagrad')
+        .option('--algorithm <name>', 'fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad or scaffold')
         .option('--algorithm-option <name=value>', "one of the algorithm's numbers; repeat for more", pair)
         .option('--architecture <name or JSON>', 'logistic, mlp, cnn, or an object with its sizes')
         .option('--target <rule>', 'column to learn, or a rule such as "num>0"')
