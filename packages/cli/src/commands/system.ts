@@ -10,10 +10,13 @@ export function register(program: Command, define: DefineCommand): void {
     'train across hospitals on this machine: coordinator and agents as processes of their own',
     (command) =>
       command
-        .option('--data <folder>', 'one CSV or Parquet file per site (default: four generated hospitals)')
+        .option(
+          '--data <place>',
+          'one CSV or Parquet file per site, also s3://, gs:// or az:// (default: four generated hospitals)',
+        )
         .option('--target <rule>', 'what to learn, such as "num>0" (with --data)')
         .addOption(new Option('--model <name>', 'architecture').choices(['logistic', 'mlp']))
-        .option('--algorithm <name>', 'fedavg, fedprox, fedavgm, fedadam, fedyogi or fedadagrad', 'fedavg')
+        .option('--algorithm <name>', 'fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad or scaffold', 'fedavg')
         .option('--rounds <n>', 'rounds', integerFrom(1))
         .option('--local-epochs <n>', 'passes over its rows that a site makes per round', integerFrom(1))
         .option('--learning-rate <x>', 'step size at the sites', positiveNumber)

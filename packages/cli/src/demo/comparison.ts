@@ -1,4 +1,5 @@
 import { selectBackend } from '@octomil/shared/compute';
+import type { DataSource } from '@octomil/shared/data';
 import {
   type Dataset,
   type HoldoutRule,
@@ -9,7 +10,6 @@ import {
 import { buildModel, getFlat, initialWeights, type ModelDocument, setFlat } from '@octomil/shared/models';
 import { decodeWeights, encodeWeights, flatView, parseLayout } from '@octomil/shared/tensors';
 import { type EvaluationMetrics, evaluate, type LocalOptions, trainLocally } from '@octomil/shared/training';
-import type { SiteFile } from './site-files.js';
 
 /** One model on the held-out rows of all sites together and of each by itself. */
 export interface Scores {
@@ -25,9 +25,15 @@ export interface Comparison {
   readonly pooled: Scores;
 }
 
+export interface ComparedSite {
+  readonly name: string;
+  /** With files of this machine. */
+  readonly source: DataSource;
+}
+
 export interface ComparisonRequest {
   /** In one order, which fixes the order of the pooled rows. */
-  readonly sites: readonly SiteFile[];
+  readonly sites: readonly ComparedSite[];
   readonly document: ModelDocument;
   /** Weights file of the federated model. */
   readonly weights: Uint8Array;
@@ -58,8 +64,8 @@ export async function compareModels(request: ComparisonRequest): Promise<Compari
   if (featureSpec === undefined) throw new TypeError('a model that was trained on tables has a feature spec');
   const signal = request.signal === undefined ? {} : { signal: request.signal };
   const sites: Site[] = [];
-  for (const { name, path } of request.sites) {
-    sites.push({ name, ...(await loadDataset({ path }, featureSpec, request.holdout, signal)) });
+  for (const { name, source } of request.sites) {
+    sites.push({ name, ...(await loadDataset(source, featureSpec, request.holdout, signal)) });
   }
   const built = await buildModel(await selectBackend(), architecture, document.inputWidth);
   const initial = encodeWeights(initialWeights(architecture, document.inputWidth, request.seed));

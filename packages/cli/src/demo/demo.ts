@@ -11,13 +11,14 @@ import {
   type TrainingRound,
   type TrainingSession,
 } from '@octomil/sdk';
+import { SourceFiles } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import type { ModelDocument } from '@octomil/shared/models';
-import { Lifecycle } from '@octomil/shared/runtime';
+import { Lifecycle, systemClock } from '@octomil/shared/runtime';
 import { DEFAULT_LOCAL_OPTIONS } from '@octomil/shared/training';
 import { stringify } from 'yaml';
 import { CommandProcess } from './child-process.js';
-import type { Comparison } from './comparison.js';
+import type { ComparedSite, Comparison } from './comparison.js';
 import { GENERATED_TARGET } from './hospitals.js';
 import { findSiteFiles, type SiteFile, writeGeneratedSites } from './site-files.js';
 
@@ -25,6 +26,8 @@ const FEDERATION = 'demo-federation';
 const DATA_SET = 'patients';
 const HOLDOUT_SHARE = 0.2;
 const ONLINE_WITHIN_MS = 30_000;
+/** Of remote sites' files together; as agents by default. */
+const MAX_COPIES_BYTES = 16 * 2 ** 30;
 
 /** Of the demo's model. A model's held-out rows follow from its name, so that another seed has another split. */
 export function demoModelName(seed: number): string {
@@ -32,7 +35,7 @@ export function demoModelName(seed: number): string {
 }
 
 export interface DemoOptions {
-  /** Folder with one table per site. Default: four generated hospitals. */
+  /** Folder with one table per site, or a prefix of a bucket (`s3://`, `gs://`, `az://` …). Default: four generated hospitals. */
   readonly data?: string | undefined;
   /** Needed with `data`. */
   readonly target?: string | undefined;
@@ -95,7 +98,11 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
     const fleet = await startProcesses(sites, folder, lifecycle, options);
     const trained = await fleet.guard(train(fleet, options, sites.length));
     options.onTrained?.();
-    const comparison = await fleet.guard(compare(fleet, trained, sites, options));
+    const files = await SourceFiles.open({
+      ...{ folder: join(folder, 'copies'), maxBytes: MAX_COPIES_BYTES, environment: process.env, clock: systemClock },
+    });
+    lifecycle.onStop('copies', () => files.close());
+    const comparison = await fleet.guard(compare(fleet, trained, await withLocalFiles(sites, files, signal), options));
     signal?.throwIfAborted();
     return {
       version: trained.result.version,
@@ -112,12 +119,27 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   }
 }
 
+/** For the comparison, which reads in this process. */
+async function withLocalFiles(
+  sites: readonly SiteFile[],
+  files: SourceFiles,
+  signal: AbortSignal | undefined,
+): Promise<ComparedSite[]> {
+  const local: ComparedSite[] = [];
+  for (const { name, path } of sites) {
+    // Given back when the demo ends.
+    const { source } = await files.acquire({ path }, { signal });
+    local.push({ name, source });
+  }
+  return local;
+}
+
 async function demoSites(options: DemoOptions, folder: string): Promise<SiteFile[]> {
   if (options.data === undefined) return writeGeneratedSites(folder, options.seed);
   if (options.target === undefined) {
     throw new OctomilError('invalid_input', '--data needs --target: a column to learn, or a rule such as "num>0"');
   }
-  return findSiteFiles(options.data);
+  return findSiteFiles(options.data, options.signal);
 }
 
 async function startProcesses(
@@ -259,7 +281,7 @@ async function train(fleet: Fleet, options: DemoOptions, siteCount: number): Pro
 async function compare(
   fleet: Fleet,
   { result, session }: Trained,
-  sites: readonly SiteFile[],
+  sites: readonly ComparedSite[],
   options: DemoOptions,
 ): Promise<Comparison> {
   const registry = new ModelRegistry(fleet);
