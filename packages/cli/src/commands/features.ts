@@ -46,8 +46,8 @@ export function register(program: Command, define: DefineCommand): void {
   );
   define(
     features,
-    'confirm <id or file>',
-    'confirm a proposal, or the file that "propose --out" wrote and you edited',
+    'confirm <proposal>',
+    'confirm a proposal, by its id or by the file that "propose --out" wrote and you edited',
     () => undefined,
     async (options, which = '') => (await import('./features-actions.js')).confirm(options, which),
   );
