@@ -30,7 +30,9 @@ export function columnCoverage(sites: readonly SiteEntry[], spec: FeatureSpec): 
   return spec.columns.map((column) => {
     let present = 0;
     const entries = sites.map(({ deviceId, name, statistics }, index): SiteCoverage => {
-      const found = byName[index]?.get(foldName(column.name));
+      const found = [column.name, ...(column.aliases ?? [])]
+        .map((one) => byName[index]?.get(foldName(one)))
+        .find((one) => one !== undefined);
       const usable = found === undefined ? 0 : usableRows(found, column.missingMarkers);
       if (usable < MINIMUM_ROWS) return { deviceId, name, present: false, missingRatio: 1 };
       present += usable;

@@ -10,9 +10,14 @@ import {
   type TableReader,
 } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
+import { unitOf } from './bind-columns.js';
+import { describeColumn } from './describe-column.js';
 import type { FeatureHints } from './feature-hints.js';
+import { hintedNames, hintsByKey } from './feature-hints.js';
 import { allMoments } from './moments.js';
+import { siteUnits, withSiteNames } from './site-names.js';
 import {
+  type ColumnStatistics,
   type ExcludedColumn,
   type Exclusion,
   MAX_LEVELS,
@@ -20,7 +25,7 @@ import {
   type SiteStatistics,
   type TargetStatistics,
 } from './site-statistics.js';
-import { roundCount, seenKind, suppressColumn } from './suppression.js';
+import { isCodes, roundCount, seenKind, suppressColumn } from './suppression.js';
 import { compareCell, targetCell } from './target-cells.js';
 import type { TargetRule } from './target-rule.js';
 
@@ -37,7 +42,8 @@ export interface DescribeRequest {
 /**
  * Describes a site's table by aggregates alone, as `suppressColumn` allows them.
  *
- * Identifiers, free text and dates are left out and named: a model must not learn them, nor are their values counted.
+ * Identifiers, free text and dates are left out and named: a model must not learn them, nor are their values counted. A
+ * hint with a kind takes one in.
  *
  * @throws `too_few_rows` for a table of fewer than 10 rows; `data_mismatch` where a comparison of the target meets
  * text; `cancelled`; `data_unreadable` and `corrupt_file` as `openTable`.
@@ -58,10 +64,12 @@ export async function describeSite(
 
 /** `describeSite` for an open table of any reader. */
 export async function describeTable(
-  reader: TableReader,
+  opened: TableReader,
   request: DescribeRequest,
   signal?: AbortSignal,
 ): Promise<SiteStatistics> {
+  const hints = hintsByKey(request.hints);
+  const reader = withSiteNames(opened, [...hints.values()].map(({ name }) => name).concat([...hints.keys()]));
   const rows = await reader.countRows();
   refuseCancelled(signal);
   if (rows < MINIMUM_ROWS) {
@@ -70,11 +78,18 @@ export async function describeTable(
       `${reader.source.path} has fewer than ${MINIMUM_ROWS} rows; a site takes part with at least ${MINIMUM_ROWS}`,
     );
   }
-  const missingMarkers = new Map(
+  const declared = new Map(
     Object.entries(request.missingMarkers ?? {}).map(([name, markers]) => [foldName(name), markers]),
   );
+  // What is declared for a column holds for its aliases.
+  const missingMarkers = new Map(declared);
+  for (const [alias, { name }] of hints) {
+    const markers = declared.get(foldName(name));
+    if (markers !== undefined && !missingMarkers.has(alias)) missingMarkers.set(alias, markers);
+  }
   const targetKey = foldName(request.target.column);
   const unwanted = new Set((request.exclude ?? []).map(foldName));
+  for (const [key, { hint }] of hints) if (hint.exclude === true) unwanted.add(key);
   const profiles = await reader.profile({
     columns: reader.columns.map(({ key }) => key).filter((key) => key === targetKey || !unwanted.has(key)),
     maxLevels: MAX_LEVELS,
@@ -82,15 +97,30 @@ export async function describeTable(
   });
   refuseCancelled(signal);
   const excluded: ExcludedColumn[] = [];
-  const columns = profiles.flatMap((profile) => {
-    if (profile.key === targetKey) return [];
+  const units = siteUnits(reader.source);
+  const columns: ColumnStatistics[] = [];
+  for (const profile of profiles) {
+    if (profile.key === targetKey) continue;
+    const named = hints.get(profile.key);
     const reason = exclusion(profile);
-    if (reason !== undefined) {
+    if (named?.hint.kind === undefined && reason !== undefined) {
       excluded.push({ name: profile.name, reason });
-      return [];
+      continue;
     }
-    return suppressColumn(profile, rows) ?? [];
-  });
+    const unit = unitOf(units, profile.key, named === undefined ? [] : [foldName(named.name)]);
+    const markers = missingMarkers.get(profile.key) ?? [];
+    const column = await describeColumn({
+      reader,
+      profile,
+      hint: named?.hint ?? {},
+      names: hintedNames(named, profile.name),
+      markers,
+      unit,
+      rows,
+    });
+    if (column !== null) columns.push(column);
+    refuseCancelled(signal);
+  }
   const profile = profiles.find(({ key }) => key === targetKey);
   const target =
     profile === undefined
@@ -118,6 +148,7 @@ export function exclusion(profile: ColumnProfile): Exclusion | undefined {
   if (profile.family === 'unsupported') return 'unsupported_type';
   // Text that is mostly numbers is reported: it is an error where the column is numeric elsewhere.
   if (profile.present < MINIMUM_ROWS || seenKind(profile) !== 'text' || profile.levels !== null) return undefined;
+  if (isCodes(profile)) return undefined;
   if (profile.numbers > profile.present / 2 && !profile.hasCodes) return undefined;
   return profile.distinctEstimate > profile.present * 0.9 ? 'identifier' : 'free_text';
 }

@@ -1,6 +1,13 @@
 import { DATE_FORMATS, type DateFormat, foldName } from '@octomil/shared/data';
 import { Type } from 'typebox';
-import { DATE_CYCLES, DATE_SPANS, type DateCycle, type DateSpan, type FeatureColumn } from './feature-spec.js';
+import {
+  DATE_CYCLES,
+  DATE_SPANS,
+  type DateCycle,
+  type DateSpan,
+  type FeatureColumn,
+  type UnitConversion,
+} from './feature-spec.js';
 
 export const FEATURE_KINDS = [
   'numeric',
@@ -98,4 +105,24 @@ export function hintsByKey(hints: FeatureHints | undefined): Map<string, NamedHi
     }
   }
   return byKey;
+}
+
+/** What a date becomes: as hinted, or its distance from the reference and its month. */
+export function datePartsOf({ derive, reference }: FeatureHint): readonly (DateSpan | DateCycle)[] {
+  return derive ?? (reference === undefined ? ['month', 'weekday'] : ['years', 'month']);
+}
+
+/** The conversions of a hint, with their offsets. */
+export function hintedUnits({ units = {} }: FeatureHint): Record<string, UnitConversion> {
+  return Object.fromEntries(
+    Object.entries(units).map(([unit, one]) => [
+      unit,
+      typeof one === 'number' ? { factor: one, offset: 0 } : { factor: one.factor, offset: one.offset ?? 0 },
+    ]),
+  );
+}
+
+/** Names by which a column is known, from what the data scientist calls it. */
+export function hintedNames(named: NamedHint | undefined, name: string): string[] {
+  return [...new Set([...(named === undefined ? [] : [named.name, ...(named.hint.aliases ?? [])]), name])];
 }

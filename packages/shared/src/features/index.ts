@@ -2,6 +2,12 @@ export { type ColumnCoverage, columnCoverage, type SiteCoverage } from './column
 export { encodedWidth } from './column-width.js';
 export { type Dataset, type HoldoutRule, type LoadedDataset, MemoryDataset } from './dataset.js';
 export { type DescribeRequest, describeSite, describeTable } from './describe-site.js';
+export {
+  DEFAULT_DRIFT_THRESHOLDS,
+  type DriftThresholds,
+  type DriftWarning,
+  driftWarnings,
+} from './drift-warnings.js';
 export { encodeRows } from './encode.js';
 export {
   FEATURE_KINDS,

@@ -8,12 +8,16 @@ import {
   type TableReader,
 } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
-import { columnEncoder } from './column-encoder.js';
+import { columnBinder } from './bind-columns.js';
+import { cellKind, columnEncoder } from './column-encoder.js';
 import { encodedWidth } from './column-width.js';
 import type { HoldoutRule, LoadedDataset } from './dataset.js';
+import { driftMeter } from './drift-meter.js';
+import { siteDrift } from './drift-warnings.js';
 import type { FeatureSpec } from './feature-spec.js';
 import { RowSplitter } from './holdout.js';
 import { RowBuffer } from './row-buffer.js';
+import { withSiteNames } from './site-names.js';
 import { targetEncoder } from './target-cells.js';
 
 export interface LoadOptions {
@@ -49,11 +53,15 @@ export async function loadDataset(
 
 /** `loadDataset` for an open table of any reader. What it gives is to be closed. */
 export async function encodeTable(
-  reader: TableReader,
+  opened: TableReader,
   spec: FeatureSpec,
   holdout: HoldoutRule,
   options: LoadOptions = {},
 ): Promise<LoadedDataset> {
+  const reader = withSiteNames(
+    opened,
+    spec.columns.flatMap(({ name, aliases = [] }) => [name, ...aliases]),
+  );
   const { path } = reader.source;
   const splitter = new RowSplitter(holdout);
   const plan = planCells(reader, spec, holdout);
@@ -71,6 +79,7 @@ export async function encodeTable(
   const train = bufferFor(1 - holdout.shareRatio);
   const heldOut = bufferFor(holdout.shareRatio);
   let droppedRows = 0;
+  let tableRows = 0;
   try {
     for await (const chunk of reader.stream(plan.cells)) {
       if (options.signal?.aborted === true) throw new OctomilError('cancelled', `reading ${path} was cancelled`);
@@ -86,25 +95,33 @@ export async function encodeTable(
         else if (splitter.isHeldOut(row)) heldOut.pick(row, y);
         else train.pick(row, y);
       }
-      for (const { encoder, name, index, offset } of plan.features) {
-        const cells = cellsOf(index ?? -1);
+      tableRows += chunk.rows;
+      for (const { encoder, meter, column, index, originIndex, offset } of plan.features) {
+        let cells = cellsOf(index ?? -1);
         if (index === undefined) cells.fill(Number.NaN);
+        if (encoder.origin !== undefined) {
+          const own = cells;
+          cells = new Float64Array(2 * chunk.rows).fill(Number.NaN);
+          cells.set(own.subarray(0, chunk.rows));
+          if (originIndex !== undefined) cells.set(cellsOf(originIndex).subarray(0, chunk.rows), chunk.rows);
+        }
+        meter.add(cells, chunk.rows);
         if (!train.encode(encoder, cells, offset) || !heldOut.encode(encoder, cells, offset)) {
           throw new OctomilError(
             'data_mismatch',
-            `${path}: the column "${name}" is numeric in the agreed features, but some of its cells are no finite numbers; mend them or declare them as missing (missingMarkers)`,
+            `${path}: the column "${column.name}" is ${column.kind} in the agreed features, but some of its cells are no ${cellKind(column)}; mend them or declare them as missing (missingMarkers)`,
           );
         }
       }
       train.end();
       heldOut.end();
     }
-    return {
-      train: await train.take(),
-      heldOut: await heldOut.take(),
-      droppedRows,
-      drift: { specHash: spec.hash, rows: 0, columns: [], warnings: [] },
-    };
+    const drift = siteDrift(
+      spec.hash,
+      tableRows,
+      plan.features.map(({ meter }) => meter.take(tableRows)),
+    );
+    return { train: await train.take(), heldOut: await heldOut.take(), droppedRows, drift };
   } catch (error) {
     train.discard();
     heldOut.discard();
@@ -126,14 +143,20 @@ function planCells(reader: TableReader, spec: FeatureSpec, holdout: HoldoutRule)
   const cells: CellRequest[] = [target.cell];
   const readAsNumber = new Map<string, number>();
   let offset = 0;
+  const bind = columnBinder(reader);
   const features = spec.columns.map((column) => {
-    const encoder = columnEncoder(column);
+    const { key, conversion } = bind(column);
+    const encoder = columnEncoder(column, conversion);
     const at = offset;
     offset += encoder.width;
-    const index = keys.has(encoder.cell.column) ? cells.push(encoder.cell) - 1 : undefined;
+    const index = key === undefined ? undefined : cells.push({ ...encoder.cell, column: key }) - 1;
+    const { origin } = encoder;
+    const hasOrigin = origin !== undefined && keys.has(origin.column);
+    const originIndex = hasOrigin && index !== undefined ? cells.push(origin) - 1 : undefined;
     const plain = column.kind === 'numeric' && column.missingMarkers.every((marker) => typeof marker === 'number');
-    if (index !== undefined && plain) readAsNumber.set(encoder.cell.column, index);
-    return { encoder, name: column.name, index, offset: at };
+    if (index !== undefined && key !== undefined && plain) readAsNumber.set(key, index);
+    const meter = driftMeter(column, index !== undefined, conversion);
+    return { encoder, meter, column, index, originIndex, offset: at };
   });
   if (features.every(({ index }) => index === undefined)) {
     throw new OctomilError(

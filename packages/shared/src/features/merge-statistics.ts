@@ -1,12 +1,13 @@
 import { foldName, type MissingMarker } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
-import type { FeatureHints } from './feature-hints.js';
+import { type FeatureHints, hintsByKey, type NamedHint } from './feature-hints.js';
 import type { FeatureColumn, FeatureLayout, FeatureSpec, TargetOutput } from './feature-spec.js';
-import { mergeColumn, type SiteColumn, usableRows } from './merge-column.js';
+import { mergeColumn, usableRows } from './merge-column.js';
 import { mergeTarget, mismatch } from './merge-target.js';
 import { allMoments, combineMoments, NO_MOMENTS, roundConstant } from './moments.js';
 import { compareNaturally } from './natural-order.js';
 import { MAX_SPEC_COLUMNS } from './parse-spec.js';
+import type { SiteColumn } from './site-columns.js';
 import { type Exclusion, MINIMUM_ROWS, type SiteStatistics } from './site-statistics.js';
 import { sealFeatureSpec } from './spec-hash.js';
 import type { TargetRule } from './target-rule.js';
@@ -51,26 +52,44 @@ export function mergeStatistics(sites: readonly SiteEntry[], options: MergeOptio
   const targetKey = foldName(options.target.column);
   const target = mergeTarget(sites, options.target, options.output, markers.get(targetKey) ?? [], warn);
   const unwanted = new Set([targetKey, ...(options.exclude ?? []).map(foldName)]);
-  const byKey = columnsByKey(sites, unwanted);
+  const hints = hintsByKey(options.hints);
+  for (const [key, { hint }] of hints) if (hint.exclude === true) unwanted.add(key);
+  const byKey = columnsByKey(sites, unwanted, hints);
   const rows = sites.reduce((sum, { statistics }) => sum + statistics.rows, 0);
   warnOfExclusions(sites, byKey, warn);
   const layout = options.layout ?? 'table';
   const columns =
     layout === 'grid'
       ? mergeGrid(byKey, warn)
-      : [...byKey].flatMap(([key, entries]) => mergeColumn(entries, { rows, markers: markers.get(key), warn }) ?? []);
+      : [...byKey].flatMap(
+          ([key, entries]) =>
+            mergeColumn(entries, { rows, markers: markers.get(key), warn, hint: hints.get(key) }) ?? [],
+        );
+  warnOfIdleHints(hints, new Set([...byKey.keys(), ...unwanted]), warn);
   checkUsable(sites, columns);
   return sealFeatureSpec({ formatVersion: 1, layout, columns, target });
 }
 
 /** Columns of all sites by folded name, in natural name order. */
-function columnsByKey(sites: readonly SiteEntry[], unwanted: ReadonlySet<string>): Map<string, SiteColumn[]> {
+function columnsByKey(
+  sites: readonly SiteEntry[],
+  unwanted: ReadonlySet<string>,
+  hints: ReadonlyMap<string, NamedHint>,
+): Map<string, SiteColumn[]> {
   const found = new Map<string, SiteColumn[]>();
   for (const site of sites) {
     for (const column of site.statistics.columns) {
-      const key = foldName(column.name);
-      if (unwanted.has(key)) continue;
+      const own = foldName(column.name);
+      const named = hints.get(own);
+      const key = named === undefined ? own : foldName(named.name);
+      if (unwanted.has(own) || unwanted.has(key)) continue;
       const entries = found.get(key);
+      const twice = entries?.findIndex((entry) => entry.site === site) ?? -1;
+      if (entries !== undefined && twice >= 0) {
+        // Its own name goes before an alias, as when rows are read.
+        if (own === key) entries[twice] = { site, column };
+        continue;
+      }
       if (entries === undefined) found.set(key, [{ site, column }]);
       else entries.push({ site, column });
     }
@@ -82,6 +101,17 @@ function columnsByKey(sites: readonly SiteEntry[], unwanted: ReadonlySet<string>
     );
   }
   return new Map([...found].sort(([a], [b]) => compareNaturally(a, b)));
+}
+
+function warnOfIdleHints(
+  hints: ReadonlyMap<string, NamedHint>,
+  keys: ReadonlySet<string>,
+  warn: (warning: string) => void,
+): void {
+  const names = new Set([...hints.values()].map(({ name }) => name));
+  for (const name of names) {
+    if (!keys.has(foldName(name))) warn(`the hint for column "${name}" is idle: no site has such a column with values`);
+  }
 }
 
 /**
@@ -122,7 +152,11 @@ function checkUsable(sites: readonly SiteEntry[], columns: readonly FeatureColum
       'no column of any site can serve as a feature: all are constant, identifiers, free text, dates, or have fewer than 10 values',
     );
   }
-  const markers = new Map(columns.map((column) => [foldName(column.name), column.missingMarkers]));
+  const markers = new Map(
+    columns.flatMap(({ name, aliases = [], missingMarkers }) =>
+      [name, ...aliases].map((one) => [foldName(one), missingMarkers] as const),
+    ),
+  );
   for (const site of sites) {
     const usable = site.statistics.columns.some((column) => {
       const found = markers.get(foldName(column.name));
@@ -138,9 +172,9 @@ function checkUsable(sites: readonly SiteEntry[], columns: readonly FeatureColum
 }
 
 const EXCLUSION_TEXTS: Readonly<Record<Exclusion, string>> = {
-  identifier: 'it identifies people or rows',
-  free_text: 'it holds more than 32 different texts',
-  time: 'it holds dates or times; derive a number from it, such as an age',
+  identifier: 'it identifies people or rows; if it is wanted all the same, give it a hint with a kind',
+  free_text: 'it holds more than 32 different texts; a hint (kind: hashed) takes it in',
+  time: 'it holds dates or times; a hint (kind: datetime) derives numbers from it, such as an age',
   unsupported_type: 'its type is neither number, text nor boolean',
 };
 

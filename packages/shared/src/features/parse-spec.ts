@@ -1,32 +1,99 @@
-import { foldName } from '@octomil/shared/data';
+import { DATE_FORMATS, foldName } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { Type } from 'typebox';
 import { Value } from 'typebox/value';
-import { encodedWidth } from './column-width.js';
-import type { FeatureSpec } from './feature-spec.js';
-import { MAX_LEVELS } from './site-statistics.js';
+import { encodedWidth, isCycle } from './column-width.js';
+import { fixedReference } from './date-encoder.js';
+import { DATE_CYCLES, DATE_SPANS, type FeatureColumn, type FeatureSpec } from './feature-spec.js';
 import { hashFeatureSpec } from './spec-hash.js';
 import { COMPARISONS } from './target-rule.js';
 
 export const MAX_SPEC_COLUMNS = 10_000;
+/** Levels that a person may name. */
+export const MAX_NAMED_LEVELS = 1_000;
 export const MAX_ENCODED_WIDTH = 1_000_000;
 
 const closed = { additionalProperties: false };
 const Name = Type.String({ minLength: 1, maxLength: 1000 });
 const Marker = Type.Union([Type.Number(), Type.String({ maxLength: 1000 })]);
-const base = { name: Name, missingMarkers: Type.Array(Marker, { maxItems: 100 }), missingIndicator: Type.Boolean() };
+const Ratio = Type.Number({ minimum: 0, maximum: 1 });
+const Range = Type.Tuple([Type.Number(), Type.Number()]);
+const base = {
+  name: Name,
+  missingMarkers: Type.Array(Marker, { maxItems: 100 }),
+  missingIndicator: Type.Boolean(),
+  aliases: Type.Optional(Type.Array(Name, { maxItems: 100 })),
+  unit: Type.Optional(Name),
+  units: Type.Optional(
+    Type.Record(Type.String(), Type.Object({ factor: Type.Number(), offset: Type.Number() }, closed)),
+  ),
+  range: Type.Optional(Range),
+  reference: Type.Optional(
+    Type.Object(
+      {
+        missingRatio: Ratio,
+        levelRatios: Type.Optional(Type.Array(Ratio, { maxItems: MAX_NAMED_LEVELS + 1 })),
+      },
+      closed,
+    ),
+  ),
+};
 const scaling = { mean: Type.Number(), deviation: Type.Number({ exclusiveMinimum: 0 }) };
 const literals = <T extends string>(values: readonly T[]) => Type.Union(values.map((value) => Type.Literal(value)));
 
+const levelled = {
+  levels: Type.Array(Type.String({ maxLength: 1000 }), { minItems: 1, maxItems: MAX_NAMED_LEVELS }),
+  values: literals(['text', 'number'] as const),
+};
+const DateParts = Type.Union([
+  Type.Object({ part: literals(DATE_SPANS), ...scaling }, closed),
+  Type.Object({ part: literals(DATE_CYCLES) }, closed),
+]);
+const Size = Type.Integer({ minimum: 1, maximum: 4096 });
+const PerChannel = (schema: Type.TSchema) => Type.Array(schema, { minItems: 1, maxItems: 4 });
+
 const Column = Type.Union([
-  Type.Object({ kind: Type.Literal('numeric'), ...base, ...scaling }, closed),
-  Type.Object({ kind: Type.Literal('boolean'), ...base, ...scaling }, closed),
   Type.Object(
     {
-      kind: Type.Literal('categorical'),
+      kind: Type.Literal('numeric'),
       ...base,
-      levels: Type.Array(Type.String({ maxLength: 1000 }), { minItems: 1, maxItems: MAX_LEVELS }),
-      values: literals(['text', 'number'] as const),
+      clip: Type.Optional(Range),
+      scale: Type.Optional(Type.Literal('log1p')),
+      ...scaling,
+    },
+    closed,
+  ),
+  Type.Object({ kind: Type.Literal('boolean'), ...base, ...scaling }, closed),
+  Type.Object({ kind: Type.Literal('categorical'), ...base, ...levelled }, closed),
+  Type.Object({ kind: Type.Literal('ordinal'), ...base, ...levelled, ...scaling }, closed),
+  Type.Object(
+    {
+      kind: Type.Literal('datetime'),
+      ...base,
+      format: literals(DATE_FORMATS),
+      parts: Type.Array(DateParts, { minItems: 1, maxItems: 5 }),
+      from: Type.Optional(Type.Union([Name, Type.Object({ column: Name }, closed)])),
+    },
+    closed,
+  ),
+  Type.Object(
+    {
+      kind: Type.Literal('hashed'),
+      ...base,
+      buckets: Type.Integer({ minimum: 2, maximum: 65_536 }),
+      seed: Type.String({ maxLength: 100 }),
+    },
+    closed,
+  ),
+  Type.Object(
+    {
+      kind: Type.Literal('image'),
+      ...base,
+      height: Size,
+      width: Size,
+      channels: Type.Integer({ minimum: 1, maximum: 4 }),
+      mean: PerChannel(Type.Number()),
+      deviation: PerChannel(Type.Number({ exclusiveMinimum: 0 })),
     },
     closed,
   ),
@@ -95,10 +162,13 @@ export function parseFeatureSpec(value: unknown): FeatureSpec {
 
 function checkMeaning({ columns, target }: FeatureSpec): void {
   const keys = new Set([foldName(target.rule.column)]);
-  for (const { name } of columns) {
-    const key = foldName(name);
-    if (keys.has(key)) throw new OctomilError('invalid_input', `the feature spec has the column "${name}" twice`);
-    keys.add(key);
+  for (const column of columns) {
+    for (const name of [column.name, ...(column.aliases ?? [])]) {
+      const key = foldName(name);
+      if (keys.has(key)) throw new OctomilError('invalid_input', `the feature spec has the column "${name}" twice`);
+      keys.add(key);
+    }
+    checkColumn(column);
   }
   const width = encodedWidth({ columns });
   if (width > MAX_ENCODED_WIDTH) {
@@ -120,5 +190,39 @@ function checkMeaning({ columns, target }: FeatureSpec): void {
       'invalid_input',
       `the target of the feature spec names ${classes.length} classes for ${expected}`,
     );
+  }
+}
+
+function checkColumn(column: FeatureColumn): void {
+  const { name, range, reference } = column;
+  const refuse = (why: string) => new OctomilError('invalid_input', `the column "${name}" of the feature spec ${why}`);
+  if (range !== undefined && range[0] > range[1]) throw refuse(`has the range ${range.join(' to ')}, which is empty`);
+  switch (column.kind) {
+    case 'numeric':
+      if (column.clip !== undefined && column.clip[0] >= column.clip[1]) {
+        throw refuse(`is clipped to ${column.clip.join(' to ')}, which leaves one value`);
+      }
+      break;
+    case 'categorical':
+    case 'ordinal': {
+      const twice = column.levels.find((level, place) => column.levels.indexOf(level) !== place);
+      if (twice !== undefined) throw refuse(`has the level "${twice}" twice`);
+      const told = reference?.levelRatios?.length ?? column.levels.length + 1;
+      if (told !== column.levels.length + 1)
+        throw refuse(`has ${told} level shares for ${column.levels.length} levels`);
+      break;
+    }
+    case 'datetime':
+      fixedReference(column);
+      if (column.from === undefined && column.parts.some((part) => !isCycle(part))) {
+        throw refuse('counts years or days, but not from when (from)');
+      }
+      break;
+    case 'image':
+      if (column.mean.length !== column.channels || column.deviation.length !== column.channels) {
+        throw refuse(`has ${column.channels} channels, but other numbers of means or deviations`);
+      }
+      break;
+    default:
   }
 }

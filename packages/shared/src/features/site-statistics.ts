@@ -1,3 +1,5 @@
+import type { DateSpan } from './feature-spec.js';
+
 /** No number about fewer rows than this leaves a site. */
 export const MINIMUM_ROWS = 10;
 
@@ -5,7 +7,7 @@ export const MINIMUM_ROWS = 10;
 export const MAX_LEVELS = 32;
 
 /** What the values of a column look like at one site; `integer` is a numeric column with whole numbers only. */
-export const SEEN_KINDS = ['numeric', 'integer', 'boolean', 'text'] as const;
+export const SEEN_KINDS = ['numeric', 'integer', 'boolean', 'text', 'time'] as const;
 export type SeenKind = (typeof SEEN_KINDS)[number];
 
 export interface CategoryCount {
@@ -40,6 +42,17 @@ export interface ColumnStatistics {
   readonly categories: readonly CategoryCount[];
   /** Rows of the values too rare for `categories`, at least {@link MINIMUM_ROWS} or 0. */
   readonly other: number;
+  /** As the site's configuration names it: the moments are in it. */
+  readonly unit?: string;
+  /** Text that spells numbers with leading zeros, of more than {@link MAX_LEVELS} values that repeat. */
+  readonly codes?: true;
+  /** Moments of what a hint derives: the spans of a date, or `value` after clip and logarithm, in the hint's unit. */
+  readonly derived?: readonly DerivedMoments[];
+}
+
+export interface DerivedMoments {
+  readonly part: DateSpan | 'value';
+  readonly moments: Moments;
 }
 
 export const EXCLUSIONS = ['identifier', 'free_text', 'time', 'unsupported_type'] as const;

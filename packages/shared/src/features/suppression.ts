@@ -69,6 +69,7 @@ export function suppressColumn(profile: ColumnProfile, rows: number): ColumnStat
     levels: null,
     categories: [],
     other: 0,
+    ...(isCodes(profile) ? { codes: true as const } : {}),
   };
 }
 
@@ -91,6 +92,16 @@ export function seenKind(profile: ColumnProfile): SeenKind {
   if (profile.family === 'boolean') return 'boolean';
   if (profile.numbers < profile.present || profile.hasCodes) return 'text';
   return profile.whole ? 'integer' : 'numeric';
+}
+
+/** Numbers with leading zeros, many and repeating: codes, of which none names a row. */
+export function isCodes(profile: ColumnProfile): boolean {
+  return (
+    profile.hasCodes &&
+    profile.levels === null &&
+    profile.numbers > profile.present / 2 &&
+    profile.distinctEstimate < profile.present / 2
+  );
 }
 
 /**
@@ -146,7 +157,8 @@ function momentsOfLevels({ named, rare }: Recoded): Moments {
   return { count, mean, deviation: Math.sqrt(squares / count) };
 }
 
-function roundMoments({ count, mean, deviation }: Moments): Moments {
+/** To between 1/32 and 1/64 of the deviation. */
+export function roundMoments({ count, mean, deviation }: Moments): Moments {
   if (deviation <= Math.abs(mean) * 1e-12) return { count, mean: Number(mean.toPrecision(6)), deviation: 0 };
   const grid = 2 ** Math.floor(Math.log2(deviation)) / 32;
   return { count, mean: Math.round(mean / grid) * grid, deviation: Math.round(deviation / grid) * grid };

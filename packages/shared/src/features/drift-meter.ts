@@ -1,0 +1,195 @@
+import { splitMarkers } from '@octomil/shared/data';
+import { isCycle } from './column-width.js';
+import { dateCells, fixedReference, spanOf } from './date-encoder.js';
+import type { BooleanColumn, FeatureColumn, NumericColumn, UnitConversion } from './feature-spec.js';
+import { levelFinder } from './level-encoders.js';
+import { CLIP_DEVIATIONS, preparation } from './number-encoder.js';
+import type { ColumnDrift } from './site-drift.js';
+import { MINIMUM_ROWS } from './site-statistics.js';
+import { roundCount } from './suppression.js';
+
+/** Counts over a column's cells while they are read. The counts stay at the site: only `take` gives what may leave. */
+export interface DriftMeter {
+  add(cells: Float64Array, rows: number): void;
+  /** @param rows of the table */
+  take(rows: number): ColumnDrift;
+}
+
+/** A shift is told in steps of this many standard deviations. */
+const SHIFT_STEP = 1 / 32;
+
+/** @param bound false where the table lacks the column; its cells need not be given */
+export function driftMeter(column: FeatureColumn, bound: boolean, conversion?: UnitConversion): DriftMeter {
+  if (!bound) return { add: () => undefined, take: (rows) => driftOf(column, rows, rows, {}) };
+  switch (column.kind) {
+    case 'numeric':
+    case 'boolean':
+      return numberMeter(column, conversion);
+    case 'categorical':
+    case 'ordinal':
+      return levelMeter(column);
+    case 'datetime':
+      return dateMeter(column);
+    default:
+      return missingMeter(column);
+  }
+}
+
+interface Measured {
+  /** Sum of the values' distances from the mean, in deviations. */
+  readonly distance?: number;
+  readonly clipped?: number;
+  readonly implausible?: number;
+  /** Rows by level, then those of others. */
+  readonly levels?: readonly number[];
+}
+
+function driftOf(column: FeatureColumn, rows: number, missing: number, measured: Measured): ColumnDrift {
+  const all = Math.max(1, roundCount(rows));
+  // A few rows count with the many: nothing says whether there are any.
+  const present = rows - missing;
+  const told = present < MINIMUM_ROWS ? all : missing < MINIMUM_ROWS ? 0 : Math.min(all, roundCount(missing));
+  const ratio = (count: number, of: number) =>
+    count < MINIMUM_ROWS ? 0 : Math.min(1, rounded(roundCount(count) / Math.max(1, roundCount(of))));
+  const { reference } = column;
+  const base = {
+    name: column.name,
+    missingRatio: rounded(told / all),
+    ...(reference === undefined && column.missingIndicator
+      ? {}
+      : { referenceMissingRatio: reference?.missingRatio ?? 0 }),
+  };
+  if (present < MINIMUM_ROWS) return base;
+  const { distance, clipped, implausible, levels } = measured;
+  return {
+    ...base,
+    ...(distance === undefined ? {} : { shift: Math.round(distance / present / SHIFT_STEP) * SHIFT_STEP + 0 }),
+    ...(clipped === undefined ? {} : { clippedRatio: ratio(clipped, present) }),
+    ...(implausible === undefined ? {} : { implausibleRatio: ratio(implausible, present) }),
+    ...(levels === undefined ? {} : levelDrift(levels, present, reference?.levelRatios, ratio)),
+  };
+}
+
+function levelDrift(
+  levels: readonly number[],
+  present: number,
+  reference: readonly number[] | undefined,
+  ratio: (count: number, of: number) => number,
+): Partial<ColumnDrift> {
+  const ratios = levels.map((count) => ratio(count, present));
+  const unknownRatio = ratios.at(-1) ?? 0;
+  if (reference?.length !== ratios.length) return { unknownRatio };
+  const distance = ratios.reduce((sum, share, i) => sum + Math.abs(share - (reference[i] ?? 0)), 0) / 2;
+  return { unknownRatio, referenceUnknownRatio: reference.at(-1) ?? 0, levelShift: Math.min(1, rounded(distance)) };
+}
+
+const rounded = (value: number) => Number(value.toFixed(4));
+
+function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConversion | undefined): DriftMeter {
+  const { mean, deviation, range, kind } = column;
+  const { numbers } = splitMarkers(column.missingMarkers);
+  const [marker = Number.NaN, ...others] = numbers;
+  const prepare = preparation(column, conversion);
+  const { factor, offset } = conversion ?? { factor: 1, offset: 0 };
+  const clip = kind === 'numeric' ? column.clip : undefined;
+  const limit = CLIP_DEVIATIONS * deviation;
+  let present = 0;
+  let sum = 0;
+  let clipped = 0;
+  let implausible = 0;
+  const addOne = (raw: number) => {
+    if (Number.isNaN(raw) || !Number.isFinite(raw) || numbers.includes(raw)) return;
+    present++;
+    const value = raw * factor + offset;
+    const distance = (prepare === undefined ? raw : prepare(raw)) - mean;
+    const isOut = clip !== undefined && (value < clip[0] || value > clip[1]);
+    if (isOut || Math.abs(distance) > limit) clipped++;
+    if (range !== undefined && (value < range[0] || value > range[1])) implausible++;
+    sum += Math.min(limit, Math.max(-limit, distance));
+  };
+  // The common case apart: 30 million cells are read within a second.
+  const isPlain = prepare === undefined && range === undefined && others.length === 0;
+  return {
+    add(cells, rows) {
+      if (!isPlain) {
+        for (let row = 0; row < rows; row++) addOne(cells[row] ?? Number.NaN);
+        return;
+      }
+      let [found, total] = [0, 0];
+      for (let row = 0; row < rows; row++) {
+        const raw = cells[row] ?? Number.NaN;
+        const distance = raw - mean;
+        if (distance <= limit && distance >= -limit) {
+          if (raw === marker) continue;
+          found++;
+          total += distance;
+        } else if (raw !== marker && Number.isFinite(raw)) {
+          found++;
+          clipped++;
+          total += distance > 0 ? limit : -limit;
+        }
+      }
+      present += found;
+      sum += total;
+    },
+    take: (rows) =>
+      driftOf(column, rows, rows - present, {
+        distance: sum / deviation,
+        ...(kind === 'boolean' ? {} : { clipped }),
+        ...(range === undefined ? {} : { implausible }),
+      }),
+  };
+}
+
+function levelMeter(column: Extract<FeatureColumn, { kind: 'categorical' | 'ordinal' }>): DriftMeter {
+  const { placeOf } = levelFinder(column);
+  const others = column.levels.length;
+  const counts = new Float64Array(others + 1);
+  let missing = 0;
+  return {
+    add(cells, rows) {
+      for (let row = 0; row < rows; row++) {
+        const place = placeOf(cells[row] ?? Number.NaN);
+        if (Number.isNaN(place)) missing++;
+        else {
+          const at = place < 0 ? others : place;
+          counts[at] = (counts[at] ?? 0) + 1;
+        }
+      }
+    },
+    take: (rows) => driftOf(column, rows, missing, { levels: [...counts] }),
+  };
+}
+
+function dateMeter(column: Extract<FeatureColumn, { kind: 'datetime' }>): DriftMeter {
+  const span = column.parts.find((part) => !isCycle(part));
+  const hasOrigin = dateCells(column)[1] !== undefined;
+  const fixed = fixedReference(column);
+  let present = 0;
+  let distance = 0;
+  return {
+    add(cells, rows) {
+      const half = cells.length / 2;
+      for (let row = 0; row < rows; row++) {
+        const date = cells[row] ?? Number.NaN;
+        const from = hasOrigin ? (cells[half + row] ?? Number.NaN) : fixed;
+        if (!Number.isFinite(date) || !Number.isFinite(from)) continue;
+        present++;
+        if (span === undefined || isCycle(span)) continue;
+        const scaled = (spanOf(span.part, date, from) - span.mean) / span.deviation;
+        distance += Math.min(CLIP_DEVIATIONS, Math.max(-CLIP_DEVIATIONS, scaled));
+      }
+    },
+    take: (rows) => driftOf(column, rows, rows - present, span === undefined ? {} : { distance }),
+  };
+}
+
+function missingMeter(column: FeatureColumn): DriftMeter {
+  let missing = 0;
+  return {
+    add(cells, rows) {
+      for (let row = 0; row < rows; row++) if (Number.isNaN(cells[row] ?? Number.NaN)) missing++;
+    },
+    take: (rows) => driftOf(column, rows, missing, {}),
+  };
+}
