@@ -96,6 +96,12 @@ function configOf(task: OwnCodeTrainTask, rows: Dataset): Record<string, unknown
       learning_rate: options.learningRate,
       optimizer: options.optimizer,
       proximal_mu: options.proximalMu,
+      max_steps: options.maxSteps,
+      class_weights: options.classWeights,
+      early_stop: options.earlyStop && {
+        patience: options.earlyStop.patience,
+        min_delta: options.earlyStop.minDelta,
+      },
     },
     architecture,
     feature_spec: featureSpec,
@@ -108,10 +114,10 @@ function configOf(task: OwnCodeTrainTask, rows: Dataset): Record<string, unknown
 }
 
 /** Of remote data the temporary copies; where there are several files, all of them as well. */
-function dataPaths({
-  path,
-  files,
-}: DataSource): { readonly data_path: string; readonly data_paths?: readonly string[] } {
+function dataPaths({ path, files }: DataSource): {
+  readonly data_path: string;
+  readonly data_paths?: readonly string[];
+} {
   const [first = path, ...others] = files ?? [];
   return { data_path: first, ...(files === undefined || others.length === 0 ? {} : { data_paths: files }) };
 }
