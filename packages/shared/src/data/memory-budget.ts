@@ -16,7 +16,7 @@ const MAX_READER_BYTES = 1_024 * MIB;
 const SHARE_OF_FREE = 0.5;
 
 /**
- * Half of what the programs leave is for rows, a quarter for reading, the rest for the model and its batches.
+ * Half of what the programs leave is for rows, half for reading, and when all is read for the model and its batches.
  *
  * @param limitBytes resident memory that the process may take. Default: half of the memory that is available to it now.
  */
@@ -24,6 +24,6 @@ export function memoryBudget(limitBytes: number = process.availableMemory() * SH
   const usable = Math.max(limitBytes - PROGRAM_BYTES, limitBytes / 8);
   return {
     rowsBytes: Math.max(MIN_ROWS_BYTES, Math.floor(usable / 2)),
-    readerBytes: Math.min(MAX_READER_BYTES, Math.max(MIN_READER_BYTES, Math.floor(usable / 4))),
+    readerBytes: Math.min(MAX_READER_BYTES, Math.max(MIN_READER_BYTES, Math.floor(usable / 2))),
   };
 }

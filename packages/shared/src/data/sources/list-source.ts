@@ -2,13 +2,13 @@ import { stat } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import type { BucketObject, SourceClient } from '@octomil/shared/storage';
 import { parseGlob } from './glob.js';
-import { missingObject } from './source-client.js';
+import { missingObject, statObject } from './source-client.js';
 import type { SourceUrl } from './source-url.js';
 
 export interface ListLimits {
   /** Objects of one source. Default 10,000. */
   readonly maxFiles?: number;
-  /** Keys that are looked at to find them. Default 5,000,000. */
+  /** Keys that are looked at to find them. Default 1,000,000. */
   readonly maxListedKeys?: number;
 }
 
@@ -32,13 +32,13 @@ export function isDataName(name: string): boolean {
 export async function listSource(
   source: SourceUrl,
   client: SourceClient,
-  { maxFiles = 10_000, maxListedKeys = 5_000_000 }: ListLimits = {},
+  { maxFiles = 10_000, maxListedKeys = 1_000_000 }: ListLimits = {},
   signal?: AbortSignal,
 ): Promise<BucketObject[]> {
   let prefix = source.key;
   let accepts = isDataName;
   if (source.selects === 'object') {
-    const found = await client.stat(source.key, signal);
+    const found = await statObject(client, source.key, signal);
     if (found !== undefined) return [found];
     const folder =
       source.place.kind === 'file' && (await stat(source.key).catch(() => undefined))?.isDirectory() === true;
@@ -55,11 +55,11 @@ export async function listSource(
   for await (const object of client.list(prefix, signal)) {
     listed += 1;
     if (listed > maxListedKeys) {
-      throw tooMany(source, `more than ${maxListedKeys} keys lie below "${prefix}"`, listed);
+      throw tooMany(source, `more than ${maxListedKeys} keys lie below "${prefix}" (maxListedKeys)`, listed);
     }
     if (!accepts(object.key)) continue;
     found.push(object);
-    if (found.length > maxFiles) throw tooMany(source, `more than ${maxFiles} objects match`, found.length);
+    if (found.length > maxFiles) throw tooMany(source, `more than ${maxFiles} objects match (maxFiles)`, found.length);
   }
   if (found.length === 0) {
     const hint =

@@ -1,5 +1,12 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { describeBucket, type Environment, openBucket, type SourceClient } from '@octomil/shared/storage';
+import {
+  type BucketObject,
+  describeBucket,
+  type Environment,
+  openBucket,
+  problemOf,
+  type SourceClient,
+} from '@octomil/shared/storage';
 import { localClient } from './local-client.js';
 import type { SourceUrl } from './source-url.js';
 import { openWebClient } from './web-client.js';
@@ -25,6 +32,29 @@ export function describeObject(source: SourceUrl, key: string): string {
       return `${describeBucket(source.place.address)}${key}`;
     case 'web':
       return source.display;
+  }
+}
+
+/**
+ * What the client says of an object; `undefined` where there is none. Answers to HEAD have no body, and so no word on why
+ * they are refused: whether credentials are wrong, past their end, or not enough. Asking for the first byte tells.
+ */
+export async function statObject(
+  client: SourceClient,
+  key: string,
+  signal?: AbortSignal,
+): Promise<BucketObject | undefined> {
+  try {
+    return await client.stat(key, signal);
+  } catch (error) {
+    const problem = problemOf(error);
+    if (problem !== 'refused' && problem !== 'denied' && problem !== 'bad_credentials') throw error;
+    try {
+      for await (const _ of client.stream(key, { range: { start: 0, end: 1 }, signal })) break;
+    } catch (refused) {
+      throw problemOf(refused) === undefined ? error : refused;
+    }
+    throw error;
   }
 }
 

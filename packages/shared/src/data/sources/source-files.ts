@@ -4,7 +4,7 @@ import type { Clock } from '@octomil/shared/runtime';
 import type { Environment } from '@octomil/shared/storage';
 import { locate } from '../locate.js';
 import type { DataSource } from '../source.js';
-import { listSource } from './list-source.js';
+import { type ListLimits, listSource } from './list-source.js';
 import { identityOf, versionOf } from './object-version.js';
 import { openSource, type SourceFile } from './open-source.js';
 import type { Pace } from './paced-client.js';
@@ -13,7 +13,7 @@ import { isRemoteSource } from './source-scheme.js';
 import { parseSourceUrl, type SourceUrl } from './source-url.js';
 import { TemporaryCopies } from './temporary-copies.js';
 
-export interface SourceFilesOptions {
+export interface SourceFilesOptions extends ListLimits {
   /** For temporary copies; of this machine and of nobody else. */
   readonly folder: string;
   /** Bytes of all temporary copies together; of large Parquet files only those that were fetched count. */
@@ -70,7 +70,6 @@ export class SourceFiles {
    */
   async acquire(source: DataSource, { columns, maxRows, signal }: AcquireOptions = {}): Promise<AcquiredSource> {
     if (!isRemoteSource(source)) return { source: localSource(source), release: async () => undefined };
-    const { environment, clock, pace } = this.#options;
     const releases: (() => Promise<void>)[] = [];
     const release = async (): Promise<void> => {
       for (const one of releases) await one();
@@ -81,9 +80,7 @@ export class SourceFiles {
         // That reader takes rows whole.
         const wanted = source.reader === 'parquetjs-lite' ? undefined : columns;
         const opened = await openSource(url, this.#copies, {
-          environment,
-          clock,
-          pace,
+          ...this.#options,
           signal,
           columns: wanted,
           maxRows,
@@ -128,7 +125,7 @@ export class SourceFiles {
       const parsed = parseSourceUrl(url);
       const client = await openSourceClient(parsed, this.#options.environment);
       try {
-        for (const object of await listSource(parsed, client, {}, signal)) {
+        for (const object of await listSource(parsed, client, this.#options, signal)) {
           const place = describeObject(parsed, object.key);
           identities.push(identityOf(place, object.key, versionOf(object) ?? randomUUID()));
         }

@@ -7,7 +7,7 @@ import type { Clock } from '@octomil/shared/runtime';
 import { type BucketObject, problemOf, type SourceClient } from '@octomil/shared/storage';
 import { type CopyWish, LocalCopy } from './local-copy.js';
 import { versionOf } from './object-version.js';
-import { missingObject } from './source-client.js';
+import { missingObject, statObject } from './source-client.js';
 
 export interface TemporaryCopiesOptions {
   /** Folders of several processes may lie in it; what dead ones left is removed. Not to be shared between machines. */
@@ -103,7 +103,7 @@ export class TemporaryCopies {
         return await this.#acquire({ ...request, object });
       } catch (error) {
         if (problemOf(error) !== 'changed' || attempt >= MAX_VERSIONS) throw error;
-        const found = await client.stat(object.key, signal);
+        const found = await statObject(client, object.key, signal);
         if (found === undefined) throw await missingObject(client, place, signal);
         object = found;
       }

@@ -256,6 +256,12 @@ class AzureContainer implements BucketClient, PartUploads {
   }
 }
 
+/** Its second sentence is in the details only; answers to HEAD have neither. */
+function saidBy(error: unknown): string {
+  const { message, details } = error as { message?: string; details?: { authenticationErrorDetail?: string } };
+  return `${message ?? ''} ${details?.authenticationErrorDetail ?? ''}`;
+}
+
 function azureProblem(
   error: unknown,
   code: string | undefined,
@@ -275,9 +281,7 @@ function azureProblem(
       return 'bad_credentials';
     case 'AuthenticationFailed':
       // The same code stands for a wrong key and for a signature past its end.
-      return /expir|not valid in the specified time|Signed expiry/i.test(String((error as Error).message))
-        ? 'expired_credentials'
-        : 'bad_credentials';
+      return /expir|not valid in the specified time/i.test(saidBy(error)) ? 'expired_credentials' : 'bad_credentials';
     case 'AuthorizationFailure':
     case 'AuthorizationPermissionMismatch':
     case 'InsufficientAccountPermissions':

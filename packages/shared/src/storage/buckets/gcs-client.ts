@@ -43,7 +43,7 @@ export async function openGcsClient({ bucket, environment, purpose }: GcsClientO
   const keyFilename = environment['GOOGLE_APPLICATION_CREDENTIALS'] || undefined;
   const projectId = environment['GOOGLE_CLOUD_PROJECT'] || undefined;
   const options: StorageOptions = {
-    retryOptions: { autoRetry: true, maxRetries: 3, totalTimeout: 60 },
+    retryOptions: { autoRetry: true, maxRetries: 3, maxRetryDelay: 2, totalTimeout: 60 },
     ...(emulator === undefined ? {} : { apiEndpoint: emulator }),
     // Where it is this process's own variable the library finds it, and does not warn of an old option.
     ...(keyFilename === undefined || keyFilename === process.env['GOOGLE_APPLICATION_CREDENTIALS']
@@ -335,7 +335,12 @@ function gcsProblem(error: unknown, status: number | undefined, message: string)
   }
   if (/invalid_grant|invalid_rapt|reauth|token.*expired/i.test(message)) return 'expired_credentials';
   if (/invalid_client|unsupported.*PEM|DECODER|asn1/i.test(message)) return 'bad_credentials';
-  return networkProblem(error) ?? problemOfStatus(status) ?? 'refused';
+  const network = networkProblem(error);
+  if (network !== undefined) return network;
+  // A proxy that ends the connection has no code.
+  const { name, type } = error as { name?: unknown; type?: unknown };
+  if (name === 'FetchError' && type === 'system') return 'unreachable';
+  return problemOfStatus(status) ?? 'refused';
 }
 
 /** What a session says has arrived, such as `bytes=0-262143`; nothing is said of nothing. */
