@@ -19,6 +19,16 @@ export function describedBy(
   );
 }
 
+const SEEN_WORDS: Readonly<Record<ColumnStatistics['seen'], string>> = {
+  numeric: 'a number',
+  integer: 'a whole number',
+  boolean: 'true or false',
+  text: 'text',
+  time: 'a date',
+};
+
+const isNumber = (seen: ColumnStatistics['seen']): boolean => seen === 'numeric' || seen === 'integer';
+
 const BOOLEAN_TEXTS: ReadonlySet<string> = new Set([...TRUE_TEXTS, ...FALSE_TEXTS]);
 
 /** Why a column cannot be of its kind, by what the sites told of it; undefined where it can. */
@@ -26,10 +36,10 @@ export function contradictionOf(column: FeatureColumn, described: readonly Descr
   // Of what sites leave out by default the name alone is told, which holds nothing against any kind.
   switch (column.kind) {
     case 'numeric': {
-      const other = described.find(({ column: { seen } }) => seen === 'text' || seen === 'boolean');
+      const other = described.find(({ column: { seen } }) => !isNumber(seen));
       return other === undefined
         ? undefined
-        : `is numeric, but ${other.column.seen === 'text' ? 'text' : 'true or false'} at site "${other.site}"`;
+        : `is numeric, but ${SEEN_WORDS[other.column.seen]} at site "${other.site}"`;
     }
     case 'boolean': {
       const other = described.find(({ column: seen }) => !mayBeBoolean(seen));
@@ -40,7 +50,9 @@ export function contradictionOf(column: FeatureColumn, described: readonly Descr
     case 'categorical':
     case 'ordinal':
       return levelProblem(column.kind, column.levels, column.values, described);
-    default:
+    case 'datetime':
+    case 'hashed':
+    case 'image':
       return undefined;
   }
 }
@@ -57,10 +69,10 @@ function levelProblem(
   described: readonly Described[],
 ): string | undefined {
   const other = described.find(({ column: { seen } }) =>
-    values === 'number' ? seen === 'text' : seen === 'numeric' || seen === 'integer',
+    values === 'number' ? !isNumber(seen) : isNumber(seen) || seen === 'time',
   );
   if (other !== undefined) {
-    return `is ${kind} with ${values === 'number' ? 'numbers' : 'texts'} as levels, but ${other.column.seen === 'text' ? 'text' : 'a number'} at site "${other.site}"`;
+    return `is ${kind} with ${values === 'number' ? 'numbers' : 'texts'} as levels, but ${SEEN_WORDS[other.column.seen]} at site "${other.site}"`;
   }
   const told = new Set(described.flatMap(({ column }) => column.categories.map(({ value }) => value)));
   // Values of fewer than ten rows are not told, so that a level that nobody told of may occur; one must be known.

@@ -134,8 +134,10 @@ function whyOf(column: FeatureColumn, described: readonly Described[], hinted: b
       return `dates; of them ${column.parts.map(({ part }) => part).join(', ')} alone`;
     case 'hashed':
       return `texts of many values, in ${column.buckets} inputs`;
-    default:
-      return `by the values at ${sites}`;
+    case 'ordinal':
+      return `${column.levels.length} levels in their order`;
+    case 'image':
+      return `pictures of ${column.width} × ${column.height}`;
   }
 }
 
