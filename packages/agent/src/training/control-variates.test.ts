@@ -3,10 +3,13 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { create } from '@bufbuild/protobuf';
 import { expect, test } from '@jest/globals';
+import { AssignmentSchema } from '@octomil/proto';
 import { entryPoint } from '@octomil/shared/runtime';
 import { decodeWeights } from '@octomil/shared/tensors';
 import { type Bench, OPEN_POLICY, onBench } from '../testing/agent-under-test.js';
+import { toTrainerTask } from './task.js';
 
 const SESSION = 'session-1';
 const folderOf = (bench: Bench): string => join(bench.stateDir, 'control-variates', SESSION);
@@ -146,6 +149,17 @@ test('the server’s is fetched beside the base; sessions that ended long ago ar
     expect(createHash('sha256').update(read).digest('hex')).toBe(sha256);
     expect(await readdir(join(bench.stateDir, 'control-variates'))).toEqual([SESSION]);
   }));
+
+test('code of the site’s own does not train by it', () => {
+  const json = { trainer: 'mine', architecture: {}, featureSpec: {}, holdout: {} };
+  const places = {
+    ...{ source: { path: 'site.csv' }, basePath: 'base', outputPath: 'update' },
+    own: { code: { kind: 'module' as const, path: 'train.js' } as never, sha256: 'a'.repeat(64), workPath: 'work' },
+    controlVariates: { ownOutputPath: 'own' },
+  };
+  const assignment = create(AssignmentSchema, { kind: 'train', updateFormat: 'delta' });
+  expect(() => toTrainerTask(assignment, json, places)).toThrow(/training_not_supported.*scaffold.*"mine"/);
+});
 
 test.each([
   [{ ofUpdate: '../../credential' }, /invalid_input|controlVariates\.ofUpdate/],

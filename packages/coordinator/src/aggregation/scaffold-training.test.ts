@@ -125,7 +125,9 @@ async function train(
     if (strategy === 'scaffold') state = stateOutputPath;
   }
   const zeros = (await numbersOf(base)).map(() => 0);
-  const own = await Promise.all(paths.map((_, site) => (existsSync(ownOf(site)) ? numbersOf(ownOf(site)) : zeros)));
+  const own = await Promise.all(
+    paths.map(async (_, site) => (existsSync(ownOf(site)) ? numbersOf(ownOf(site)) : zeros)),
+  );
   return { weights: await numbersOf(checkpoint), server: state === undefined ? zeros : await numbersOf(state), own };
 }
 
