@@ -30,7 +30,11 @@ export function readError(path: string, format: TableFormat, thrown: unknown): O
     return new OctomilError('data_unreadable', `${at}: the line is longer than 2 MB; look for an unclosed quote`);
   }
   if (/Out of Memory/i.test(message)) {
-    return new OctomilError('insufficient_memory', `${path} needs more memory to read than this process may use`);
+    const how = format === 'parquet' ? 'allow more, or write it with smaller row groups' : 'allow more';
+    return new OctomilError(
+      'insufficient_memory',
+      `${path} needs more memory to read than this process may use; ${how}`,
+    );
   }
   if (format === 'parquet') {
     return new OctomilError(
