@@ -261,6 +261,29 @@ for (const cloud of CLOUDS) {
     });
 
     const noChecks = cannotShow(server, 'checked credentials');
+    const noSignatures = cloud.refused.length === 0 ? 'the server checks no signature' : noChecks;
+    testUnless(noSignatures, 'what was signed for a while is refused after it, without its signature', async () => {
+      const key = `${prefix}/y=2026/a.csv`;
+      const signed = new URL((await client.presignGet(key, cloud.name === 'S3' ? 1000 : -3_600_000)).url);
+      const path = cloud.name === 'S3' ? signed.href : url('y=2026/a.csv');
+      const environment = {
+        AZURE_STORAGE_ACCOUNT_NAME: 'devstoreaccount1',
+        AZURE_STORAGE_SAS_TOKEN: signed.search,
+        AZURE_STORAGE_BLOB_ENDPOINT: AZURE_ENDPOINT,
+      };
+      if (cloud.name === 'S3') await systemClock.sleep(2100);
+      const thrown = await openSource(path, copies, { ...options, environment }).catch((error: unknown) => error);
+      expect(thrown).toMatchObject({
+        code: 'data_unreadable',
+        reason: expect.stringMatching(
+          cloud.name === 'S3' ? /if it was signed, sign it again/ : /credentials for Azure.* have expired/,
+        ),
+      });
+      const shown = inspect(thrown, { depth: 20, showHidden: true });
+      const signature = signed.searchParams.get('X-Amz-Signature') ?? signed.searchParams.get('sig') ?? 'no signature';
+      for (const secret of [signature, encodeURIComponent(signature)]) expect(shown).not.toContain(secret);
+    });
+
     testUnless(noChecks, 'credentials that do not work are named by what to do, never by what they are', async () => {
       for (const { environment, reason } of cloud.refused) {
         const thrown = await places(url('y=2026/'), environment).catch((error: unknown) => error);

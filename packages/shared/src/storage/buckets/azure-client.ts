@@ -252,8 +252,17 @@ class AzureContainer implements BucketClient, PartUploads {
       name?: string;
     };
     const providerCode = details?.errorCode ?? (typeof code === 'string' ? code : undefined);
-    return { problem: azureProblem(error, providerCode, statusCode, name), providerCode, status: statusCode };
+    const problem = azureProblem(error, providerCode, statusCode, name);
+    // What a signature past its end is refused with differs from server to server.
+    const expired = (problem === 'denied' || problem === 'bad_credentials') && hasExpired(this.#container.url);
+    return { problem: expired ? 'expired_credentials' : problem, providerCode, status: statusCode };
   }
+}
+
+/** Whether the signature of the URL (`se`: signed expiry) has come to its end. */
+function hasExpired(url: string): boolean {
+  const end = Date.parse(new URL(url).searchParams.get('se') ?? '');
+  return end < Date.now();
 }
 
 /** Its second sentence is in the details only; answers to HEAD have neither. */
