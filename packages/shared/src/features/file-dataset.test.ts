@@ -138,7 +138,7 @@ test('more rows than memory holds the targets of are refused, as is a disk witho
   const path = await writeNumbers(join(folder, 'many.csv'), { rows: 30_000, columns: 1 });
   const load = (rowsBytes: number) =>
     loadDataset({ path }, specOfNumbers(1), { salt: '', shareRatio: 0 }, { memory: { ...ALL_IN_FILE, rowsBytes } });
-  await expect(load(20_000)).rejects.toThrow(/insufficient_memory.*more than \d+ rows.*may take 20000/);
+  await expect(load(20_000)).rejects.toThrow(/insufficient_memory.*more than \d+ rows.*they may take 20000/);
   const file = new RowFile(fresh());
   expect(() => file.expect(2 ** 60)).toThrow(
     /insufficient_storage.*1099511627776 MiB more are needed, and \d+ MiB are free/,

@@ -74,6 +74,7 @@ export async function encodeTable(
       path,
       expectedRows: expectedRows(rows, shareRatio),
       memoryBytes: Math.floor(rowsBytes * shareRatio),
+      targetBytes: rowsBytes,
       folder: options.folder,
     });
   const train = bufferFor(1 - holdout.shareRatio);

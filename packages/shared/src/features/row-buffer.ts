@@ -22,6 +22,8 @@ export interface RowBufferOptions {
   readonly expectedRows: number;
   /** Inputs in memory; beyond, they go to a file. */
   readonly memoryBytes: number;
+  /** Of rows in the file, what stays in memory. */
+  readonly targetBytes: number;
   /** Where that file is. */
   readonly folder: string | undefined;
 }
@@ -44,11 +46,11 @@ export class RowBuffer {
   #filed = 0;
 
   constructor(options: RowBufferOptions) {
-    const { width, expectedRows, memoryBytes } = options;
+    const { width, expectedRows, memoryBytes, targetBytes } = options;
     this.#options = options;
     this.#spillsAtOnce = expectedRows * width * 4 > memoryBytes;
     this.#x = new Float32Array(this.#spillsAtOnce ? 0 : expectedRows * width);
-    this.#y = new Float32Array(Math.min(expectedRows, Math.floor(memoryBytes / BYTES_PER_SPILLED_ROW)));
+    this.#y = new Float32Array(Math.min(expectedRows, Math.floor(targetBytes / BYTES_PER_SPILLED_ROW)));
   }
 
   /** @throws OctomilError `insufficient_storage`; `insufficient_memory` where there are too many rows even for a file */
@@ -102,15 +104,15 @@ export class RowBuffer {
   }
 
   async #spill(): Promise<void> {
-    const { width, folder, memoryBytes, expectedRows, path } = this.#options;
+    const { width, folder, targetBytes, expectedRows, path } = this.#options;
     if (this.#file === undefined) {
       this.#file = new RowFile(folder);
       this.#file.expect(Math.max(expectedRows, this.#rows) * width * 4);
     }
-    if (this.#rows * BYTES_PER_SPILLED_ROW > memoryBytes) {
+    if (this.#rows * BYTES_PER_SPILLED_ROW > targetBytes) {
       throw new OctomilError(
         'insufficient_memory',
-        `${path} has more than ${this.#rows} rows: their targets alone take ${this.#rows * BYTES_PER_SPILLED_ROW} bytes while training, and rows may take ${memoryBytes}; allow more memory, or train on fewer rows`,
+        `${path} has more than ${this.#rows} rows: their targets alone take ${this.#rows * BYTES_PER_SPILLED_ROW} bytes while training, and they may take ${targetBytes}; allow more memory, or train on fewer rows`,
       );
     }
     const filled = this.#x.subarray(0, (this.#rows - this.#filed) * width);
