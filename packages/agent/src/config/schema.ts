@@ -68,6 +68,8 @@ const DataSetSchema = Type.Object(
     comment: Type.Optional(Type.String({ minLength: 1, maxLength: 1 })),
     encoding: Type.Optional(Type.Enum(['utf-8', 'latin-1', 'utf-16'])),
     missing_texts: Type.Optional(Type.Array(Type.String())),
+    units: Type.Optional(Type.Record(Type.String(), Text)),
+    names: Type.Optional(Type.Record(Type.String(), Text)),
     max_unpacked_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 16_777_216 })),
   },
   { additionalProperties: false },

@@ -3,16 +3,29 @@ import type { TaskJson } from '../training/task.js';
 import { isColumnAllowed } from './policy.js';
 
 /**
- * Columns that an assignment reads by its own words: those of its feature spec and its target. A description reads all
- * columns; which of them leave is settled by {@link allowedStatistics}.
+ * Columns that an assignment reads by its own words: those of its feature spec, under all their names, those that dates are
+ * measured from, and its target. A description reads all columns; which of them leave is settled by {@link allowedStatistics}.
  */
 export function columnsOfTask(kind: string, json: TaskJson): string[] {
-  if (kind === 'describe') return nameOf(json['target']);
+  if (kind === 'describe') {
+    const hints = Object.values(fieldsOf(json['hints']));
+    return [
+      ...nameOf(json['target']),
+      // Of dates, what leaves tells of the column that they are measured from as well.
+      ...hints.flatMap((hint) => textOf(fieldsOf(fieldsOf(hint)['reference'])['column'])),
+    ];
+  }
   const spec = fieldsOf(json['featureSpec']);
   const columns = Array.isArray(spec['columns']) ? (spec['columns'] as unknown[]) : [];
   const holdout = fieldsOf(json['holdout'])['entityColumn'];
   return [
-    ...columns.flatMap((column) => textOf(fieldsOf(column)['name'])),
+    ...columns
+      .map(fieldsOf)
+      .flatMap(({ name, aliases, from }) => [
+        ...textOf(name),
+        ...(Array.isArray(aliases) ? (aliases as unknown[]).flatMap(textOf) : []),
+        ...textOf(fieldsOf(from)['column']),
+      ]),
     ...nameOf(fieldsOf(spec['target'])['rule']),
     ...textOf(holdout),
   ];

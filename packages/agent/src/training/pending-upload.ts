@@ -14,7 +14,8 @@ export function pendingUpload(
   elapsedMs: number,
   alsoTold: Readonly<Record<string, unknown>> = {},
 ): PendingUpload {
-  const { update, sampleCount, trainLoss, evaluation, steps, backend, bestEpoch, personal, personalization } = result;
+  const { update, sampleCount, trainLoss, evaluation, steps, backend, bestEpoch, personal, personalization, drift } =
+    result;
   return {
     state: 'upload',
     key,
@@ -26,7 +27,7 @@ export function pendingUpload(
     sampleCount,
     metricsJson: JSON.stringify({
       ...{ trainLoss, evaluation, steps, backend, seconds: elapsedMs / 1_000 },
-      ...{ bestEpoch, personal, personalization },
+      ...{ bestEpoch, personal, personalization, drift },
       ...alsoTold,
     }),
     deadlineAtMs,

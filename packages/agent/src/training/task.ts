@@ -112,6 +112,7 @@ export function toTrainerTask(
         target: targetOf(json['target']),
         ...optionalPart(json, 'missingMarkers'),
         ...optionalPart(json, 'exclude'),
+        ...optionalPart(json, 'hints'),
       };
     case 'evaluate':
       return {

@@ -1,5 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { MINIMUM_ROWS, type SiteStatistics } from '@octomil/shared/features';
+import { DATE_SPANS, MINIMUM_ROWS, SEEN_KINDS, type SiteStatistics } from '@octomil/shared/features';
 import { Type } from 'typebox';
 import { Value } from 'typebox/value';
 
@@ -7,7 +7,7 @@ const Count = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
 const Text = Type.String({ maxLength: 1_000 });
 const Categories = Type.Array(Type.Object({ value: Text, count: Count }), { maxItems: 1_000 });
 const Moments = Type.Object({ count: Count, mean: Type.Number(), deviation: Type.Number({ minimum: 0 }) });
-const Seen = Type.Union(['numeric', 'integer', 'boolean', 'text'].map((kind) => Type.Literal(kind)));
+const Seen = Type.Union(SEEN_KINDS.map((kind) => Type.Literal(kind)));
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 
 const Statistics = Type.Object({
@@ -24,6 +24,17 @@ const Statistics = Type.Object({
       levels: OrNull(Count),
       categories: Categories,
       other: Count,
+      unit: Type.Optional(Text),
+      codes: Type.Optional(Type.Literal(true)),
+      derived: Type.Optional(
+        Type.Array(
+          Type.Object({
+            part: Type.Union(['value' as const, ...DATE_SPANS].map((part) => Type.Literal(part))),
+            moments: Moments,
+          }),
+          { maxItems: 10 },
+        ),
+      ),
     }),
     { maxItems: 10_000 },
   ),

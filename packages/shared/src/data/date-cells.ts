@@ -5,14 +5,14 @@ export const DATE_FORMATS = ['iso', 'dd.mm.yyyy', 'dd/mm/yyyy', 'mm/dd/yyyy', 'y
 export type DateFormat = (typeof DATE_FORMATS)[number];
 
 export interface DatePattern {
-  /** Groups: the three parts of the date; hour, minute, second, fraction; sign, hours and minutes of the zone. */
+  /** Groups: the three parts of the date; hour, minute, second, fraction; signed hours and minutes of the zone. DuckDB allows 9. */
   readonly pattern: string;
   /** Places of year, month and day among the groups. */
   readonly order: readonly [number, number, number];
 }
 
 const TIME = '(?:[Tt ]([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.]([0-9]{1,9}))?)?)?';
-const ZONE = ' ?(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2})?)?';
+const ZONE = ' ?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2})?)?';
 const DAY = '([0-9]{1,2})';
 const YEAR = '([0-9]{4})';
 const DATES: Readonly<Record<DateFormat, DatePattern>> = {
@@ -45,13 +45,13 @@ export function dateOfText(text: string, format: DateFormat): number | undefined
   const number = (group: number) => Number(found[group] ?? 0);
   const [year, month, day] = [number(order[0]), number(order[1]), number(order[2])];
   const [hour, minute, second] = [number(4), number(5), number(6)];
-  const [zoneHours, zoneMinutes] = [number(9), number(10)];
+  const [zoneHours, zoneMinutes] = [Math.abs(number(8)), number(9)];
   if (year < 1 || hour > 23 || minute > 59 || second > 59 || zoneHours > 23 || zoneMinutes > 59) return undefined;
   const date = new Date(0);
   // Date.UTC takes the years below 100 for those of the 20th century.
   date.setUTCFullYear(year, month - 1, day);
   if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== day) return undefined;
   const fraction = Number((found[7] ?? '').padEnd(3, '0').slice(0, 3));
-  const zone = (zoneHours * 60 + zoneMinutes) * (found[8] === '-' ? -1 : 1);
+  const zone = (zoneHours * 60 + zoneMinutes) * (found[8]?.startsWith('-') === true ? -1 : 1);
   return date.getTime() + ((hour * 60 + minute - zone) * 60 + second) * 1_000 + fraction;
 }

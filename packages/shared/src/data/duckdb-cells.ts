@@ -145,8 +145,8 @@ function dateSql({ sql, family }: SqlColumn, format: DateFormat, rules: CellRule
   const number = (group: number) => `coalesce(TRY_CAST(${part(group)} AS BIGINT), 0)`;
   const [year, month, day] = order.map((group) => `lpad(${part(group)}, ${group === order[0] ? 4 : 2}, '0')`);
   const date = `TRY_CAST(concat(${year}, '-', ${month}, '-', ${day}) AS DATE)`;
-  const sane = `${number(4)} <= 23 AND ${number(5)} <= 59 AND ${number(6)} <= 59 AND ${number(9)} <= 23 AND ${number(10)} <= 59`;
-  const zone = `(${number(9)} * 60 + ${number(10)}) * CASE WHEN ${part(8)} = '-' THEN -1 ELSE 1 END`;
+  const sane = `${number(4)} <= 23 AND ${number(5)} <= 59 AND ${number(6)} <= 59 AND abs(${number(8)}) <= 23 AND ${number(9)} <= 59`;
+  const zone = `(abs(${number(8)}) * 60 + ${number(9)}) * CASE WHEN starts_with(${part(8)}, '-') THEN -1 ELSE 1 END`;
   const time = `((${number(4)} * 60 + ${number(5)} - ${zone}) * 60 + ${number(6)}) * 1000`;
   const fraction = `TRY_CAST(rpad(substr(${part(7)}, 1, 3), 3, '0') AS BIGINT)`;
   const missing = family === 'text' ? missingTest(sql, rules, folded) : `list_contains([${list(folded)}], ${text})`;

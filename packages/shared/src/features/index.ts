@@ -35,6 +35,7 @@ export type {
   TargetSpec,
   UnitConversion,
 } from './feature-spec.js';
+export { DATE_CYCLES, DATE_SPANS } from './feature-spec.js';
 export { encodeTable, type LoadOptions, loadDataset } from './load-dataset.js';
 export { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-statistics.js';
 export { CLIP_DEVIATIONS } from './number-encoder.js';
@@ -48,6 +49,7 @@ export {
   MAX_LEVELS,
   MINIMUM_ROWS,
   type Moments,
+  SEEN_KINDS,
   type SeenKind,
   type SiteStatistics,
   type TargetStatistics,

@@ -72,7 +72,7 @@ async function dispatch(task: TrainerTask, options: TaskOptions): Promise<Traine
 }
 
 async function train(task: TfjsTrainTask, options: TaskOptions): Promise<TrainResult> {
-  const { train: rows, heldOut } = await loadToTrain(task, options);
+  const { train: rows, heldOut, drift } = await loadToTrain(task, options);
   return withModel(task.architecture, rows.width, task.basePath, async ({ built, base, backend }) => {
     const { architecture, options: local } = task;
     const personal = await PersonalPart.open(task, built, base);
@@ -90,7 +90,7 @@ async function train(task: TfjsTrainTask, options: TaskOptions): Promise<TrainRe
     const controlled = files === undefined || control === undefined ? undefined : { files, control, steps };
     const update = await writeTrained(task, built, base, trained, controlled);
     return {
-      ...{ sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps },
+      ...{ sampleCount: rows.rows, trainLoss, evaluation, update, backend, steps, drift },
       ...(bestEpoch === undefined ? {} : { bestEpoch }),
       ...own,
     };
@@ -98,14 +98,14 @@ async function train(task: TfjsTrainTask, options: TaskOptions): Promise<TrainRe
 }
 
 async function trainByOwnCode(task: OwnCodeTrainTask, options: TaskOptions): Promise<TrainResult> {
-  const { train: rows, heldOut } = await loadToTrain(task, options);
+  const { train: rows, heldOut, drift } = await loadToTrain(task, options);
   const { architecture, basePath } = task;
   const evaluation = await withModel(architecture, rows.width, basePath, ({ built }) =>
     evaluate(built, architecture.output, heldOut, options.signal),
   );
   const { runOwnCode } = await import('./own-code/run-own-code.js');
   const { memory } = await resourcesOf(options);
-  return runOwnCode(task, rows, evaluation, { ...options, memory });
+  return { ...(await runOwnCode(task, rows, evaluation, { ...options, memory })), drift };
 }
 
 /** @throws OctomilError `too_few_rows` */

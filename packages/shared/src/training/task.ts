@@ -1,5 +1,12 @@
 import type { DataSource } from '@octomil/shared/data';
-import type { FeatureSpec, HoldoutRule, SiteStatistics, TargetRule } from '@octomil/shared/features';
+import type {
+  FeatureHints,
+  FeatureSpec,
+  HoldoutRule,
+  SiteDrift,
+  SiteStatistics,
+  TargetRule,
+} from '@octomil/shared/features';
 import type { Architecture } from '@octomil/shared/models';
 import type { LocalOptions } from './local-options.js';
 import type { EvaluationMetrics } from './metrics.js';
@@ -14,6 +21,8 @@ export interface DescribeTask {
   readonly target: TargetRule;
   /** Values that stand for "missing", by column, such as `{ chol: [0] }`. */
   readonly missingMarkers?: Readonly<Record<string, readonly (string | number)[]>>;
+  /** What the data scientist wishes, by column. */
+  readonly hints?: FeatureHints;
 }
 
 export interface UpdateDestination {
@@ -120,6 +129,8 @@ export interface TrainResult {
   readonly backend: string;
   /** Optimizer steps taken; a personal model's are not counted. */
   readonly steps: number;
+  /** How far the site's rows are from what the feature spec was made of; absent for echo. */
+  readonly drift?: SiteDrift;
   /** With early stop: the epoch, from 1, whose weights were kept. */
   readonly bestEpoch?: number;
   /** Of the site's personal model after this training (Ditto), on the held-out rows; null under 10 of them. */
