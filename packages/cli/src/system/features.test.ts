@@ -125,6 +125,51 @@ test('features are proposed, looked at, edited and confirmed; training and predi
   }
 });
 
+test('rows that drift from the features are told while a site trains, and afterwards', async () => {
+  const file = (name: string) => join(folder, `${name}.csv`);
+  const table = (shift: number) =>
+    [
+      'age,pressure,ill',
+      ...Array.from({ length: 200 }, (_, row) => `${30 + (row % 50) + shift},${100 + ((row * 7) % 40)},${row % 2}`),
+    ].join('\n');
+  for (const name of ['north', 'south']) await writeFile(file(name), `${table(0)}\n`);
+  const drifting = await startFleet({
+    agents: ['north', 'south'].map((name) => ({ name, dataSets: { default: file(name) } })),
+  });
+  try {
+    await drifting.registry.ensureModel({ name: 'risk' });
+    const { features } = new Client({ apiBase: drifting.apiBase, apiKey: drifting.apiKey });
+    const federation = drifting.federation();
+    const { id } = await features.propose({ model: 'risk', federation: await federation.id(), target: 'ill' });
+    await features.confirm(id);
+    // A unit that changed at one site, say.
+    await drifting.agent('south').stop();
+    await writeFile(file('south'), `${table(300)}\n`);
+    await drifting.agent('south').restart();
+    const told: unknown[] = [];
+    const trained = await federation.train({
+      ...{ model: 'risk', target: 'ill', architecture: 'logistic', rounds: 1, minUpdates: 2, featureSpec: id },
+      onEvent: ({ type, data }) => {
+        if (type === 'drift') told.push(data['sites']);
+      },
+    });
+    expect(told).toEqual([{ south: expect.arrayContaining([expect.stringContaining('"age"')]) }]);
+    const report = await features.drift(trained.sessionId);
+    expect(report).toMatchObject({ drifted: true, rounds: [{ roundNumber: 1, reportingSites: 2, driftedSites: 1 }] });
+    expect(report.rounds[0]?.sites['south']?.warnings).toEqual(
+      told.flatMap((sites) => (sites as { south: string[] }).south),
+    );
+    expect(report.rounds[0]?.sites['north']?.warnings).toEqual([]);
+    const environment = { OCTOMIL_API_BASE: drifting.apiBase, OCTOMIL_API_KEY: drifting.apiKey };
+    const shown = await octomil(['sessions', 'show', trained.sessionId], { environment });
+    expect(shown.out).toContain('Drift at 1 of 2 sites in round 1');
+    const listed = await octomil(['features', 'drift', trained.sessionId], { environment });
+    expect(listed.out).toMatch(/1 +south +.*"age"/);
+  } finally {
+    await drifting.stop();
+  }
+});
+
 test('sessions that name no features align columns by themselves, with hints where they are given', async () => {
   await fleet.registry.ensureModel({ name: 'by itself' });
   const training = { model: 'by itself', target: GENERATED_TARGET, rounds: 1, minUpdates: 2 } as const;

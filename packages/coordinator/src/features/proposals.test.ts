@@ -200,6 +200,20 @@ for (const kind of TEST_DATABASES) {
       await refused({ ...proposal.spec, target: { ...proposal.spec.target, classes: ['x'] } }, 'target');
       await refused({ ...proposal.spec, columns: [...columnsOf(proposal), columnsOf(proposal)[0]] }, '"age" twice');
       expect((await proposals.store.get(on.organizationId, proposal.id)).state).toBe('proposed');
+
+      const changed = columnsOf(proposal).map((column): JsonObject => {
+        if (column['name'] === 'age') return { ...column, aliases: ['alter'] };
+        if (column['name'] === 'cp') return { name: 'cp', kind: 'numeric' };
+        if (column['name'] === 'risk') return { ...column, kind: 'ordinal', levels: ['low', 'high'] };
+        return column;
+      });
+      const { spec } = await proposals.confirm(proposal.id, { ...proposal.spec, columns: changed }, asker);
+      expect(spec.columns).toMatchObject([
+        { name: 'age', kind: 'numeric', aliases: ['alter'] },
+        { name: 'chol' },
+        { name: 'cp', kind: 'numeric', mean: 1, deviation: 2 },
+        { name: 'risk', kind: 'ordinal', levels: ['low', 'high'], mean: 0.5, deviation: 0.5 },
+      ]);
     });
 
     test('hints reach the sites and the merge; another organization cannot confirm, and does not learn of it', async () => {
