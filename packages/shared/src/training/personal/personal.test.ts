@@ -126,6 +126,8 @@ test('fedbn: moving statistics are those of the site in float64, over two rounds
   const expected = await evaluate(built, sites.architecture.output, heldOut);
   built.dispose();
   expect((await sites.evaluations(FEDBN))[0]).toEqual(expected);
+  // Whatever its number: an evaluation is of the newest part.
+  expect((await sites.evaluations(FEDBN, 2))[0]).toEqual(expected);
   expect((await runTask(sites.task(0, 3, FEDBN, options))).evaluation).toEqual(expected);
   expect((await sites.evaluations(undefined))[0]).not.toEqual(expected);
 });

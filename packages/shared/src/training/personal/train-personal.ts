@@ -25,7 +25,10 @@ import {
 } from './personal-folder.js';
 import { localTensors, type Personalization } from './personalization.js';
 
-type PersonalTask = Pick<TfjsTrainTask | EvaluateTask, 'personalization' | 'personal' | 'architecture' | 'featureSpec'>;
+type PersonalTask = Pick<
+  TfjsTrainTask | EvaluateTask,
+  'kind' | 'personalization' | 'personal' | 'architecture' | 'featureSpec'
+>;
 
 /** What the global model was trained with. */
 export interface PersonalTraining {
@@ -107,7 +110,8 @@ export class PersonalPart {
       modelSha256: modelSha256(architecture, featureSpec),
       tensors: personalization.method === 'ditto' ? built.layout.tensors : local,
     };
-    const kept = await readKept(personal, identity);
+    // A training that is done again starts from what it started from; an evaluation is of what there is.
+    const kept = await readKept(task.kind === 'evaluate' ? { path: personal.path } : personal, identity);
     return new PersonalPart({ ...task, personalization, personal }, built, base, identity, local, kept);
   }
 

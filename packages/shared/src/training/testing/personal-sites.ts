@@ -142,10 +142,10 @@ export class SitesForTests {
   }
 
   /** How the base does at each site, with what the site keeps of its own. */
-  evaluations(personalization: Personalization | undefined): Promise<(EvaluationMetrics | null)[]> {
+  evaluations(personalization: Personalization | undefined, round = 0): Promise<(EvaluationMetrics | null)[]> {
     return Promise.all(
       [...this.#sites.keys()].map((site) => {
-        const { source, architecture, featureSpec, holdout, personal } = this.task(site, 0, personalization);
+        const { source, architecture, featureSpec, holdout, personal } = this.task(site, round, personalization);
         return runTask({
           kind: 'evaluate',
           ...{ source, architecture, featureSpec, holdout, weightsPath: this.basePath },
