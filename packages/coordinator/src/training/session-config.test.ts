@@ -82,6 +82,10 @@ test.each([
     { model: 'm', local: { early_stop: { patience: 2 } }, holdout: { share: 0 } },
     /early_stop is decided on held-out rows/,
   ],
+  [
+    { model: 'm', local: { early_stop: { patience: 2 } }, strategy: 'scaffold' },
+    /control variates of scaffold are of the last/,
+  ],
   [{ model: 'm', local: { early_stop: 3 } }, /earlyStop = 3: use { patience, minDelta }/],
   [{ model: 'm', local: { class_weights: 'even' } }, /classWeights = "even": use "balanced"/],
   [{ model: 'm', local: { max_steps: 0 } }, /maxSteps = 0/],

@@ -316,6 +316,13 @@ function localOptions(given: SessionBody, strategyMu: unknown, controlled: boole
     ...local,
     ...(nested ? { earlyStop: camelCase(earlyStop as Record<string, unknown>) } : {}),
   });
+  if (options.earlyStop !== undefined && controlled) {
+    throw new OctomilError(
+      'invalid_input',
+      'local.early_stop goes back to the weights of an earlier step, and the control variates of scaffold are of the last one; leave one of them out',
+      { details: { field: 'local.early_stop' } },
+    );
+  }
   if (options.earlyStop !== undefined && given.holdout?.share === 0) {
     throw new OctomilError(
       'invalid_input',
