@@ -8,6 +8,7 @@ import type { DataSource } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { systemClock } from '@octomil/shared/runtime';
 import type { TrainerTask } from '@octomil/shared/training';
+import { unlimited } from '../connection/bandwidth.js';
 import { runDoctor } from '../doctor/doctor.js';
 import { dryRun } from '../policy/dry-run.js';
 import { type Bench, type LogLine, onBench, recordingLogger } from '../testing/agent-under-test.js';
@@ -150,6 +151,20 @@ test('a task on remote data gets local files, which go back afterwards; failures
     reason: expect.not.stringMatching(/127\.0|ward-7|patients/),
   });
   expect(place.gets).toBe(1);
+  await data.stop();
+});
+
+test('remote data count towards the bandwidth of the site', async () => {
+  let takenBytes = 0;
+  const take = async (bytes: number): Promise<void> => {
+    takenBytes += bytes;
+  };
+  const bandwidth = { ...unlimited, limited: true, take };
+  const folderOfCopies = join(folder, 'sources');
+  const data = new SiteData({ folder: folderOfCopies, maxBytes: 1e6, environment: {}, clock: systemClock, bandwidth });
+  const { release } = await data.acquire({ path: url });
+  expect(takenBytes).toBe(Buffer.byteLength(CSV));
+  await release();
   await data.stop();
 });
 

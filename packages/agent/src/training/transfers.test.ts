@@ -1,7 +1,8 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
-import { onBench } from '../testing/agent-under-test.js';
+import { systemClock } from '@octomil/shared/runtime';
+import { OPEN_POLICY, onBench } from '../testing/agent-under-test.js';
 
 const ref = (assignmentId: string, attempt = 1) => ({ assignmentId, attempt });
 const puts = (requests: string[]): string[] =>
@@ -196,3 +197,24 @@ test('a rejected update is not sent again, and its file goes', () =>
     await (await bench.start()).ready;
     expect(coordinator.of('inlineUpdate')).toHaveLength(1);
   }));
+
+test.each([
+  ['over HTTP', { inlineMaxBytes: 1_000 }],
+  ['over gRPC', { inlineMaxBytes: 1_000, offersHttp: false }],
+  ['in a message', { inlineMaxBytes: 10_000_000 }],
+])('the policy bounds what is fetched and sent together, %s', (_how, settings) =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    Object.assign(coordinator, settings);
+    const waitsMs = [0];
+    const sleep = async (delayMs: number): Promise<void> => void waitsMs.push(delayMs);
+    const policy = { ...OPEN_POLICY, resources: { bandwidth_mbit: 0.8 } };
+    const agent = await bench.start({ policy }, { clock: { ...systemClock, sleep } });
+    await agent.ready;
+    coordinator.assign({ ref: ref('a'), base: coordinator.addObject(Buffer.alloc(3_000_000, 7)) });
+    await coordinator.until(() => coordinator.updates.has('a'));
+    // Six million bytes at a hundred thousand a second: the last of them go a minute later.
+    expect(Math.max(...waitsMs)).toBeGreaterThan(50_000);
+    expect(Math.max(...waitsMs)).toBeLessThan(60_100);
+  }),
+);
