@@ -28,6 +28,19 @@ export function missingRanges(wanted: readonly ByteRange[], held: readonly ByteR
   return missing;
 }
 
+/**
+ * Few ranges that hold what of `wanted` is not in `held`: neighbours with at most `gapBytes` between them as one, but no
+ * byte that is held.
+ */
+export function rangesToFetch(wanted: readonly ByteRange[], held: readonly ByteRange[], gapBytes: number): ByteRange[] {
+  const missing = missingRanges(wanted, held);
+  const gaps = missing.slice(1).map(({ start }, i) => ({ start: missing[i]?.end ?? start, end: start }));
+  const fillable = gaps.filter(
+    (gap) => gap.end - gap.start <= gapBytes && totalBytes(missingRanges([gap], held)) === gap.end - gap.start,
+  );
+  return joinRanges([...missing, ...fillable]);
+}
+
 export function totalBytes(ranges: readonly ByteRange[]): number {
   return ranges.reduce((sum, { start, end }) => sum + end - start, 0);
 }

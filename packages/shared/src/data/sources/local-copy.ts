@@ -10,7 +10,7 @@ import {
   resumingStream,
   type SourceClient,
 } from '@octomil/shared/storage';
-import { joinRanges, missingRanges, totalBytes } from './byte-ranges.js';
+import { joinRanges, missingRanges, rangesToFetch, totalBytes } from './byte-ranges.js';
 import { columnRanges, metadataStart, type ParquetLayout, parquetLayout, TRAILER_BYTES } from './parquet-layout.js';
 
 export interface CopyWish {
@@ -107,8 +107,8 @@ export class LocalCopy {
   }
 
   async #fetch(wanted: readonly ByteRange[], wish: CopyWish): Promise<void> {
-    const missing = joinRanges(missingRanges(wanted, this.#held), GAP_BYTES);
-    const bytes = totalBytes(missingRanges(missing, this.#held));
+    const missing = rangesToFetch(wanted, this.#held, GAP_BYTES);
+    const bytes = totalBytes(missing);
     if (bytes === 0 && this.#created) return;
     await wish.claim(bytes);
     await requireFreeSpace(join(this.path, '..'), bytes);

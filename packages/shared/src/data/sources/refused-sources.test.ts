@@ -120,7 +120,9 @@ async function expectRefused(acquiring: Promise<unknown>, reason: RegExp): Promi
 test('a key file that is missing or no key, and no credentials at all, are told', async () => {
   await writeFile(join(folder, 'key.json'), '{"type":"service_account","client_email":"a@b","private_key":"HUSHED"}');
   const variable = 'GOOGLE_APPLICATION_CREDENTIALS';
-  const before = process.env[variable];
+  // The SDK looks at this process's own variables too.
+  const before = { [variable]: process.env[variable], STORAGE_EMULATOR_HOST: process.env['STORAGE_EMULATOR_HOST'] };
+  delete process.env['STORAGE_EMULATOR_HOST'];
   for (const [name, reason] of [
     ['key.json', /does not know these credentials/],
     ['missing.json', /no credentials for Google Cloud Storage were found/],
@@ -128,8 +130,10 @@ test('a key file that is missing or no key, and no credentials at all, are told'
     process.env[variable] = join(folder, name);
     await expectRefused(acquire('gs://bucket/a.csv', { [variable]: join(folder, name) }), reason);
   }
-  if (before === undefined) delete process.env[variable];
-  else process.env[variable] = before;
+  for (const [name, value] of Object.entries(before)) {
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+  }
   await expectRefused(acquire('az://container/a.csv', {}), /no credentials for Azure Blob Storage were found/);
 });
 

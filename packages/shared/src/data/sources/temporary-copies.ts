@@ -120,9 +120,9 @@ export class TemporaryCopies {
   }
 
   async #acquire({ object, ...request }: CopyRequest): Promise<AcquiredCopy> {
-    const kept = await this.#current(object, request.place);
-    kept.users += 1;
+    const { kept, outdated } = this.#use(object, request.place);
     try {
+      if (outdated?.users === 0) await this.#drop(outdated);
       await kept.copy.fill({
         ...request,
         clock: this.#clock,
@@ -147,22 +147,23 @@ export class TemporaryCopies {
     return { path, version, digest, sizeBytes: kept.copy.object.sizeBytes, release };
   }
 
-  async #current(object: BucketObject, place: string): Promise<Kept> {
+  /** Counts a user before anything is waited for: whoever needs room leaves it alone from now on. */
+  #use(object: BucketObject, place: string): { readonly kept: Kept; readonly outdated: Kept | undefined } {
     if (this.#closed) throw closed();
     const id = JSON.stringify([place, object.key]);
     const version = versionOf(object);
     const found = this.#latest.get(id);
     if (found !== undefined && version !== undefined && found.copy.version === version) {
+      found.users += 1;
       this.#kept.delete(found);
       this.#kept.add(found);
-      return found;
+      return { kept: found, outdated: undefined };
     }
     const copy = new LocalCopy(this.#folder, object, version ?? randomUUID());
-    const kept = { id, copy, users: 0, claimedBytes: 0 };
+    const kept = { id, copy, users: 1, claimedBytes: 0 };
     this.#latest.set(id, kept);
     this.#kept.add(kept);
-    if (found !== undefined && found.users === 0) await this.#drop(found);
-    return kept;
+    return { kept, outdated: found };
   }
 
   /** Lets go of what nobody uses, the least recently used first, until there is room. */
