@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Dispatcher } from 'undici';
 import { isLoopback } from '../config/address.js';
@@ -20,6 +21,9 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const SILENCE_TIMEOUT_MS = 60_000;
 /** `complete` answers after the update was checked and stored. */
 const VERDICT_TIMEOUT_MS = 300_000;
+/** Of an update that is checked by a job: the answer comes within this time, with the verdict or without. */
+const VERDICT_WAIT_MS = 5_000;
+const VERDICT_PAUSE_MS = 100;
 /** For verdicts and errors, which are a few lines: nobody who answers fills this process's memory. */
 const MAX_ANSWER_BYTES = 65_536;
 
@@ -213,18 +217,24 @@ export class HttpTransfers {
   }
 
   /**
-   * Asks for the verdict on an update whose parts are sent.
+   * Asks for the verdict on an update whose parts are sent, until there is one: what went to a bucket is checked by a job.
    *
    * @throws OctomilError `too_large` when the answer is no verdict by its size, `network_unavailable` when it is none by
    * its form, or what the coordinator answered
    */
   async complete(ticket: TicketAccess, signal: AbortSignal): Promise<UploadVerdict> {
-    const response = await this.#request('POST', `/api/v1/transfers/${ticket.ticketId}/complete`, {
-      signal,
-      headers: { 'x-octomil-ticket': ticket.token },
-      timeoutMs: VERDICT_TIMEOUT_MS,
-    });
-    const body = verdictBody(await readAnswer(response.body, signal));
+    let body: VerdictBody;
+    do {
+      const response = await this.#request(
+        'POST',
+        `/api/v1/transfers/${ticket.ticketId}/complete?wait_ms=${VERDICT_WAIT_MS}`,
+        { signal, headers: { 'x-octomil-ticket': ticket.token }, timeoutMs: VERDICT_TIMEOUT_MS },
+      );
+      body = verdictBody(await readAnswer(response.body, signal));
+      // The coordinator waited for it; a pause of ours is only for one that does not.
+      if (body.state === 'validating') await sleep(VERDICT_PAUSE_MS, undefined, { signal }).catch(() => undefined);
+      if (signal.aborted) throw toOctomilError(signal.reason, 'cancelled');
+    } while (body.state === 'validating');
     if (body.accepted === true) return { accepted: true };
     const reason = typeof body.reason === 'object' && body.reason !== null ? body.reason : {};
     return { accepted: false, problem: OctomilError.fromBody(reason) };
@@ -369,7 +379,13 @@ function readAddress(text: string): SignedDownload | undefined {
   }
 }
 
-function verdictBody(text: string): { readonly accepted?: unknown; readonly reason?: unknown } {
+interface VerdictBody {
+  readonly accepted?: unknown;
+  readonly reason?: unknown;
+  readonly state?: unknown;
+}
+
+function verdictBody(text: string): VerdictBody {
   try {
     const body: unknown = JSON.parse(text);
     if (typeof body === 'object' && body !== null) return body;

@@ -15,9 +15,11 @@ export interface BaseRef {
 
 /** One way to get the bytes of a base from `offset` on. */
 export interface BaseTransport {
-  readonly name: 'http' | 'grpc';
+  readonly name: 'bucket' | 'http' | 'grpc';
   /** Whether the coordinator offers it at the moment. */
   readonly available: boolean;
+  /** Whether it is worth trying for this one. Default: always. */
+  suits?(base: BaseRef): boolean;
   fetch(base: BaseRef, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array>;
 }
 

@@ -98,7 +98,7 @@ test('parts go straight to the bucket, in order, without our credential', async 
   expect(await uploadTo(200, (origin, number) => `${origin}/bucket/${number}?sig=x`)).toEqual([
     'PUT /bucket/1?sig=x open 100',
     'PUT /bucket/2?sig=x open 50',
-    'POST /api/v1/transfers/t/complete ours 0',
+    'POST /api/v1/transfers/t/complete?wait_ms=5000 ours 0',
   ]);
 });
 
@@ -106,8 +106,8 @@ test('a bucket that refuses, and one that it would be unsafe to send to, are lef
   const refused = await uploadTo(403, (origin, number) => `${origin}/bucket/${number}`);
   expect(refused.filter((line) => !line.includes('/bucket/'))).toEqual([
     ...toCoordinator,
-    'POST /api/v1/transfers/t/complete ours 0',
+    'POST /api/v1/transfers/t/complete?wait_ms=5000 ours 0',
   ]);
   const unsafe = await uploadTo(200, (_, number) => `http://bucket.example/${number}`);
-  expect(unsafe).toEqual([...toCoordinator, 'POST /api/v1/transfers/t/complete ours 0']);
+  expect(unsafe).toEqual([...toCoordinator, 'POST /api/v1/transfers/t/complete?wait_ms=5000 ours 0']);
 });

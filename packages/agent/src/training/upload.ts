@@ -43,13 +43,16 @@ const LIMITED_CHUNK_BYTES = 65_536;
  * ticket's parts are not those of this update; what the coordinator answers (`round_closed`)
  */
 export async function uploadParts(uploader: Uploader, request: UploadRequest): Promise<UploadVerdict | undefined> {
-  const missing = missingParts(request);
+  let missing = missingParts(request);
   const file = await open(request.path, 'r');
   try {
     if (uploader.http.available) {
       try {
-        if (await uploadDirectly(uploader, request, file))
-          return await uploader.http.complete(request.ticket, request.signal);
+        if (await uploadDirectly(uploader, request, file)) {
+          // All of it is there: a coordinator that goes away now leaves nothing to send again.
+          missing = [];
+          return await patiently(uploader, request);
+        }
         return await uploadByHttp(uploader, request, file, missing);
       } catch (error) {
         if (request.signal.aborted || !isPassing(error)) throw error;
@@ -142,6 +145,16 @@ async function uploadByHttp(
     onBytes(doneBytes);
   }
   return uploader.http.complete(ticket, request.signal);
+}
+
+/** Another coordinator, or this one after a restart, has the verdict too. */
+async function patiently(uploader: Uploader, { ticket, signal }: UploadRequest): Promise<UploadVerdict> {
+  let verdict: UploadVerdict | undefined;
+  await withRetries(uploader, signal, async () => {
+    verdict = await uploader.http.complete(ticket, signal);
+  });
+  if (verdict === undefined) throw new OctomilError('internal', 'an upload ended without a verdict');
+  return verdict;
 }
 
 async function withRetries({ clock }: Uploader, signal: AbortSignal, put: () => Promise<void>): Promise<void> {

@@ -4,16 +4,10 @@ import { nodeModule } from '../node-builtins.js';
 import { bodyChunks } from '../read-whole.js';
 import { plainDigest } from '../training-run.js';
 import { wirePath } from '../wire-path.js';
+import { DirectDownload } from './direct-download.js';
+import { type FileFacts, type PullOptions, plainName } from './file-facts.js';
 
-export interface PullOptions {
-  /** Name or id. */
-  readonly model: string;
-  /** Semantic version, its number, or `latest` (default). */
-  readonly version?: string;
-  /** Default: the weights, or whatever file was uploaded; `model.json` for the description. */
-  readonly format?: string;
-  readonly signal?: AbortSignal | undefined;
-}
+export type { PullOptions };
 
 export interface PullToPathOptions extends PullOptions {
   /** A file, or a folder that takes the file under its own name. */
@@ -66,16 +60,16 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
   const { join } = nodeModule('node:path', '');
 
   const first = await askFrom(http, options, 0, undefined);
+  const told = factsOf(first.headers);
+  const { sizeBytes, etag } = told;
   // It becomes part of a file's name here.
-  const promised = hexDigest(plainDigest(first.headers.get('x-model-hash') ?? ''));
-  const sizeBytes = Number(first.headers.get('content-length') ?? 'none');
-  const etag = first.headers.get('etag') ?? undefined;
+  const promised = hexDigest(told.digest);
   if (!Number.isSafeInteger(sizeBytes)) {
     await first.body?.cancel();
     throw new OctomilClientError('download_failed', `${options.model} came without its size; pull it with pullModel`);
   }
   const isFolder = (await disk.stat(options.path).catch(() => undefined))?.isDirectory() === true;
-  const path = isFolder ? join(options.path, fileNameOf(first.headers) ?? 'model') : options.path;
+  const path = isFolder ? join(options.path, told.fileName ?? 'model') : options.path;
   const partPath = `${path}.${promised.slice(0, 16)}.part`;
 
   const hash = createHash('sha256');
@@ -89,7 +83,8 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
   try {
     await file.truncate(done);
     let response: Response | undefined = first;
-    if (done > 0 || sizeBytes === 0) {
+    let bucket = first.headers.get('x-octomil-direct') === null ? undefined : new DirectDownload(http, options, told);
+    if (done > 0 || sizeBytes === 0 || bucket !== undefined) {
       await first.body?.cancel();
       response = undefined;
     }
@@ -97,6 +92,11 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
       const before = done;
       let cause: unknown;
       try {
+        if (response === undefined && bucket !== undefined) {
+          response = await bucket.ask(done);
+          // Of no use from here: the coordinator has the bytes too.
+          if (response === undefined) bucket = undefined;
+        }
         response ??= await askFrom(http, options, done, etag);
         for await (const chunk of bodyChunks(response, SILENCE_MS)) {
           await file.write(chunk, 0, chunk.length, done).catch((problem: unknown) => {
@@ -134,6 +134,15 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
   return { path, digest, sizeBytes };
 }
 
+function factsOf(headers: Headers): FileFacts {
+  return {
+    digest: plainDigest(headers.get('x-model-hash') ?? ''),
+    sizeBytes: Number(headers.get('content-length') ?? 'none'),
+    etag: headers.get('etag') ?? undefined,
+    fileName: fileNameOf(headers),
+  };
+}
+
 /** @throws OctomilClientError `conflict` when the content has changed under the pull */
 async function askFrom(
   http: HttpClient,
@@ -159,10 +168,8 @@ function downloadPath({ model, version = 'latest' }: PullOptions): string {
   return `${wirePath('models', model, 'versions', version)}/download`;
 }
 
-/** A name, never a path: whoever writes the file under it must not be led into another folder. */
 function fileNameOf(headers: Headers): string | undefined {
-  const name = /filename="?([^";]+)"?/.exec(headers.get('content-disposition') ?? '')?.[1]?.replace(/^.*[\\/]/s, '');
-  return name === undefined || /^\.*$/.test(name) ? undefined : name;
+  return plainName(/filename="?([^";]+)"?/.exec(headers.get('content-disposition') ?? '')?.[1]);
 }
 
 /** Empty for what is no SHA-256. */

@@ -1,0 +1,67 @@
+import type { HttpClient } from '../http-client.js';
+import { plainDigest } from '../training-run.js';
+import { wirePath } from '../wire-path.js';
+import type { FileFacts, PullOptions } from './file-facts.js';
+
+/** How long a bucket that cannot be used from here is left alone. */
+const REST_MS = 10 * 60_000;
+const CONNECT_MS = 20_000;
+const restsUntilMs = new WeakMap<HttpClient, number>();
+
+/** @returns an address of this very file in the bucket; a secret until it expires */
+async function addressOf(http: HttpClient, options: PullOptions, { digest }: FileFacts): Promise<string | undefined> {
+  const { model, version = 'latest', format = 'original', signal } = options;
+  const path = `${wirePath('models', model, 'versions', version)}/download-url`;
+  const { url, direct, checksum } = await http.json<Record<string, unknown>>('GET', path, {
+    query: { format },
+    signal,
+  });
+  return direct === true && typeof url === 'string' && plainDigest(String(checksum)) === digest ? url : undefined;
+}
+
+/** One file from the bucket: its address is asked for anew when the bucket takes it no longer. */
+export class DirectDownload {
+  readonly #http: HttpClient;
+  readonly #options: PullOptions;
+  readonly #facts: FileFacts;
+
+  constructor(http: HttpClient, options: PullOptions, facts: FileFacts) {
+    this.#http = http;
+    this.#options = options;
+    this.#facts = facts;
+  }
+
+  /** The bytes from `from` on; undefined where the bucket cannot be used from here: it is then left alone for a while. */
+  async ask(from: number): Promise<Response | undefined> {
+    if ((restsUntilMs.get(this.#http) ?? 0) > Date.now()) return undefined;
+    for (let attempt = 0; attempt < 2; attempt++) {
+      const url = await addressOf(this.#http, this.#options, this.#facts);
+      if (url === undefined) break;
+      const response = await this.#fetch(url, from);
+      if (response?.status === (from === 0 ? 200 : 206)) return response;
+      await response?.body?.cancel();
+      if (response === undefined) break;
+    }
+    restsUntilMs.set(this.#http, Date.now() + REST_MS);
+    return undefined;
+  }
+
+  async #fetch(url: string, from: number): Promise<Response | undefined> {
+    const { signal } = this.#options;
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(), CONNECT_MS);
+    try {
+      // Without our key: the address is all that the bucket wants.
+      return await fetch(url, {
+        headers: { 'accept-encoding': 'identity', ...(from === 0 ? {} : { range: `bytes=${from}-` }) },
+        redirect: 'error',
+        signal: signal === undefined ? patience.signal : AbortSignal.any([signal, patience.signal]),
+      });
+    } catch (error) {
+      if (signal?.aborted === true) throw error;
+      return undefined;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
