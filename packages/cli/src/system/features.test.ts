@@ -125,6 +125,55 @@ test('features are proposed, looked at, edited and confirmed; training and predi
   }
 });
 
+test.each([
+  ['POST', '/features/proposals', {}, 400, 'model'],
+  ['POST', '/features/proposals', { model: 'risk', colour: 'red' }, 400, 'colour'],
+  ['POST', '/features/proposals', { model: 'risk', exclude: 'bmi' }, 400, 'exclude'],
+  ['POST', '/features/proposals', { model: 'risk', target: 'x', hints: { bmi: { kind: 'blob' } } }, 400, '"bmi"'],
+  ['POST', '/features/proposals', { model: 'nobody', target: 'x' }, 404, 'nobody'],
+  ['POST', '/features/proposals', { model: 'risk', target: 'x', federation: 'nowhere' }, 404, 'nowhere'],
+  [
+    'POST',
+    '/features/proposals',
+    { model: 'risk', target: 'no such column', federation: 'fleet' },
+    422,
+    'no such column',
+  ],
+  ['GET', '/features/proposals?state=lost', undefined, 400, 'state'],
+  ['GET', '/features/proposals?model=nobody', undefined, 404, 'nobody'],
+  ['GET', `/features/proposals/${'x'.repeat(150)}`, undefined, 404, 'there is no proposal'],
+  ['POST', '/features/proposals/a%2Fb%20ü/confirm', {}, 404, 'there is no proposal'],
+  ['POST', '/features/proposals/none/confirm', { spec: 7 }, 400, 'spec'],
+  ['POST', '/features/proposals/none/reject', { reason: 7 }, 400, 'reason'],
+  ['GET', '/training/sessions/none/drift', undefined, 404, 'there is no training session'],
+  [
+    'POST',
+    '/training/sessions',
+    { model: 'risk', target: 'y', federation: 'fleet', feature_spec: 'confirmed' },
+    409,
+    'y',
+  ],
+  [
+    'POST',
+    '/training/sessions',
+    { model: 'risk', target: 'y', federation: 'fleet', feature_spec: 'none' },
+    404,
+    'none',
+  ],
+])('%s %s with %j is answered with %d', async (method, path, body, status, words) => {
+  await fleet.federation().id();
+  const response = await fetch(`${fleet.apiBase}${path}`, {
+    method,
+    headers: { authorization: `Bearer ${fleet.apiKey}`, 'content-type': 'application/json' },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+  const text = await response.text();
+  expect({ status: response.status, text }).toEqual({
+    status,
+    text: expect.stringContaining(words.replaceAll('"', String.raw`\"`)),
+  });
+});
+
 test('rows that drift from the features are told while a site trains, and afterwards', async () => {
   const file = (name: string) => join(folder, `${name}.csv`);
   const table = (shift: number) =>

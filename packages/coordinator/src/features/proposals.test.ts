@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import type { ColumnStatistics, SiteStatistics } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
 import type { TrainingEngine } from '../training/index.js';
@@ -55,6 +55,8 @@ const STATISTICS: SiteStatistics = {
     moments: null,
   },
 };
+
+jest.setTimeout(60_000);
 
 for (const kind of TEST_DATABASES) {
   const suite = kind.skip === undefined ? describe : describe.skip;
@@ -167,6 +169,11 @@ for (const kind of TEST_DATABASES) {
         message: expect.stringContaining('propose again'),
       });
       // What was confirmed before may be confirmed again, and what is confirmed taken back.
+      await proposals.confirm(first.id, undefined, asker);
+      const third = await proposals.propose(REQUEST, asker, new AbortController().signal);
+      await Promise.allSettled([second.id, third.id].map((id) => proposals.confirm(id, undefined, asker)));
+      const organizationId = on.organizationId;
+      expect(await proposals.store.find({ organizationId, state: 'confirmed' })).toHaveLength(1);
       await proposals.confirm(first.id, undefined, asker);
       await proposals.reject(first.id, 'wrong units', asker);
       await expect(begin({ feature_spec: 'confirmed' })).rejects.toMatchObject({ code: 'wrong_state' });
