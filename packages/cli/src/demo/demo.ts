@@ -233,7 +233,10 @@ async function waitUntilOnline(
   for (;;) {
     const devices = await organization.listDevices();
     const online = new Set(
-      devices.filter((device) => device['status'] === 'online').map((device) => device['deviceIdentifier']),
+      devices
+        // Until its data are read, a site would be left out.
+        .filter((device) => device['status'] === 'online' && !JSON.stringify(device).includes('still being read'))
+        .map((device) => device['deviceIdentifier']),
     );
     const missing = sites.filter((site) => !online.has(site.name));
     if (missing.length === 0) return;
