@@ -142,7 +142,12 @@ test('who is invited learns that there is a federation, and what is in it after 
   const shared = (await send(owner, 'GET', `${path}/models`)).body as unknown as Json[];
   expect(shared.map(({ name }) => name)).toContain('joiner');
   expect((await send(outsider, 'GET', `/api/v1/training/sessions/${ids['session']}`)).status).toBe(200);
+  const download = `/api/v1/models/${ids['model']}/versions/1.0.0/download-url?format=safetensors`;
+  const address = String((await send(outsider, 'GET', download)).body['url']);
+  expect((await fetch(address)).status).toBe(200);
   expect((await send(outsider, 'POST', `${path}/leave`)).body).toMatchObject({ status: 'left' });
+  // It was signed for an hour; what it opens is no longer shared with who asked.
+  expect((await fetch(address)).status).toBe(404);
   expect((await send(owner, 'GET', `/api/v1/models/${String(mine.body['id'])}`)).status).toBe(404);
   expect((await send(outsider, 'GET', path)).status).toBe(404);
   expect((await send(owner, 'POST', `${path}/leave`)).status).toBe(409);
