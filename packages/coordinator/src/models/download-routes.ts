@@ -5,6 +5,7 @@ import { Type } from 'typebox';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
 import type { DirectDownloads } from '../transfers/index.js';
+import { contentDisposition } from './content-disposition.js';
 import { parseFormat } from './file-formats.js';
 import type { Model } from './model-store.js';
 import { artifactOf, type Registry } from './registry.js';
@@ -85,9 +86,18 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
     async (request, reply) => {
       const { id, version: name } = request.params;
       const { model, version, artifact } = await fileOf(request, id, name, request.query.format);
-      // Who knows what it means asks download-url for large ones.
-      if (downloads?.offered === true && artifact.size_bytes >= DIRECT_FROM_BYTES)
-        reply.header('x-octomil-direct', '1');
+      const direct = downloads?.offered === true && artifact.size_bytes >= DIRECT_FROM_BYTES;
+      if (direct && request.headers['x-octomil-accept-direct'] === '1') {
+        // Who says that it knows what this means asks download-url for the bytes.
+        await requireBytes(objects, artifact);
+        reply
+          .header('x-octomil-direct', '1')
+          .header('x-octomil-size', artifact.size_bytes)
+          .header('x-model-hash', `sha256:${artifact.sha256}`)
+          .header('etag', `"${artifact.sha256}"`)
+          .header('content-disposition', contentDisposition(fileNameOf(model, version, artifact)));
+        return { direct: true };
+      }
       return sendArtifact(request, reply, objects, artifact, fileNameOf(model, version, artifact));
     },
   );

@@ -8,6 +8,11 @@ const REST_MS = 10 * 60_000;
 const CONNECT_MS = 20_000;
 const restsUntilMs = new WeakMap<HttpClient, number>();
 
+/** Whether no bucket has failed lately. */
+export function mayGoDirect(http: HttpClient): boolean {
+  return (restsUntilMs.get(http) ?? 0) <= Date.now();
+}
+
 /** @returns an address of this very file in the bucket; a secret until it expires */
 async function addressOf(http: HttpClient, options: PullOptions, { digest }: FileFacts): Promise<string | undefined> {
   const { model, version = 'latest', format = 'original', signal } = options;
@@ -33,7 +38,7 @@ export class DirectDownload {
 
   /** The bytes from `from` on; undefined where the bucket cannot be used from here: it is then left alone for a while. */
   async ask(from: number): Promise<Response | undefined> {
-    if ((restsUntilMs.get(this.#http) ?? 0) > Date.now()) return undefined;
+    if (!mayGoDirect(this.#http)) return undefined;
     for (let attempt = 0; attempt < 2; attempt++) {
       const url = await addressOf(this.#http, this.#options, this.#facts);
       if (url === undefined) break;

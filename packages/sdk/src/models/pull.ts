@@ -4,7 +4,7 @@ import { nodeModule } from '../node-builtins.js';
 import { bodyChunks } from '../read-whole.js';
 import { plainDigest } from '../training-run.js';
 import { wirePath } from '../wire-path.js';
-import { DirectDownload } from './direct-download.js';
+import { DirectDownload, mayGoDirect } from './direct-download.js';
 import { type FileFacts, type PullOptions, plainName } from './file-facts.js';
 
 export type { PullOptions };
@@ -137,7 +137,7 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
 function factsOf(headers: Headers): FileFacts {
   return {
     digest: plainDigest(headers.get('x-model-hash') ?? ''),
-    sizeBytes: Number(headers.get('content-length') ?? 'none'),
+    sizeBytes: Number(headers.get('x-octomil-size') ?? headers.get('content-length') ?? 'none'),
     etag: headers.get('etag') ?? undefined,
     fileName: fileNameOf(headers),
   };
@@ -151,10 +151,12 @@ async function askFrom(
   etag: string | undefined,
 ): Promise<Response> {
   const range = etag === undefined || from === 0 ? {} : { range: `bytes=${from}-`, 'if-range': etag };
+  // At first only: whoever asks again wants the coordinator's bytes.
+  const direct = etag === undefined && mayGoDirect(http) ? { 'x-octomil-accept-direct': '1' } : {};
   const response = await http.send('GET', downloadPath(options), {
     query: { format: options.format },
     // The length and the ranges are those of the file, not of something a proxy squeezes.
-    headers: { accept: '*/*', 'accept-encoding': 'identity', ...range },
+    headers: { accept: '*/*', 'accept-encoding': 'identity', ...range, ...direct },
     signal: options.signal,
   });
   if (from > 0 && response.status !== 206) {
