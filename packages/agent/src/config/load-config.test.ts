@@ -77,6 +77,8 @@ test('every way to read a data set can be set, and files are relative as the pat
         thousands_separator: '.',
         comment: '#',
         missing_texts: ['-'],
+        units: { chol: 'mmol/L' },
+        names: { chol: 'Serum cholesterol' },
         max_unpacked_mb: 2,
       },
       b: { path: 'b.jsonl', format: 'jsonl' },
@@ -91,6 +93,8 @@ test('every way to read a data set can be set, and files are relative as the pat
     thousandsSeparator: '.',
     comment: '#',
     missingTexts: ['-'],
+    units: { chol: 'mmol/L' },
+    names: { chol: 'Serum cholesterol' },
     maxUnpackedBytes: 2_097_152,
   });
   expect(problems({ ...MINIMAL, data_sets: { a: { path: 'x.csv', thousands_separator: '_' } } })).toHaveLength(1);

@@ -64,6 +64,16 @@ test('what an assignment reads is known from its words, and statistics lose what
     'patient',
   ]);
   expect(columnsOfTask('describe', { target: 'num>0' })).toEqual(['num']);
+  // A column that is not allowed must not come in by another's alias, nor by a date that is measured from it.
+  const dates = {
+    columns: [
+      { name: 'age', aliases: ['hiv'] },
+      { name: 'seen', from: { column: 'dob' } },
+    ],
+  };
+  expect(columnsOfTask('train', { featureSpec: dates })).toEqual(['age', 'hiv', 'seen', 'dob']);
+  const hints = { seen: { kind: 'datetime', reference: { column: 'dob' } } };
+  expect(columnsOfTask('describe', { target: 'num>0', hints })).toEqual(['num', 'dob']);
   const json = JSON.stringify({ rows: 20, columns: [{ name: 'age' }, { name: 'zip' }], excluded: [{ name: 'ssn' }] });
   expect(JSON.parse(allowedStatistics(json, ['age', 'num']))).toEqual({
     rows: 20,

@@ -62,6 +62,6 @@ export interface LoadedDataset {
   readonly heldOut: Dataset;
   /** Rows without a target, or with one that is no class of the spec. */
   readonly droppedRows: number;
-  /** How far all rows of the table are from what the spec was made of. */
+  /** How far the rows of the table, all or a part spread over it, are from what the spec was made of. */
   readonly drift: SiteDrift;
 }

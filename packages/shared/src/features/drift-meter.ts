@@ -61,13 +61,25 @@ function driftOf(column: FeatureColumn, rows: number, missing: number, measured:
   };
   if (present < MINIMUM_ROWS) return base;
   const { distance, clipped, implausible, levels } = measured;
+  const fewMissing = missing < MINIMUM_ROWS ? missing : 0;
+  const counted = present + fewMissing;
   return {
     ...base,
     ...(distance === undefined ? {} : { shift: Math.round(distance / present / SHIFT_STEP) * SHIFT_STEP + 0 }),
-    ...(clipped === undefined ? {} : { clippedRatio: ratio(clipped, present) }),
-    ...(implausible === undefined ? {} : { implausibleRatio: ratio(implausible, present) }),
-    ...(levels === undefined ? {} : levelDrift(levels, present, reference?.levelRatios, ratio)),
+    ...(clipped === undefined ? {} : { clippedRatio: ratio(clipped, counted) }),
+    ...(implausible === undefined ? {} : { implausibleRatio: ratio(implausible, counted) }),
+    ...(levels === undefined
+      ? {}
+      : levelDrift(withoutSmall(levels, fewMissing), counted, reference?.levelRatios, ratio)),
   };
+}
+
+/** Groups of fewer than ten rows, and as few missing ones, count with the largest: no difference then tells of them. */
+function withoutSmall(levels: readonly number[], fewMissing: number): number[] {
+  const kept = levels.map((count) => (count < MINIMUM_ROWS ? 0 : count));
+  const moved = levels.reduce((sum, count) => sum + count, fewMissing) - kept.reduce((sum, count) => sum + count, 0);
+  const largest = kept.indexOf(Math.max(...kept));
+  return kept.map((count, place) => (place === largest && count > 0 ? count + moved : count));
 }
 
 function levelDrift(

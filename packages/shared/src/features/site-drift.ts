@@ -22,6 +22,7 @@ export interface ColumnDrift {
 /** A table against its spec: aggregates only, of counts rounded to tens, nothing about fewer than 10 rows. */
 export interface SiteDrift {
   readonly specHash: string;
+  /** That were looked at: of large tables a part, spread over all of it. */
   readonly rows: number;
   /** At most 200, those that drifted most; in the order of the spec. */
   readonly columns: readonly ColumnDrift[];

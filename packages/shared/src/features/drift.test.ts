@@ -1,0 +1,130 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { driftWarnings, siteDrift } from './drift-warnings.js';
+import type { FeatureColumn } from './feature-spec.js';
+import { loadDataset } from './load-dataset.js';
+import { sealFeatureSpec } from './spec-hash.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'octomil-drift-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const plain = { missingMarkers: [], missingIndicator: false } as const;
+const columns: readonly FeatureColumn[] = [
+  { kind: 'numeric', name: 'chol', mean: 5, deviation: 1, range: [1, 20], ...plain, missingMarkers: [0] },
+  { kind: 'numeric', name: 'bp', mean: 120, deviation: 10, ...plain, reference: { missingRatio: 0.05 } },
+  {
+    kind: 'categorical',
+    name: 'ward',
+    levels: ['east', 'west'],
+    values: 'text',
+    ...plain,
+    reference: { missingRatio: 0, levelRatios: [0.5, 0.5, 0] },
+  },
+];
+const spec = sealFeatureSpec({
+  formatVersion: 1,
+  layout: 'table',
+  columns,
+  target: {
+    rule: { column: 'y' },
+    output: { kind: 'regression' },
+    classes: [],
+    values: 'number',
+    mean: 0,
+    deviation: 1,
+    missingMarkers: [],
+  },
+});
+
+async function driftOf(rows: readonly (readonly [unknown, unknown, unknown])[]) {
+  const path = join(folder, 'rows.csv');
+  writeFileSync(path, `chol,bp,ward,y\n${rows.map((cells) => [...cells, 1].join(',')).join('\n')}\n`);
+  const { drift } = await loadDataset({ path, delimiter: ',' }, spec, { salt: '', shareRatio: 0.2 });
+  return drift;
+}
+
+const many = (count: number, row: readonly [unknown, unknown, unknown]) => Array.from({ length: count }, () => row);
+
+test('shift, missing values, unknown levels and implausible values are told', async () => {
+  const drift = await driftOf([
+    ...many(60, [5.5, 130, 'east']),
+    ...many(20, [200, '', 'north']),
+    ...many(20, [0, '', 'west']),
+  ]);
+  expect(drift).toMatchObject({ specHash: spec.hash, rows: 100 });
+  const [chol, bp, ward] = drift.columns;
+  // 60 at +0.5 and 20 cut off at +10, over 80.
+  expect(chol).toEqual({
+    name: 'chol',
+    missingRatio: 0.2,
+    referenceMissingRatio: 0,
+    shift: 2.875,
+    clippedRatio: 0.25,
+    implausibleRatio: 0.25,
+  });
+  expect(bp).toMatchObject({ missingRatio: 0.4, referenceMissingRatio: 0.05, shift: 1, clippedRatio: 0 });
+  expect(ward).toMatchObject({ unknownRatio: 0.2, referenceUnknownRatio: 0, levelShift: 0.3 });
+  expect(driftWarnings(drift).map(({ column, measure }) => `${column} ${measure}`)).toEqual([
+    'chol shift',
+    'chol missingRatio',
+    'chol clippedRatio',
+    'chol implausibleRatio',
+    'bp shift',
+    'bp missingRatio',
+    'ward unknownRatio',
+    'ward levelShift',
+  ]);
+  expect(drift.warnings).toContain('column "bp": 40 % is missing, against 5 % when the features were agreed');
+  const lenient = { shift: 5, missingRatio: 1, unknownRatio: 1, levelShift: 1, clippedRatio: 1, implausibleRatio: 1 };
+  expect(driftWarnings(drift, lenient)).toEqual([]);
+});
+
+test('a table like the spec gives no warning, and one that lacks a column says so', async () => {
+  const alike = Array.from(
+    { length: 100 },
+    (_, i) => [4 + (i % 3), 110 + (i % 21), i % 2 === 0 ? 'east' : 'west'] as const,
+  );
+  expect((await driftOf(alike)).warnings).toEqual([]);
+  const path = join(folder, 'less.csv');
+  writeFileSync(
+    path,
+    `chol,y\n${many(50, [5, 1, ''])
+      .map(([chol, y]) => `${String(chol)},${String(y)}`)
+      .join('\n')}\n`,
+  );
+  const { drift } = await loadDataset({ path, delimiter: ',' }, spec, { salt: '', shareRatio: 0 });
+  expect(drift.columns[1]).toEqual({ name: 'bp', missingRatio: 1, referenceMissingRatio: 0.05 });
+});
+
+test('whatever fewer than ten rows hold, nothing tells of them', async () => {
+  const base = many(100, [5, 120, 'east']);
+  const odd = fc.constantFrom<[unknown, unknown, unknown]>(
+    ['', 120, 'east'],
+    [5, '', 'east'],
+    [5, 120, 'north'],
+    [5, 120, ''],
+  );
+  const known = await driftOf(base);
+  await fc.assert(
+    fc.asyncProperty(odd, fc.integer({ min: 1, max: 9 }), async (row, count) => {
+      expect(await driftOf([...base.slice(count), ...many(count, row)])).toEqual(known);
+    }),
+    { numRuns: 15 },
+  );
+});
+
+test('of many columns those that drifted most are told, in the order of the spec', () => {
+  const all = Array.from({ length: 1_000 }, (_, i) => ({
+    name: `c${String(i)}`,
+    missingRatio: 0,
+    shift: i % 4 === 0 ? 3 : 0,
+  }));
+  const drift = siteDrift('hash', 994, all);
+  expect(drift.rows).toBe(990);
+  expect(drift.columns.map(({ name }) => name)).toEqual(Array.from({ length: 200 }, (_, i) => `c${String(i * 4)}`));
+  expect(drift.warnings).toHaveLength(50);
+  expect(drift.warnings.at(-1)).toBe('and 151 more');
+});

@@ -1,0 +1,281 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from '@jest/globals';
+import type { DataSource } from '@octomil/shared/data';
+import type { OctomilError } from '@octomil/shared/errors';
+import { columnCoverage } from './column-coverage.js';
+import { describeSite } from './describe-site.js';
+import { encodeRows } from './encode.js';
+import type { FeatureHints } from './feature-hints.js';
+import type { FeatureColumn, FeatureSpec } from './feature-spec.js';
+import { loadDataset } from './load-dataset.js';
+import { mergeStatistics, type SiteEntry } from './merge-statistics.js';
+import { parseFeatureSpec } from './parse-spec.js';
+import { hashFeatureSpec } from './spec-hash.js';
+import { parseTargetRule } from './target-rule.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'octomil-hints-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const target = parseTargetRule('y>0');
+let files = 0;
+
+/** A CSV file of 200 rows; `y` is 0 and 1 in turn. */
+function file(columns: Readonly<Record<string, (row: number) => unknown>>): string {
+  const path = join(folder, `${String(files++)}.csv`);
+  const lines = Array.from({ length: 200 }, (_, row) =>
+    [...Object.values(columns).map((value) => value(row)), row % 2].join(','),
+  );
+  writeFileSync(path, `${[...Object.keys(columns), 'y'].join(',')}\n${lines.join('\n')}\n`);
+  return path;
+}
+
+async function agree(sources: readonly DataSource[], hints: FeatureHints) {
+  const warnings: string[] = [];
+  const sites: SiteEntry[] = [];
+  for (const [i, source] of sources.entries()) {
+    const name = String.fromCharCode(97 + i);
+    sites.push({ deviceId: name, name, statistics: await describeSite(source, { target, hints }) });
+  }
+  const spec = mergeStatistics(sites, { target, hints, onWarning: (warning) => warnings.push(warning) });
+  expect(parseFeatureSpec(JSON.parse(JSON.stringify(spec)))).toEqual(spec);
+  const columns: Record<string, FeatureColumn> = Object.fromEntries(spec.columns.map((one) => [one.name, one]));
+  return { spec, sites, columns, warnings: warnings.join('\n') };
+}
+
+async function refusal(act: () => Promise<unknown>): Promise<string> {
+  const thrown: unknown = await act().catch((error: unknown) => error);
+  return `${(thrown as OctomilError).code}: ${(thrown as OctomilError).reason}`;
+}
+
+const holdout = { salt: '', shareRatio: 0 };
+const age = (row: number) => 40 + (row % 30);
+const mmol = (row: number) => 4 + (row % 5) / 2;
+
+async function encoded(source: DataSource, spec: FeatureSpec): Promise<Float32Array> {
+  const { train } = await loadDataset(source, spec, holdout);
+  return await train.readRange(0, train.rows);
+}
+
+test('sites with other names and units give the inputs of one with the agreed ones', async () => {
+  const hints: FeatureHints = {
+    chol: { aliases: ['Cholesterin'], unit: 'mmol/L', range: [1, 20] },
+    weight: { unit: 'kg' },
+  };
+  const weight = (row: number) => 60 + (row % 40);
+  const plain = { path: file({ age, chol: mmol, weight }) };
+  const other = {
+    path: file({
+      'Age (years)': age,
+      cholesterin: (row) => (mmol(row) * 386.65) / 10,
+      weight: (row) => weight(row) / 0.45359237,
+    }),
+    units: { chol: 'mg/dL', weight: 'lbs' },
+    names: { age: 'age (years)' },
+  };
+  const { spec, sites, columns } = await agree([plain, other], hints);
+  expect(columns['chol']).toMatchObject({ kind: 'numeric', unit: 'mmol/L', aliases: ['Cholesterin'] });
+  expect(columns['chol']).toMatchObject({ mean: expect.closeTo(5, 1) });
+  expect(Object.keys(columns)).toEqual(['age', 'chol', 'weight']);
+  for (const { sites: covered } of columnCoverage(sites, spec)) {
+    expect(covered.map(({ present }) => present)).toEqual([true, true]);
+  }
+  const [one, two] = [await encoded(plain, spec), await encoded(other, spec)];
+  expect(one).toHaveLength(600);
+  for (const [i, value] of one.entries()) expect(two[i]).toBeCloseTo(value, 4);
+});
+
+test('a unit that the spec does not know is refused by site and unit', async () => {
+  const hints: FeatureHints = { chol: { unit: 'mmol/L' } };
+  const good = { path: file({ age, chol: mmol }) };
+  const odd = { path: file({ age, chol: mmol }), units: { chol: 'grains' } };
+  expect(await refusal(() => agree([good, odd], hints))).toMatch(/data_mismatch: site "b".*"chol" is in grains/);
+  const { spec } = await agree([good], hints);
+  expect(await refusal(() => loadDataset(odd, spec, holdout))).toMatch(
+    /data_mismatch:.*"chol" in grains.*mmol\/L, mg\/dl/,
+  );
+  const { columns } = await agree([good, odd], {
+    chol: { unit: 'mmol/L', units: { grains: { factor: 2, offset: 1 } } },
+  });
+  expect(columns['chol']).toMatchObject({ units: { grains: { factor: 2, offset: 1 } } });
+});
+
+test('a name or unit of no column is refused, for a slip would go unnoticed', async () => {
+  const path = file({ age, chol: mmol });
+  expect(await refusal(() => agree([{ path, units: { cholesterol: 'mg/dL' } }], {}))).toContain(
+    'no column "cholesterol"',
+  );
+  expect(await refusal(() => agree([{ path, names: { chol: 'Serum' } }], {}))).toContain('no column "Serum"');
+});
+
+test('an implausible mean warns at once, implausible values with the drift', async () => {
+  const good = { path: file({ age, chol: mmol }) };
+  const wrong = { path: file({ age, chol: (row) => mmol(row) * 38.665 }) };
+  const { warnings, spec } = await agree([good, wrong], { chol: { unit: 'mmol/L', range: [1, 20] } });
+  expect(warnings).toMatch(/site "b".*"chol" is outside of 1 to 20 mmol\/L/);
+  const { drift } = await loadDataset(wrong, spec, holdout);
+  expect(drift.columns.find(({ name }) => name === 'chol')).toMatchObject({ implausibleRatio: 1 });
+  expect(drift.warnings.join('\n')).toContain('another unit');
+});
+
+const KINDS: FeatureHints = {
+  pain: { kind: 'ordinal', levels: ['none', 'mild', 'severe'] },
+  grade: { kind: 'ordinal' },
+  dob: { kind: 'datetime', derive: ['years'], reference: { column: 'seen' }, format: 'dd.mm.yyyy' },
+  icd: { kind: 'hashed', buckets: 16 },
+  crp: { scale: 'log1p', clip: [0, 500] },
+  ward: { exclude: true },
+};
+const kinds = {
+  age,
+  pain: (row: number) => ['none', 'mild', 'severe', ''][row % 4],
+  grade: (row: number) => 1 + (row % 3),
+  dob: (row: number) => `1${row % 9}.0${1 + (row % 9)}.19${String(30 + (row % 50))}`,
+  seen: () => '01.06.2020',
+  icd: (row: number) => `I${String(row % 150)}.${String(row % 7)}`,
+  crp: (row: number) => Math.exp((row % 80) / 10),
+  ward: (row: number) => ['east', 'west'][row % 2],
+};
+
+test('hinted kinds follow from aggregates, and files are encoded as rows are', async () => {
+  const source = { path: file(kinds) };
+  const { spec, sites, columns, warnings } = await agree([source, { path: file(kinds) }], KINDS);
+  expect(columns['pain']).toMatchObject({
+    kind: 'ordinal',
+    levels: ['none', 'mild', 'severe'],
+    mean: 1,
+    reference: { missingRatio: 0.25, levelRatios: [0.333, 0.333, 0.333, 0.001] },
+  });
+  expect(columns['grade']).toMatchObject({ kind: 'ordinal', levels: ['1', '2', '3'], values: 'number' });
+  expect(columns['dob']).toMatchObject({
+    kind: 'datetime',
+    parts: [{ part: 'years', mean: expect.closeTo(-65.5, 0) }],
+  });
+  expect(columns['icd']).toMatchObject({ kind: 'hashed', buckets: 16 });
+  const logs = Array.from({ length: 200 }, (_, row) => Math.log1p(Math.min(500, kinds.crp(row))));
+  const mean = logs.reduce((sum, one) => sum + one, 0) / logs.length;
+  expect(columns['crp']).toMatchObject({ scale: 'log1p', mean: expect.closeTo(mean, 1) });
+  expect(columns['ward']).toBeUndefined();
+  expect(warnings).toContain('"seen" is left out');
+  const told = JSON.stringify(sites);
+  for (const secret of ['I1', '1930', '01.06']) expect(told).not.toContain(secret);
+  const rows = Array.from({ length: 200 }, (_, row) =>
+    Object.fromEntries(Object.entries(kinds).map(([name, value]) => [name, String(value(row))])),
+  );
+  expect(await encoded(source, spec)).toEqual(encodeRows(spec, rows));
+});
+
+test('identifiers, dates and free text stay out by default, and the warning says how to take one in', async () => {
+  const source = {
+    path: file({
+      age,
+      patient_id: (row) => `p${String(row)}`,
+      dob: (row) => `19${String(30 + (row % 50))}-01-01`,
+      full_name: (row) => `name ${String(row % 99)}`,
+      notes: (row) => `note ${String(row % 90)}`,
+    }),
+  };
+  const { columns, warnings } = await agree([source], {});
+  expect(Object.keys(columns)).toEqual(['age']);
+  for (const name of ['patient_id', 'dob', 'full_name', 'notes']) {
+    expect(warnings).toMatch(new RegExp(`"${name}" is left out.*hint`));
+  }
+  const { columns: wanted } = await agree([source], {
+    notes: { kind: 'hashed' },
+    dob: { kind: 'datetime', derive: ['month'] },
+  });
+  expect(Object.keys(wanted)).toEqual(['age', 'dob', 'notes']);
+});
+
+test('codes with leading zeros are categories or hashed, and huge whole numbers are warned of', async () => {
+  const pad = (value: number) => String(value).padStart(5, '0');
+  const { columns, warnings } = await agree(
+    [
+      {
+        path: file({
+          age,
+          site: (row) => pad(row % 4),
+          drg: (row) => pad(row % 60),
+          account: (row) => 10 ** 12 + row ** 3,
+        }),
+      },
+    ],
+    {},
+  );
+  expect(columns['site']).toMatchObject({
+    kind: 'categorical',
+    values: 'text',
+    levels: ['00000', '00001', '00002', '00003'],
+  });
+  expect(columns['drg']?.kind).toBe('hashed');
+  expect(warnings).toMatch(/"account".*beyond 16777216/);
+});
+
+test('hints that cannot hold are refused with what to do', async () => {
+  const source = { path: file(kinds) };
+  expect(await refusal(() => agree([source], { pain: { kind: 'ordinal' } }))).toMatch(/invalid_input.*levels/);
+  expect(await refusal(() => agree([source], { pain: { kind: 'numeric' } }))).toMatch(/site "a".*"pain".*numbers/);
+  expect(await refusal(() => agree([source], { seen: { kind: 'datetime' } }))).toMatch(/data_mismatch.*2020-12-31/);
+  const spans: FeatureHints = { seen: { kind: 'datetime', derive: ['days'], format: 'dd.mm.yyyy' } };
+  expect(await refusal(() => agree([source], spans))).toMatch(/invalid_input.*reference/);
+  expect((await agree([source], { nothing: { kind: 'hashed' } })).warnings).toContain('"nothing" is idle');
+});
+
+test('a spec that uses nothing new keeps its hash', () => {
+  const stored: Omit<FeatureSpec, 'hash'> = {
+    formatVersion: 1,
+    layout: 'table',
+    columns: [
+      { kind: 'numeric', name: 'age', mean: 54.5, deviation: 9, missingMarkers: [0], missingIndicator: false },
+      { kind: 'boolean', name: 'smoker', mean: 0.4, deviation: 0.5, missingMarkers: [], missingIndicator: true },
+      {
+        kind: 'categorical',
+        name: 'ward',
+        levels: ['east', 'west'],
+        values: 'text',
+        missingMarkers: ['x'],
+        missingIndicator: true,
+      },
+    ],
+    target: {
+      rule: { column: 'y', comparison: '>', value: 0 },
+      output: { kind: 'binary' },
+      classes: [],
+      values: 'number',
+      mean: 0,
+      deviation: 1,
+      missingMarkers: [],
+    },
+  };
+  const hash = hashFeatureSpec(stored);
+  expect(hash).toBe('70146d23829830097d7e6f6b7db23ed5f5ca010c163ef8af399b580c987937d6');
+  expect(parseFeatureSpec({ ...stored, hash })).toEqual({ ...stored, hash });
+});
+
+test('specs whose parts contradict each other are refused', () => {
+  const spec = (column: object) => {
+    const stored = {
+      formatVersion: 1,
+      layout: 'table',
+      columns: [{ name: 'c', missingMarkers: [], missingIndicator: false, ...column }],
+      target: {
+        rule: { column: 'y' },
+        output: { kind: 'regression' },
+        classes: [],
+        values: 'number',
+        mean: 0,
+        deviation: 1,
+        missingMarkers: [],
+      },
+    } as unknown as Omit<FeatureSpec, 'hash'>;
+    return () => parseFeatureSpec({ ...stored, hash: hashFeatureSpec(stored) });
+  };
+  const scaling = { mean: 0, deviation: 1 };
+  expect(spec({ kind: 'numeric', ...scaling, aliases: ['d', 'D '] })).toThrow('twice');
+  expect(spec({ kind: 'numeric', ...scaling, clip: [1, 1] })).toThrow('clipped');
+  expect(spec({ kind: 'ordinal', ...scaling, levels: ['a', 'a'], values: 'text' })).toThrow('"a" twice');
+  expect(spec({ kind: 'datetime', format: 'iso', parts: [{ part: 'days', ...scaling }] })).toThrow('from when');
+  expect(spec({ kind: 'datetime', format: 'iso', parts: [{ part: 'month' }], from: 'soon' })).toThrow('"soon"');
+  expect(spec({ kind: 'hashed', buckets: 1_000_000, seed: '' })).toThrow('feature spec');
+});
