@@ -30,7 +30,10 @@ export function driftMeter(column: FeatureColumn, bound: boolean, conversion?: U
       return levelMeter(column);
     case 'datetime':
       return dateMeter(column);
-    default:
+    case 'image':
+      return imageMeter(column);
+    case 'hashed':
+    case 'image':
       return missingMeter(column);
   }
 }
@@ -193,6 +196,29 @@ function dateMeter(column: Extract<FeatureColumn, { kind: 'datetime' }>): DriftM
       }
     },
     take: (rows) => driftOf(column, rows, rows - present, span === undefined ? {} : { distance }),
+  };
+}
+
+/** The shift is that of all numbers of the pictures, each channel in its own deviations. */
+function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kind: 'image' }>): DriftMeter {
+  const { channels } = column;
+  const size = column.height * column.width * channels;
+  let present = 0;
+  let distance = 0;
+  return {
+    add(cells, rows) {
+      for (let row = 0; row < rows; row++) {
+        const from = row * size;
+        if (Number.isNaN(cells[from] ?? Number.NaN)) continue;
+        present++;
+        for (let channel = 0; channel < channels; channel++) {
+          let sum = 0;
+          for (let place = channel; place < size; place += channels) sum += cells[from + place] ?? 0;
+          distance += ((sum * channels) / size - (mean[channel] ?? 0)) / (deviation[channel] ?? 1) / channels;
+        }
+      }
+    },
+    take: (rows) => driftOf({ ...column, mean, deviation }, rows, rows - present, { distance }),
   };
 }
 

@@ -5,6 +5,7 @@ import { Value } from 'typebox/value';
 import { encodedWidth, isCycle } from './column-width.js';
 import { fixedReference } from './date-encoder.js';
 import { DATE_CYCLES, DATE_SPANS, type FeatureColumn, type FeatureSpec } from './feature-spec.js';
+import { shapeOf } from './image-encoder.js';
 import { hashFeatureSpec } from './spec-hash.js';
 import { COMPARISONS } from './target-rule.js';
 
@@ -222,7 +223,9 @@ function checkColumn(column: FeatureColumn): void {
       if (column.mean.length !== column.channels || column.deviation.length !== column.channels) {
         throw refuse(`has ${column.channels} channels, but other numbers of means or deviations`);
       }
+      shapeOf(column);
       break;
-    default:
+    case 'boolean':
+    case 'hashed':
   }
 }
