@@ -136,7 +136,7 @@ async function foldAll(
   files: Files,
   sinks: { checkpoint: WeightsSink; state: WeightsSink | undefined },
   signal: AbortSignal | undefined,
-): Promise<{ backend: string; normL2: number }> {
+): Promise<Pick<AggregationResult, 'backend' | 'normL2' | 'controlNormL2'>> {
   const { layout } = files.base;
   const slots = strategy.slots.length;
   const rangeParams = Math.max(4, Math.min(job.rangeParams ?? DEFAULT_RANGE_PARAMS, layout.totalParams));
@@ -147,6 +147,7 @@ async function foldAll(
   const fold = await foldOf(job, kernel, rangeParams);
   const reads = new ReadAhead(requestsOf(files, slots, controlled, rangeParams), buffers);
   let sumOfSquares = 0;
+  let controlSquares = 0;
   const writing: Promise<void>[] = [];
   try {
     for (let start = 0, turn = 0; start < layout.totalParams; start += rangeParams, turn++) {
@@ -178,7 +179,9 @@ async function foldAll(
         addDelta: () => void kernel.addRounded(base.values, delta, next),
       });
       sumOfSquares += measureOutput(kernel, layout, next, start);
-      if (change !== undefined) for (const values of state) measureOutput(kernel, layout, values, start);
+      if (change !== undefined) {
+        for (const values of state) controlSquares += measureOutput(kernel, layout, values, start);
+      }
       const write = sinks.checkpoint.write(start, next);
       write.catch(() => undefined);
       writing[turn % 2] = write;
@@ -188,7 +191,11 @@ async function foldAll(
       for (const buffer of [base, ...held]) buffer.release();
     }
     await Promise.all(writing);
-    return { backend: fold.name, normL2: Math.sqrt(sumOfSquares) };
+    return {
+      backend: fold.name,
+      normL2: Math.sqrt(sumOfSquares),
+      ...(controlled ? { controlNormL2: Math.sqrt(controlSquares) } : {}),
+    };
   } finally {
     await reads.drain();
     await Promise.allSettled(writing);

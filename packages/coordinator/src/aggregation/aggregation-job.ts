@@ -54,6 +54,8 @@ export interface AggregationResult {
   readonly totalWeight: number;
   /** Euclidean norm of the checkpoint. */
   readonly normL2: number;
+  /** Of a controlled strategy: that of its new control variate. */
+  readonly controlNormL2?: number;
   readonly seconds: number;
 }
 
@@ -67,6 +69,8 @@ export interface ValidationJob {
 
 export interface UpdateMeasure {
   readonly normL2: number;
+  /** Euclidean norm of what lies before `measuredFrom`; 0 where nothing does. */
+  readonly controlNormL2: number;
   readonly maxAbs: number;
   readonly sizeBytes: number;
 }

@@ -43,12 +43,12 @@ async function step(
   sent: readonly Sent[],
   control: AggregationJob['control'],
   before: Pick<AggregationJob, 'round' | 'statePath' | 'options' | 'rangeParams'>,
-): Promise<{ next: number[]; server: number[]; statePath: string }> {
+): Promise<{ next: number[]; server: number[]; statePath: string; controlNormL2: number | undefined }> {
   const layout = modelOf(base.length);
   const both = controlledUpdateLayout(layout);
   const statePath = join(folder, `${files++}.state`);
   const outputPath = join(folder, `${files++}.checkpoint`);
-  const { checkpoint } = await aggregate({
+  const { checkpoint, controlNormL2 } = await aggregate({
     basePath: fileOf(layout, base),
     updates: sent.map((one) => ({ path: fileOf(both, [...one.control, ...one.weights]), weight: 1 })),
     updateFormat: 'delta',
@@ -59,7 +59,7 @@ async function step(
     stateOutputPath: statePath,
   });
   expect(parseLayout(readFileSync(checkpoint.path)).tensors.map(({ name }) => name)).toEqual(['alpha', 'zeta']);
-  return { next: valuesOf(checkpoint.path), server: valuesOf(statePath), statePath };
+  return { next: valuesOf(checkpoint.path), server: valuesOf(statePath), statePath, controlNormL2 };
 }
 
 const number = fc.double({ min: -1, max: 1, noNaN: true }).map(Math.fround);
@@ -105,6 +105,7 @@ test('a control variate whose population grew shrinks, and one that starts over 
   const sent = [{ control: [4, 8], weights: [1, 1] }];
   const first = await step([0, 0], sent, { stateShare: 1, updateShare: 0.5 }, { round: 1 });
   expect(first.server).toEqual([2, 4]);
+  expect(first.controlNormL2).toBe(Math.sqrt(20));
   const grown = await step(
     [0, 0],
     sent,
@@ -144,10 +145,13 @@ test('both halves of an update must be finite, and its norm is that of the weigh
   sound[7] = 1e6;
   sound[layout.totalParams + 5] = 3;
   sound[both.totalParams - 1] = 4;
-  const path = fileOf(both, sound);
-  expect((await validateUpdate({ ...job, path })).normL2).toBeCloseTo(5, 10);
-  expect(validateUpdateBytes(readFileSync(path), both, layout.totalParams).normL2).toBeCloseTo(5, 10);
-  expect((await validateUpdate({ layout: both, path })).normL2).toBeGreaterThan(1e6);
+  for (const at of [131_071, 131_072, 150_000]) sound[at] = 1e6;
+  const measured = { normL2: expect.closeTo(5, 10), controlNormL2: expect.closeTo(2e6, 3) };
+  expect(await validateUpdate({ ...job, path: fileOf(both, sound) })).toMatchObject(measured);
+  expect(validateUpdateBytes(encodeFlat(both, Float32Array.from(sound)), both, layout.totalParams)).toMatchObject(
+    measured,
+  );
+  expect((await validateUpdate({ layout: both, path: fileOf(both, sound) })).normL2).toBeGreaterThan(1e6);
   for (const at of [3, 149_999, 150_000, 150_001, both.totalParams - 1]) {
     const spoiled = zeros();
     spoiled[at] = Number.NaN;

@@ -32,13 +32,14 @@ export async function validateUpdate(job: ValidationJob, signal?: AbortSignal): 
       buffers,
     );
     kernel.resetMeasure();
+    let before = 0;
     for (const start of starts(layout.totalParams, pieceParams)) {
       signal?.throwIfAborted();
       const { values, release } = await reads.take();
-      measurePiece(kernel, layout, values, { start, measuredFrom: job.measuredFrom ?? 0 });
+      before += measurePiece(kernel, layout, values, { start, measuredFrom: job.measuredFrom ?? 0 });
       release();
     }
-    return figures(kernel, layout);
+    return figures(kernel, layout, before);
   } catch (error) {
     throw asRejection(error);
   } finally {
@@ -69,12 +70,13 @@ export function validateUpdateBytes(bytes: Uint8Array, layout: ParameterLayout, 
   // Copied as bytes: in a message they are seldom aligned, and a view of numbers would need a copy of its own.
   const pieceBytes = new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength);
   kernel.resetMeasure();
+  let before = 0;
   for (let start = 0; start < layout.totalParams; start += PIECE_PARAMS) {
     const length = Math.min(PIECE_PARAMS, layout.totalParams - start);
     pieceBytes.set(data.subarray(start * 4, (start + length) * 4));
-    measurePiece(kernel, layout, piece.subarray(0, length), { start, measuredFrom });
+    before += measurePiece(kernel, layout, piece.subarray(0, length), { start, measuredFrom });
   }
-  return { ...figures(kernel, layout), sizeBytes: bytes.length };
+  return { ...figures(kernel, layout, before), sizeBytes: bytes.length };
 }
 
 function smallKernel(): { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> } {
@@ -83,29 +85,35 @@ function smallKernel(): { kernel: FoldKernel; piece: Float32Array<ArrayBuffer> }
 }
 
 /**
- * Pieces come in order, so that what lies before `measuredFrom` is looked at and then forgotten. It may begin within a
- * piece.
+ * Pieces come in order, so that what lies before `measuredFrom` is measured by itself. It may end within a piece.
+ *
+ * @returns its sum of squares
  */
 function measurePiece(
   kernel: FoldKernel,
   layout: ParameterLayout,
   values: Float32Array,
   { start, measuredFrom }: { readonly start: number; readonly measuredFrom: number },
-): void {
-  const unmeasured = Math.max(0, Math.min(values.length, measuredFrom - start));
-  if (unmeasured > 0) {
-    kernel.measure(values.subarray(0, unmeasured));
-    if (!kernel.measured().finite) throw nonFiniteRejection(layout, values, start);
+): number {
+  const before = Math.max(0, Math.min(values.length, measuredFrom - start));
+  let sumOfSquares = 0;
+  if (before > 0) {
+    kernel.measure(values.subarray(0, before));
+    const measured = kernel.measured();
+    if (!measured.finite) throw nonFiniteRejection(layout, values, start);
+    ({ sumOfSquares } = measured);
     kernel.resetMeasure();
   }
-  kernel.measure(values.subarray(unmeasured));
+  kernel.measure(values.subarray(before));
   if (!kernel.measured().finite) throw nonFiniteRejection(layout, values, start);
+  return sumOfSquares;
 }
 
-function figures(kernel: FoldKernel, layout: ParameterLayout): UpdateMeasure {
+function figures(kernel: FoldKernel, layout: ParameterLayout, squaresBefore: number): UpdateMeasure {
   const { sumOfSquares, maxAbs } = kernel.measured();
   return {
     normL2: Math.sqrt(sumOfSquares),
+    controlNormL2: Math.sqrt(squaresBefore),
     maxAbs,
     sizeBytes: layout.headerBytes.length + layout.totalParams * 4,
   };

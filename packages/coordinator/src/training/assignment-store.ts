@@ -2,6 +2,7 @@ import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { AssignmentState, JsonObject, RoundState } from '../database/tables.js';
 import type { AssignmentKey, UpdateHeaderFields } from './assignment-port.js';
+import { LOST_CONTROL_VARIATE } from './control-variates.js';
 import { appendEvents, type NewEvent } from './event-feed.js';
 import type { RoundFacts } from './round-facts.js';
 import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
@@ -220,6 +221,16 @@ export class AssignmentStore {
             and restarted.metrics -> 'control_variates' ->> 'restarted' = 'true'), 0)
       order by r.number desc limit 1`.execute(this.#database.kysely);
     return rows[0]?.sha256;
+  }
+
+  /** How many completed rounds of the session the device's lost control variate has made start over. */
+  async losses(sessionId: string, deviceId: string): Promise<number> {
+    const { rows } = await sql<{ count: number }>`
+      select count(*)::integer as count from updates u join rounds r on r.id = u.round_id
+      where r.session_id = ${sessionId} and u.device_id = ${deviceId} and u.state = 'accepted'
+        and r.kind = 'train' and r.state = 'completed'
+        and u.metrics ->> ${LOST_CONTROL_VARIATE}::text = 'true'`.execute(this.#database.kysely);
+    return rows[0]?.count ?? 0;
   }
 
   /** What is known of updates of this assignment, newest first. */

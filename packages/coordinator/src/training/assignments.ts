@@ -3,6 +3,7 @@ import type { Assignment } from '@octomil/proto';
 import { type ErrorBody, type ErrorCode, isErrorCode, OctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
+import type { UpdateMeasure } from '../aggregation/aggregation-job.js';
 import { validateUpdateBytes } from '../aggregation/validate-update.js';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
@@ -18,7 +19,14 @@ import type {
 import type { AnswerToStore, AssignmentRow, AssignmentStore, CountedAnswer } from './assignment-store.js';
 import type { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
-import { serverControl, updateRule } from './control-variates.js';
+import {
+  checkControlNorm,
+  checkLoss,
+  LOST_CONTROL_VARIATE,
+  serverControl,
+  type UpdateRule,
+  updateRule,
+} from './control-variates.js';
 import { keepStatistics } from './describe-cache.js';
 import { findDataSet } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
@@ -249,13 +257,22 @@ export class Assignments implements AssignmentPort {
     if (row === undefined || problem !== undefined) throw problem ?? unknownAssignment(header.key);
     this.#remember(row);
     const { facts } = await this.#mine(deviceId, header.key);
-    await this.#checkHeader(facts, header);
+    await this.#checkHeader(facts, deviceId, header);
   }
 
-  async #checkHeader(facts: RoundFacts, header: UpdateHeaderFields): Promise<void> {
-    const layout = await this.#on.layouts.of(facts);
-    if (layout === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
-    checkUpdateHeader(header, facts, updateRule(facts.config, layout).layout);
+  async #checkHeader(facts: RoundFacts, deviceId: string, header: UpdateHeaderFields): Promise<UpdateRule> {
+    const model = await this.#on.layouts.of(facts);
+    if (model === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
+    const rule = updateRule(facts.config, model);
+    checkUpdateHeader(header, facts, rule.layout);
+    if (isControlledTraining(facts) && header.metrics[LOST_CONTROL_VARIATE] === true) {
+      const [lastFolded, losses] = await Promise.all([
+        this.#on.store.lastFolded(facts.sessionId, deviceId),
+        this.#on.store.losses(facts.sessionId, deviceId),
+      ]);
+      checkLoss({ isCountedOn: lastFolded !== undefined, losses });
+    }
+    return rule;
   }
 
   async submitUpdate(deviceId: string, header: UpdateHeaderFields, update: UpdateBytes): Promise<Verdict> {
@@ -266,7 +283,7 @@ export class Assignments implements AssignmentPort {
     if (earlier !== undefined) return earlier;
     const { facts, known } = await this.#mine(deviceId, key);
     try {
-      await this.#check(facts, header, update);
+      await this.#check(facts, deviceId, header, update);
     } catch (error) {
       if (!(error instanceof OctomilError) || !REJECTIONS.has(error.code)) throw error;
       return this.#reject(facts, known, header, error);
@@ -304,19 +321,18 @@ export class Assignments implements AssignmentPort {
   }
 
   /** @throws a code of REJECTIONS when the update is at fault */
-  async #check(facts: RoundFacts, header: UpdateHeaderFields, update: UpdateBytes): Promise<void> {
-    const model = await this.#on.layouts.of(facts);
-    if (model === undefined) throw new OctomilError('update_rejected', `round ${facts.number} takes no updates`);
-    const { layout, measuredFrom } = updateRule(facts.config, model);
-    checkUpdateHeader(header, facts, layout);
+  async #check(facts: RoundFacts, deviceId: string, header: UpdateHeaderFields, update: UpdateBytes): Promise<void> {
+    const { layout, measuredFrom } = await this.#checkHeader(facts, deviceId, header);
+    let measure: UpdateMeasure;
     if ('bytes' in update) {
       checkUpdateBytes(header, { sha256: sha256Of(update.bytes), sizeBytes: update.bytes.length });
-      checkUpdateNorm(validateUpdateBytes(update.bytes, layout, measuredFrom), facts);
-      return;
+      measure = validateUpdateBytes(update.bytes, layout, measuredFrom);
+    } else {
+      measure = await this.#on.aggregator.validate({ path: update.path, layout, measuredFrom });
+      checkUpdateBytes(header, { sha256: update.sha256, sizeBytes: measure.sizeBytes });
     }
-    const measure = await this.#on.aggregator.validate({ path: update.path, layout, measuredFrom });
-    checkUpdateBytes(header, { sha256: update.sha256, sizeBytes: measure.sizeBytes });
     checkUpdateNorm(measure, facts);
+    checkControlNorm(measure, facts);
   }
 
   async #reject(facts: RoundFacts, known: Known, header: UpdateHeaderFields, error: OctomilError): Promise<Verdict> {

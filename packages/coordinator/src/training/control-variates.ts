@@ -1,5 +1,6 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { controlledUpdateLayout, type ParameterLayout } from '@octomil/shared/tensors';
+import type { UpdateMeasure } from '../aggregation/aggregation-job.js';
 import { isControlled } from '../aggregation/strategies.js';
 import type { ControlShares } from '../aggregation/strategy.js';
 import type { StoredFile } from './ports.js';
@@ -41,6 +42,52 @@ export function updateRule(config: Pick<SessionConfig, 'strategy'>, model: Param
   const layout = controlledLayouts.get(model) ?? controlledUpdateLayout(model);
   controlledLayouts.set(model, layout);
   return { layout, measuredFrom: model.totalParams };
+}
+
+/** Single precision, twice: the update's halves were rounded each for itself. */
+const ROUNDING = 1e-3;
+
+/**
+ * A control variate changes by (x − y_i) ÷ (K·η) − c, so that it cannot be further than that from c: whoever is held to a
+ * norm of weights is held to one here. K is told by nobody; an epoch has a step at least.
+ *
+ * @throws `update_rejected`
+ */
+export function checkControlNorm(
+  { normL2, controlNormL2 }: UpdateMeasure,
+  facts: Pick<RoundFacts, 'config' | 'number' | 'base'>,
+): void {
+  const { strategy, local } = facts.config;
+  if (!isControlled(strategy)) return;
+  const leastSteps = Math.min(local.epochs, local.maxSteps ?? Number.POSITIVE_INFINITY);
+  const server = serverControl(facts) === undefined ? 0 : (facts.base?.control?.normL2 ?? Number.POSITIVE_INFINITY);
+  const limit = (normL2 / (leastSteps * local.learningRate) + server) * (1 + ROUNDING);
+  if (controlNormL2 <= limit) return;
+  throw new OctomilError(
+    'update_rejected',
+    `the change of the control variate has a norm of ${controlNormL2}; weights that moved by ${normL2} in at least ${leastSteps} steps of ${local.learningRate} change it by no more than ${limit}`,
+  );
+}
+
+/** So often a device may lose its control variate in a session, and with it everybody's. */
+export const MAX_LOSSES = 3;
+
+/**
+ * Checks an update that says that its device has lost its control variate: all start over then, so nobody may say so at
+ * will.
+ *
+ * @param known what completed rounds of the session know of the device
+ * @throws `update_rejected`
+ */
+export function checkLoss(known: { readonly isCountedOn: boolean; readonly losses: number }): void {
+  if (!known.isCountedOn) {
+    throw new OctomilError('update_rejected', 'the device has lost no control variate: none of it is counted on');
+  }
+  if (known.losses < MAX_LOSSES) return;
+  throw new OctomilError(
+    'update_rejected',
+    `the device has lost its control variate ${known.losses} times in this session, and all started over each time; keep its state_dir between rounds`,
+  );
 }
 
 /** How a round moves the server's control variate, for its records and for the aggregation. */

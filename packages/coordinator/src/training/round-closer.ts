@@ -135,6 +135,7 @@ export class RoundCloser {
                 sha256: result.state.sha256,
                 sizeBytes: result.state.sizeBytes,
                 population: step.population,
+                ...(result.controlNormL2 === undefined ? {} : { normL2: result.controlNormL2 }),
               },
             };
       const checkpoint: NewCheckpoint = {

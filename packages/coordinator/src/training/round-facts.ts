@@ -30,7 +30,13 @@ export interface BaseCheckpoint extends StoredFile {
   readonly id: string;
   readonly stateKey: string | null;
   /** Of a controlled strategy: what sites are told of the state, and N as it was counted. */
-  readonly control?: { readonly sha256: string; readonly sizeBytes: number; readonly population: number };
+  readonly control?: {
+    readonly sha256: string;
+    readonly sizeBytes: number;
+    readonly population: number;
+    /** Absent where a coordinator before this one aggregated. */
+    readonly normL2?: number;
+  };
 }
 
 /** The configuration as kept: with what the session's creation found out. */

@@ -6,7 +6,7 @@ import { violatedUnique } from '../database/transact.js';
 import { appendEvents, type NewEvent } from './event-feed.js';
 import { alreadyOpen, OPEN_FOR_INDEX, type Opening, opened } from './open-round.js';
 import type { StoredFile } from './ports.js';
-import type { RoundFacts } from './round-facts.js';
+import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
 import { DESCRIBE_PATIENCE_RATIO } from './round-machine.js';
 
 /**
@@ -65,7 +65,7 @@ export interface NewCheckpoint extends StoredFile {
   readonly stateKey: string | null;
   readonly stateSha256: string | null;
   /** As in the lineage, where it is kept. */
-  readonly control?: { readonly sha256: string; readonly sizeBytes: number; readonly population: number };
+  readonly control?: NonNullable<BaseCheckpoint['control']>;
   readonly lineage: JsonObject;
 }
 

@@ -1,4 +1,6 @@
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { SiteStatistics } from '@octomil/shared/features';
 import { controlledUpdateLayout, encodeFlat, flatView, layoutOf, parseLayout } from '@octomil/shared/tensors';
@@ -207,12 +209,70 @@ for (const kind of TEST_DATABASES) {
       expect(spoiled).toMatchObject({ accepted: false, reason: { message: expect.stringMatching(/controlVariate/) } });
     }, 60_000);
 
-    test('the limit on the norm is one on the weights', async () => {
-      await begin([a, b], { max_update_norm: 2 });
-      const [, large] = await send(a, await updateOf(a, 1_000, 1));
+    test('the limit on the norm is one on the weights, and by them on the control variate', async () => {
+      await begin([a, b], { max_update_norm: 2, local: { learning_rate: 0.01, epochs: 5 } });
+      // Weights that move by 1 in 5 steps of 0.01 say of the gradient that it is 20.
+      const [, large] = await send(a, await updateOf(a, 20, 1));
       expect(large).toEqual({ accepted: true });
       const [, far] = await send(b, await updateOf(b, 0, 10));
       expect(far).toMatchObject({ accepted: false, reason: { message: expect.stringMatching(/norm/) } });
+    }, 60_000);
+
+    test('no control variate moves further from the server’s than the weights allow, however it is sent', async () => {
+      await begin([a, b], { local: { learning_rate: 0.01, epochs: 1_000, max_steps: 5 } });
+      const huge = await updateOf(a, 3e38, 1);
+      const [, refused] = await send(a, huge);
+      const reason = {
+        code: 'update_rejected',
+        message: expect.stringMatching(/control variate has a norm of [\d.]+e\+38/),
+      };
+      expect(refused).toMatchObject({ accepted: false, reason });
+      const folder = await mkdtemp(join(tmpdir(), 'octomil-scaffold-test-'));
+      const path = join(folder, 'update');
+      await writeFile(path, await updateOf(b, 21, 1));
+      const bytes = await readFile(path);
+      const header = headerOf(keyOf(await assignmentOf(engine, b)), bytes);
+      const sent = await engine.assignments.submitUpdate(b, header, { path, sha256: header.sha256 });
+      await rm(folder, { recursive: true });
+      expect(sent).toMatchObject({
+        accepted: false,
+        reason: { message: expect.stringMatching(/in at least 5 steps/) },
+      });
+    }, 60_000);
+
+    test('the server’s own counts for the limit, since a site’s change begins by taking it off', async () => {
+      await begin([a, b], { local: { learning_rate: 0.1 } });
+      for (const device of [a, b]) await send(device, await updateOf(device, 4, 0.5));
+      await kindOf(a, 'train', 2);
+      expect((await send(a, await updateOf(a, -4, 0)))[1]).toEqual({ accepted: true });
+      await kindOf(b, 'train', 2);
+      expect((await send(b, await updateOf(b, -5, 0)))[1]).toMatchObject({ accepted: false });
+    }, 60_000);
+
+    test('who has nothing to lose is not believed, nor who loses it all the time', async () => {
+      await begin([a, b], { rounds: 10 });
+      const lost = { controlVariateLost: true };
+      const [, first] = await send(a, await updateOf(a, 3), lost);
+      expect(first).toMatchObject({
+        accepted: false,
+        reason: { message: expect.stringMatching(/no control variate/) },
+      });
+    }, 60_000);
+
+    test('a device that makes all start over again and again is refused, with what to do', async () => {
+      await begin([a, b], { rounds: 10 });
+      for (let round = 1; round <= 8; round++) {
+        await kindOf(a, 'train', round);
+        await kindOf(b, 'train', round);
+        const { ofUpdate } = (await taskOf(a)).controlVariates;
+        const [, verdict] = await send(a, await updateOf(a, 0, round), { controlVariateLost: ofUpdate !== undefined });
+        if (round < 8) expect(verdict).toEqual({ accepted: true });
+        else {
+          const message = expect.stringMatching(/lost its control variate 3 times.*state_dir/);
+          expect(verdict).toMatchObject({ accepted: false, reason: { code: 'update_rejected', message } });
+        }
+        await send(b, await updateOf(b, 0, round));
+      }
     }, 60_000);
 
     test('agents that do not know it are left out, and a session that needs them says so', async () => {
