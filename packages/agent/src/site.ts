@@ -1,4 +1,5 @@
 import { availableParallelism, hostname, totalmem } from 'node:os';
+import { ABILITIES } from '@octomil/shared/training';
 import type { AuditLog } from './audit/audit-log.js';
 import type { AgentConfig } from './config/agent-config.js';
 import type { DataSetSummaries } from './data-sets/summary.js';
@@ -66,6 +67,7 @@ export class Site {
         trainers: [...new Set(['tfjs', 'echo', ...Object.keys(this.#config.trainers)])],
         computeBackends: (process.env['OCTOMIL_TFJS_BACKENDS'] ?? '').split(',').filter((name) => name !== ''),
         strategies: ['scaffold'],
+        abilities: [...ABILITIES],
       },
       site: await this.summary(),
     };

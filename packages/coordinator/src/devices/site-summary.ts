@@ -17,6 +17,8 @@ export interface StoredCapabilities {
   readonly computeBackends: readonly string[];
   /** Those that need more of an agent than training: `scaffold`. */
   readonly strategies: readonly string[];
+  /** What of tasks its agent knows beyond their first form. */
+  readonly abilities: readonly string[];
 }
 
 export interface StoredDataSet {
@@ -53,6 +55,7 @@ export function storedCapabilities(capabilities: Capabilities | undefined): Stor
     trainers: capabilities?.trainers ?? [],
     computeBackends: capabilities?.computeBackends ?? [],
     strategies: capabilities?.strategies ?? [],
+    abilities: capabilities?.abilities ?? [],
   };
 }
 

@@ -25,6 +25,18 @@ test('the only data set is meant where none is named', () => {
 test.each([
   ['selector', { selector: { region: 'south' } }, {}, /region is "north", not "south"/],
   ['trainer', { trainer: 'echo' as const }, {}, /no trainer "echo"/],
+  [
+    'ability',
+    { abilities: ['personalization', 'datetime'] },
+    {},
+    /does not know personalization, datetime; update the agent/,
+  ],
+  [
+    'ability',
+    { abilities: ['personalization', 'datetime'] },
+    { capabilities: { trainers: ['tfjs'], abilities: ['personalization'] } },
+    /does not know datetime;/,
+  ],
   ['data_set', { dataSet: 'scans' }, {}, /no data set "scans" \(it has "patients"\)/],
   [
     'data_set',

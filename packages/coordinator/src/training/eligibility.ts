@@ -20,6 +20,8 @@ export interface Demand {
   readonly trainer: string;
   /** Default: one that needs nothing but training. */
   readonly strategy?: string;
+  /** What of the tasks an agent must know: see `neededAbilities`. Default: nothing beyond their first form. */
+  readonly abilities?: readonly string[];
   /** Labels that must be equal. */
   readonly selector: Readonly<Record<string, string>>;
 }
@@ -28,7 +30,7 @@ export type Eligibility =
   | { readonly verdict: 'eligible'; readonly dataSet: SiteDataSet | undefined }
   /** Never connected, so nothing is known; it may turn out either way. */
   | { readonly verdict: 'unknown' }
-  /** `rule` names what stands in the way: `policy`, `data_set`, `selector`, `trainer` or `strategy`. */
+  /** `rule` names what stands in the way: `policy`, `data_set`, `selector`, `trainer`, `strategy` or `ability`. */
   | { readonly verdict: 'refused'; readonly rule: string; readonly reason: string };
 
 /**
@@ -55,6 +57,9 @@ export function judge(device: CandidateDevice, demand: Demand): Eligibility {
   if (isControlled(demand.strategy ?? '') && !(Array.isArray(strategies) && strategies.includes(demand.strategy))) {
     return refused('strategy', `its agent does not know the strategy "${demand.strategy}"; update the agent`);
   }
+  const abilities = device.capabilities['abilities'];
+  const unknown = (demand.abilities ?? []).filter((name) => !(Array.isArray(abilities) && abilities.includes(name)));
+  if (unknown.length > 0) return refused('ability', `its agent does not know ${unknown.join(', ')}; update the agent`);
   // The echo trainer reads no data, so it needs neither a data set nor a rule that names one.
   const dataSet = demand.trainer === 'echo' ? undefined : findDataSet(site, demand.dataSet);
   if (typeof dataSet === 'string') return refused('data_set', dataSet);

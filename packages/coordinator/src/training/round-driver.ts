@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type ErrorCode, isErrorCode, OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
+import { neededAbilities } from '@octomil/shared/training';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
@@ -473,6 +474,20 @@ export class RoundDriver {
 export function demandOf(facts: RoundFacts): Demand {
   const { federation, model, config } = facts;
   const { dataSet, trainer, selector, strategy } = config;
+  const demand = { federation, model, dataSet, trainer, selector, abilities: abilitiesOf(facts) };
   // Whoever cannot train by it can still say how the result does.
-  return { federation, model, dataSet, trainer, selector, ...(facts.kind === 'evaluate' ? {} : { strategy }) };
+  return facts.kind === 'evaluate' ? demand : { ...demand, strategy };
+}
+
+/** Of the round's task. Who is known to be unable to train does not describe either: its columns would bind the others. */
+function abilitiesOf({ kind, config, featureSpec }: RoundFacts): string[] {
+  const { personalization, hints, local } = config;
+  switch (kind) {
+    case 'describe':
+      return neededAbilities({ personalization, hints, options: local });
+    case 'train':
+      return neededAbilities({ personalization, featureSpec, options: local });
+    case 'evaluate':
+      return neededAbilities({ personalization, featureSpec });
+  }
 }

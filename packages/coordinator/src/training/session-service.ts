@@ -5,6 +5,7 @@ import type { Architecture } from '@octomil/shared/models';
 import { initialWeights } from '@octomil/shared/models';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { encodeWeights } from '@octomil/shared/tensors';
+import { neededAbilities } from '@octomil/shared/training';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
@@ -360,11 +361,13 @@ export class SessionService {
     }
   }
 
-  #selection({ config, model, federation }: Prepared): Omit<SelectionRequest, 'count' | 'start'> {
-    const { dataSet, trainer, selector, strategy } = config;
+  #selection({ config, model, federation, base, confirmed }: Prepared): Omit<SelectionRequest, 'count' | 'start'> {
+    const { dataSet, trainer, selector, strategy, personalization, hints, local } = config;
+    const featureSpec = base?.document.featureSpec ?? confirmed?.spec;
+    const abilities = neededAbilities({ personalization, hints, featureSpec, options: local });
     return {
       organizationIds: federation.memberIds,
-      demand: { federation, model, dataSet, trainer, selector, strategy },
+      demand: { federation, model, dataSet, trainer, selector, strategy, abilities },
     };
   }
 

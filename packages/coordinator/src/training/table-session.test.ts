@@ -111,6 +111,34 @@ for (const kind of TEST_DATABASES) {
       expect(JSON.parse((await assignmentOf(engine, a)).taskJson)).toMatchObject({ personalization });
     });
 
+    test('a site whose agent would send what should stay is named and not asked', async () => {
+      const old = await on.device('old', { capabilities: { trainers: ['tfjs'] } });
+      const body = { ...BODY, personalization: 'ditto' };
+      await expect(on.session(engine, { ...body, min_updates: 3 })).rejects.toThrow(
+        /insufficient_devices.*old: its agent does not know personalization; update the agent/s,
+      );
+      await on.session(engine, body);
+      await report(a, statistics());
+      await report(b, statistics());
+      await kindOf(a, 'train');
+      expect(await engine.assignments.openAssignments(old)).toEqual([]);
+    });
+
+    test('an agent that cannot read the columns that were agreed is not asked to train on them', async () => {
+      const old = await on.device('old', { capabilities: { trainers: ['tfjs'] } });
+      const session = await on.session(engine, BODY);
+      for (const device of [a, b]) {
+        const { columns, ...rest } = statistics();
+        // Enough cells are missing that the spec says how many.
+        await report(device, { ...rest, columns: columns.map((column) => ({ ...column, count: 60, missing: 40 })) });
+      }
+      await report(old, statistics());
+      await kindOf(a, 'train');
+      expect((await assignmentOf(engine, a)).taskJson).toContain('"reference"');
+      expect(await engine.assignments.openAssignments(old)).toEqual([]);
+      await engine.sessions.cancel(on.organizationId, session);
+    });
+
     test('columns are described, weights trained, the result evaluated at the sites and kept as a version', async () => {
       const session = await on.session(engine, BODY);
       await kindOf(a, 'describe');

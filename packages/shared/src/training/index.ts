@@ -1,3 +1,4 @@
+export { ABILITIES, neededAbilities, type TaskParts } from './abilities.js';
 export { DatasetCache } from './dataset-cache.js';
 export { evaluate } from './evaluate.js';
 export { type GradientTerm, type GradientTermFactory, proximalTerm, type TrainedVariable } from './gradient-terms.js';

@@ -7,6 +7,7 @@ import { initialWeights } from '@octomil/shared/models';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { FileObjectStore, type ObjectStore } from '@octomil/shared/storage';
 import { encodeWeights } from '@octomil/shared/tensors';
+import { ABILITIES } from '@octomil/shared/training';
 import { sql } from 'kysely';
 import { aggregate } from '../../aggregation/aggregate.js';
 import { validateUpdate } from '../../aggregation/validate-update.js';
@@ -75,6 +76,7 @@ export interface DeviceOptions {
   readonly organizationId?: string;
 }
 
+const NEWEST_AGENT = { trainers: ['tfjs', 'echo'], strategies: ['scaffold'], abilities: ABILITIES };
 export const ALLOW_ALL = {
   dataSets: [{ name: 'default', rowCount: 100, format: 'csv', digest: 'digest', problem: '' }],
   policyRules: [{ name: 'all', federations: ['*'], models: ['*'], dataSets: ['*'] }],
@@ -123,7 +125,7 @@ export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
           session_process_id, lease_until)
         values (${id}, ${options.organizationId ?? organizationId}, ${name},
           ${createHash('sha256').update(name).digest().readUInt32BE(0) / 2 ** 32}::float8,
-          ${JSON.stringify(options.labels ?? {})}::jsonb, ${JSON.stringify(options.capabilities ?? { trainers: ['tfjs', 'echo'], strategies: ['scaffold'] })}::jsonb,
+          ${JSON.stringify(options.labels ?? {})}::jsonb, ${JSON.stringify(options.capabilities ?? NEWEST_AGENT)}::jsonb,
           ${JSON.stringify(options.site ?? ALLOW_ALL)}::jsonb,
           ${options.online === false ? sql`null, null` : sql`'process', now() + interval '1 hour'`})`.execute(
         database.kysely,
