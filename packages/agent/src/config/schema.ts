@@ -70,6 +70,9 @@ const DataSetSchema = Type.Object(
     missing_texts: Type.Optional(Type.Array(Type.String())),
     units: Type.Optional(Type.Record(Type.String(), Text)),
     names: Type.Optional(Type.Record(Type.String(), Text)),
+    images: Type.Optional(
+      Type.Object({ column: Type.Optional(Text), labels: Type.Optional(Text) }, { additionalProperties: false }),
+    ),
     max_unpacked_mb: Type.Optional(Type.Integer({ minimum: 1, maximum: 16_777_216 })),
   },
   { additionalProperties: false },

@@ -1,4 +1,4 @@
-import { type DataSource, foldName } from '@octomil/shared/data';
+import { type DataSource, foldName, USUAL_PICTURE_COLUMNS } from '@octomil/shared/data';
 import type { TrainerTask } from '@octomil/shared/training';
 
 type DataTask = Extract<TrainerTask, { readonly source: DataSource }>;
@@ -19,8 +19,14 @@ export function columnsRead(task: DataTask): string[] | undefined {
     fieldsOf(fieldsOf(target)['rule'])['column'],
     namesIn(columns),
     fieldsOf(task.source)['names'],
+    pictureColumns(task.source),
   ];
   return [...new Set(textsOf(names).map(foldName))];
+}
+
+/** The files of pictures call the column otherwise than the spec does. */
+function pictureColumns({ images }: DataSource): readonly string[] {
+  return images === undefined ? [] : images.column === undefined ? USUAL_PICTURE_COLUMNS : [images.column];
 }
 
 /** A column's description without its levels, which are values. */

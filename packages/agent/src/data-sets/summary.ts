@@ -2,7 +2,7 @@ import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { type DataSource, isRemoteSource, locate } from '@octomil/shared/data';
+import { type DataSource, isRemoteSource, locateData } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
@@ -232,7 +232,7 @@ export class DataSetSummaries {
 
 function markOf(source: DataSource): string {
   try {
-    const { files } = locate(source);
+    const { files } = locateData(source);
     return hashOf([source, ...files.map(({ path, sizeBytes, modifiedMs }) => [path, sizeBytes, modifiedMs])]);
   } catch (error) {
     return hashOf([source, toOctomilError(error).reason]);

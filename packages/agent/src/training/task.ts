@@ -113,6 +113,7 @@ export function toTrainerTask(
         ...optionalPart(json, 'missingMarkers'),
         ...optionalPart(json, 'exclude'),
         ...optionalPart(json, 'hints'),
+        ...optionalPart(json, 'imageShape'),
       };
     case 'evaluate':
       return {

@@ -25,6 +25,7 @@ const SEEN_WORDS: Readonly<Record<ColumnStatistics['seen'], string>> = {
   boolean: 'true or false',
   text: 'text',
   time: 'a date',
+  image: 'a picture',
 };
 
 const isNumber = (seen: ColumnStatistics['seen']): boolean => seen === 'numeric' || seen === 'integer';
@@ -52,8 +53,15 @@ export function contradictionOf(column: FeatureColumn, described: readonly Descr
       return levelProblem(column.kind, column.levels, column.values, described);
     case 'datetime':
     case 'hashed':
-    case 'image':
       return undefined;
+    case 'image': {
+      const other = described.find(
+        ({ column: { image } }) => image?.height !== column.height || image.width !== column.width,
+      );
+      return other === undefined
+        ? undefined
+        : `holds pictures of ${column.height} × ${column.width}, but ${SEEN_WORDS[other.column.seen]} or another size at site "${other.site}"`;
+    }
   }
 }
 

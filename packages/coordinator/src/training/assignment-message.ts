@@ -1,6 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { type Assignment, AssignmentSchema } from '@octomil/proto';
 import { parseTargetRule } from '@octomil/shared/features';
+import { imageSizeOf } from '@octomil/shared/models';
 import { isControlled } from '../aggregation/strategies.js';
 import type { AssignmentRow } from './assignment-store.js';
 import { serverControl } from './control-variates.js';
@@ -58,12 +59,18 @@ function taskJson(facts: RoundFacts): string {
 }
 
 function task({ kind, number, config, featureSpec }: RoundFacts): object {
+  // Sites with tables take no notice.
+  const imagePart = ({ architecture }: typeof config): object => {
+    const imageShape = architecture === null ? undefined : imageSizeOf(architecture);
+    return imageShape === undefined ? {} : { imageShape };
+  };
   if (kind === 'describe') {
     return {
       target: parseTargetRule(config.target ?? ''),
       missingMarkers: config.missingMarkers,
       exclude: config.exclude,
       ...(config.hints === undefined ? {} : { hints: config.hints }),
+      ...imagePart(config),
     };
   }
   if (config.trainer === 'echo') return { trainer: 'echo' };

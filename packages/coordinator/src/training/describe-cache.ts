@@ -1,4 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { imageSizeOf } from '@octomil/shared/models';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import type { SelectedDevice } from './selection.js';
@@ -7,11 +8,13 @@ import type { SessionConfig } from './session-config.js';
 /** Identifies a question about columns: another target or other markers get another answer. */
 export function questionHash(config: SessionConfig): string {
   const markers = Object.entries(config.missingMarkers).sort(([a], [b]) => (a < b ? -1 : 1));
+  const imageShape = config.architecture === null ? undefined : imageSizeOf(config.architecture);
   const question = JSON.stringify({
     version: 1,
     target: config.target,
     markers,
     exclude: [...config.exclude].sort(),
+    ...(imageShape === undefined ? {} : { imageShape }),
     // Without hints the question stays what it was.
     ...(config.hints === undefined ? {} : { hints: Object.entries(config.hints).sort(([a], [b]) => (a < b ? -1 : 1)) }),
   });

@@ -26,6 +26,14 @@ const Statistics = Type.Object({
       other: Count,
       unit: Type.Optional(Text),
       codes: Type.Optional(Type.Literal(true)),
+      image: Type.Optional(
+        Type.Object({
+          height: Type.Integer({ minimum: 1, maximum: 4_096 }),
+          width: Type.Integer({ minimum: 1, maximum: 4_096 }),
+          channels: Type.Integer({ minimum: 1, maximum: 4 }),
+          moments: Type.Array(Moments, { minItems: 1, maxItems: 4 }),
+        }),
+      ),
       derived: Type.Optional(
         Type.Array(
           Type.Object({

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import { encodeRows, type FeatureSpec } from '@octomil/shared/features';
+import { decodePictures, encodeRows, type FeatureSpec } from '@octomil/shared/features';
 import { type ModelDocument, parseModelDocument } from '@octomil/shared/models';
 import { type Clock, type Logger, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { type Trainer, TrainerSupervisor } from '@octomil/shared/training';
@@ -23,7 +23,7 @@ export interface PredictorOptions {
   readonly logger?: Logger;
 }
 
-/** A row by column names, or its values in the order of the model's columns. */
+/** A row by column names, or its values in the order of the model's columns; a picture as bytes (PNG, JPEG) or base64. */
 export type InputRow = Readonly<Record<string, unknown>> | readonly unknown[];
 
 export interface PredictionAnswer {
@@ -77,7 +77,7 @@ class DeployedPredictor implements Predictor {
   async predict(name: string | undefined, rows: readonly InputRow[], signal?: AbortSignal): Promise<PredictionAnswer> {
     const version = pick(await this.#versions(), name);
     const document = await this.#document(version);
-    const encoded = encode(document, rows);
+    const encoded = await encode(document, rows);
     const startedAtMs = this.#clock.now();
     const report = (failed: boolean): number => {
       const latencyMs = this.#clock.now() - startedAtMs;
@@ -171,10 +171,10 @@ function pick(versions: readonly ModelVersion[], name: string | undefined): Mode
   );
 }
 
-function encode({ featureSpec, inputWidth }: ModelDocument, rows: readonly InputRow[]): number[][] {
+async function encode({ featureSpec, inputWidth }: ModelDocument, rows: readonly InputRow[]): Promise<number[][]> {
   if (featureSpec === undefined) return rows.map((row, index) => plainRow(row, index, inputWidth));
   const named = rows.map((row, index) => (isList(row) ? byColumn(featureSpec, row, index) : row));
-  const encoded = encodeRows(featureSpec, named);
+  const encoded = encodeRows(featureSpec, await decodePictures(featureSpec, named));
   return rows.map((_, index) => [...encoded.subarray(index * inputWidth, (index + 1) * inputWidth)]);
 }
 

@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
-import { type LocatedFile, locate } from './locate.js';
+import type { LocatedFile } from './locate.js';
+import { locateData } from './pictures/locate-data.js';
+import { picturesDigest } from './pictures/pictures-digest.js';
 import type { DataSource } from './source.js';
 
 interface Known {
@@ -30,7 +32,9 @@ export async function digestOf(source: DataSource, signal?: AbortSignal): Promis
 
 async function contentsDigest(source: DataSource, signal?: AbortSignal): Promise<string | string[]> {
   const contents: string[] = [];
-  for (const file of locate(source).files) contents.push(await contentDigest(file, signal));
+  const { files, pictures } = locateData(source);
+  if (pictures !== undefined) return await picturesDigest(pictures, signal);
+  for (const file of files) contents.push(await contentDigest(file, signal));
   const [only] = contents;
   return only !== undefined && contents.length === 1 ? only : contents;
 }

@@ -12,6 +12,7 @@ import { type DateFormat, datePattern } from './date-cells.js';
 import { quoteNumber, quoteText } from './duckdb-session.js';
 import type { ThousandsSeparator } from './source.js';
 import type { CellRequest, ColumnFamily } from './table-reader.js';
+import { noPictures } from './value-cells.js';
 
 /** A column as the query sees it. */
 export interface SqlColumn {
@@ -71,7 +72,7 @@ function missingTest(sql: string, rules: CellRules, folded: readonly string[] = 
 
 /** The cell as a DOUBLE that is never NULL, by the rules of `CellRequest`: NULL slots of a vector hold stale values. */
 export function cellSql(column: SqlColumn, request: CellRequest, rules: CellRules): string {
-  const folded = request.as === 'content' ? [] : (request.missingTexts ?? []).map(foldCell);
+  const folded = request.as === 'content' || request.as === 'image' ? [] : (request.missingTexts ?? []).map(foldCell);
   switch (request.as) {
     case 'number':
       return numberSql(column, rules, folded);
@@ -83,6 +84,8 @@ export function cellSql(column: SqlColumn, request: CellRequest, rules: CellRule
       return dateSql(column, request.format, rules, folded);
     case 'digest':
       return digestSql(column, request.seed, rules, folded);
+    case 'image':
+      throw noPictures(request.column);
     case 'content':
       return contentSql(column, rules);
   }

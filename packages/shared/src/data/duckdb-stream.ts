@@ -8,8 +8,8 @@ const WIDE_CELLS = 200;
 export interface StreamPlan {
   /** The select list of the query. */
   readonly select: string;
-  /** The chunk's cells, one array per request. */
-  read(chunk: DuckDBDataChunk): Float64Array[];
+  /** The chunk's cells, one array per request. `offset`: columns that are selected before the plan's own. */
+  read(chunk: DuckDBDataChunk, offset?: number): Float64Array[];
 }
 
 /**
@@ -35,13 +35,13 @@ export function planStream(
   }
   return {
     select: selected.length === 0 ? '0' : selected.join(', '),
-    read(chunk) {
+    read(chunk, offset = 0) {
       const list =
-        inList.length === 0 ? [] : transpose(chunk.getColumnVector(listAt) as DuckDBListVector, inList.length);
+        inList.length === 0 ? [] : transpose(chunk.getColumnVector(offset + listAt) as DuckDBListVector, inList.length);
       let next = 0;
       return places.map((place) =>
         place >= 0
-          ? doubles(chunk.getColumnVector(place) as DuckDBDoubleVector)
+          ? doubles(chunk.getColumnVector(offset + place) as DuckDBDoubleVector)
           : (list[next++] ?? new Float64Array(chunk.rowCount)),
       );
     },

@@ -50,6 +50,10 @@ export function locate(source: DataSource): LocatedTable {
 /** Every path that a message about the source may hold: what may leave the site names files without their folders. */
 export function pathsOf(source: DataSource): string[] {
   let found: readonly string[] = [];
+  if (source.images !== undefined) {
+    const { labels = 'labels.csv' } = source.images;
+    return [source.path, join(source.path, labels)];
+  }
   try {
     found = filesOf(source);
   } catch {
@@ -60,6 +64,7 @@ export function pathsOf(source: DataSource): string[] {
 
 /** The format that a source seems to have, also when it cannot be found; empty where its names do not say. */
 export function formatOf(source: DataSource): string {
+  if (source.images !== undefined) return 'images';
   try {
     return locate(source).format;
   } catch {
@@ -121,7 +126,8 @@ function filesBelow(folder: string, shown: string, accepts: (path: string) => bo
 
 const listFolder = (folder: string) => readdirSync(folder, { recursive: true, withFileTypes: true });
 
-function locateFile(given: string, shown: string): LocatedFile {
+/** @throws `data_unreadable` where it is no file that this process may read */
+export function locateFile(given: string, shown: string): LocatedFile {
   try {
     const path = realpathSync(given);
     const stat = statSync(path);
@@ -139,7 +145,8 @@ function locateFile(given: string, shown: string): LocatedFile {
   }
 }
 
-function unreadable(path: string, cause: unknown): OctomilError {
+/** What to say of a path that cannot be opened. */
+export function unreadable(path: string, cause: unknown): OctomilError {
   if (cause instanceof OctomilError) return cause;
   const code = (cause as { code?: unknown }).code;
   const why =

@@ -10,6 +10,17 @@ export type ThousandsSeparator = (typeof THOUSANDS_SEPARATORS)[number];
 export const READERS = ['duckdb', 'parquetjs-lite'] as const;
 export type ReaderName = (typeof READERS)[number];
 
+/** Pictures with labels: which column they are in, and what tells more of them. */
+export interface PictureSettings {
+  /**
+   * Column of the pictures: paths in a table of labels, bytes in a Parquet file. Default `image`, or the first of
+   * `file_name`, `path` and `file` that is there. Whatever it is called here, it is read as `image`.
+   */
+  readonly column?: string;
+  /** Table of labels in the folder, such as `labels.csv`, which is its default where there is one. */
+  readonly labels?: string;
+}
+
 /** One table and how to read it. JSON, so that it can travel to the trainer process. */
 export interface DataSource {
   /**
@@ -48,6 +59,8 @@ export interface DataSource {
   readonly units?: Readonly<Record<string, string>>;
   /** What the files call a column, by the federation's name for it: `{ chol: 'Serum cholesterol' }`. */
   readonly names?: Readonly<Record<string, string>>;
+  /** With it the source is a data set of pictures: `openTable` says of which kinds. */
+  readonly images?: PictureSettings;
   /** Compressed texts: bytes that one file may unpack to. Default 16 GiB. */
   readonly maxUnpackedBytes?: number;
 }

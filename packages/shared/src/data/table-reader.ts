@@ -1,9 +1,10 @@
 import type { MissingMarker } from './cells.js';
 import type { DateFormat } from './date-cells.js';
+import type { ImageShape } from './images.js';
 import type { DataSource } from './source.js';
 
 /** What a column of the file holds. `text` may spell numbers: a CSV has nothing else. */
-export type ColumnFamily = 'number' | 'boolean' | 'text' | 'time' | 'unsupported';
+export type ColumnFamily = 'number' | 'boolean' | 'text' | 'time' | 'image' | 'unsupported';
 
 export interface TableColumn {
   /** As spelled in the file. */
@@ -56,6 +57,7 @@ export interface ColumnProfile {
  * - `date`: milliseconds since 1970 in UTC; Infinity where it is no date of the format. Times without a zone are UTC.
  * - `digest`: 52 bits of the MD5 of the seed, a colon and the folded text (`textDigest`); whole numbers are their digits,
  *   others Infinity, for their spelling differs between formats.
+ * - `image`: height × width × channels numbers from 0 to 1, one after the other; the first is NaN where there is none.
  * - `content`: a number that is equal for equal cells, whatever the file's format; for hashing.
  */
 export type CellRequest =
@@ -78,9 +80,10 @@ export type CellRequest =
       readonly seed: string;
       readonly missingTexts?: readonly string[];
     }
+  | ({ readonly column: string; readonly as: 'image' } & ImageShape)
   | { readonly column: string; readonly as: 'content' };
 
-/** A run of rows in file order: one array per requested cell. Valid until the next chunk is asked for. */
+/** A run of rows in file order: one array per requested cell, of as many numbers as cells have. Valid until the next chunk is asked for. */
 export interface CellChunk {
   readonly rows: number;
   readonly columns: readonly Float64Array[];

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { OctomilError } from '@octomil/shared/errors';
 import { FALSE_TEXTS, foldCell, isMissingText, numberOfText, TRUE_TEXTS, trimCell } from './cells.js';
 import { dateOfText } from './date-cells.js';
 import type { CellRequest, ColumnFamily } from './table-reader.js';
@@ -14,6 +15,7 @@ export function cellOfValue(
   missingTexts: ReadonlySet<string>,
 ): number {
   if (value === null || value === undefined) return Number.NaN;
+  if (request.as === 'image') throw noPictures(request.column);
   if (request.as === 'date' || request.as === 'digest') return cellOfCode(value, family, request, missingTexts);
   if (family === 'number' || (family === 'boolean' && request.as !== 'level')) {
     return cellOfNumber(Number(value), request);
@@ -23,6 +25,14 @@ export function cellOfValue(
     return request.as === 'content' ? textDigest(text) : Number.POSITIVE_INFINITY;
   }
   return cellOfText(text, request, missingTexts);
+}
+
+/** What a table's reader says when it is asked for pictures. */
+export function noPictures(column: string): OctomilError {
+  return new OctomilError(
+    'data_mismatch',
+    `the column "${column}" is to hold pictures, but the data set is a table; name its pictures in the configuration (images)`,
+  );
 }
 
 type CodeRequest = Extract<CellRequest, { as: 'date' | 'digest' }>;
@@ -63,7 +73,7 @@ function digitsOf(value: unknown): string | undefined {
   return Number.isSafeInteger(Number(value)) ? String(Number(value) + 0) : undefined;
 }
 
-export type PlainRequest = Exclude<CellRequest, CodeRequest>;
+export type PlainRequest = Exclude<CellRequest, CodeRequest | { as: 'image' }>;
 
 function cellOfNumber(number: number, request: PlainRequest): number {
   if (Number.isNaN(number)) return number;
@@ -112,5 +122,10 @@ export function textOfValue(value: CellValue): string {
 
 /** 52 bits of the MD5: exact in a double. */
 export function textDigest(text: string): number {
-  return Number(createHash('md5').update(text).digest().readBigUInt64LE(8) % (1n << 52n));
+  return bytesDigest(Buffer.from(text));
+}
+
+/** The same of bytes. */
+export function bytesDigest(bytes: Uint8Array): number {
+  return Number(createHash('md5').update(bytes).digest().readBigUInt64LE(8) % (1n << 52n));
 }

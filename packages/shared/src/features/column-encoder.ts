@@ -1,7 +1,7 @@
 import type { CellRequest } from '@octomil/shared/data';
-import { OctomilError } from '@octomil/shared/errors';
 import { datetimeEncoder } from './date-encoder.js';
 import type { FeatureColumn, UnitConversion } from './feature-spec.js';
+import { imageEncoder } from './image-encoder.js';
 import { categoricalEncoder, hashedEncoder, ordinalEncoder } from './level-encoders.js';
 import { numberEncoder } from './number-encoder.js';
 
@@ -10,10 +10,10 @@ export interface ColumnEncoder {
   /** How the cell becomes a number before it is encoded. */
   readonly cell: CellRequest;
   /** Of another column, for dates that are measured from it: its cells follow those of `cell` in one array. */
-  readonly origin?: CellRequest;
+  readonly origin?: Exclude<CellRequest, { as: 'image' }>;
   readonly width: number;
   /**
-   * Encodes `cells[picked[i]]` to `out[at + i * stride]` and on, for i below `count`.
+   * Encodes `cells[picked[i]]`, of pictures the numbers that are one cell, to `out[at + i * stride]` and on, for i below `count`.
    * Returns false where a cell is not of the column's kind, as text in a column of numbers.
    */
   encode(
@@ -41,7 +41,7 @@ export function columnEncoder(column: FeatureColumn, conversion?: UnitConversion
     case 'datetime':
       return datetimeEncoder(column);
     case 'image':
-      throw new OctomilError('data_mismatch', `the column "${column.name}" holds images, which no table has`);
+      return imageEncoder(column);
   }
 }
 

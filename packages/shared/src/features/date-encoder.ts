@@ -15,9 +15,11 @@ export function spanOf(span: DateSpan, dateMs: number, fromMs: number): number {
 
 type DateColumn = Pick<DatetimeColumn, 'name' | 'format' | 'from' | 'missingMarkers'>;
 
+type DateCell = Extract<CellRequest, { as: 'date' }>;
+
 /** The cells that a column of dates needs: its own, and those of the column that it is measured from. */
-export function dateCells({ name, format, from, missingMarkers }: DateColumn): [CellRequest, CellRequest?] {
-  const cell: CellRequest = {
+export function dateCells({ name, format, from, missingMarkers }: DateColumn): [DateCell, DateCell?] {
+  const cell: DateCell = {
     column: foldName(name),
     as: 'date',
     format,

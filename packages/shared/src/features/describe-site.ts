@@ -3,6 +3,7 @@ import {
   type ColumnProfile,
   type DataSource,
   foldName,
+  type ImageShape,
   type MemoryBudget,
   type MissingMarker,
   openTable,
@@ -12,6 +13,7 @@ import {
 import { OctomilError } from '@octomil/shared/errors';
 import { unitOf } from './bind-columns.js';
 import { describeColumn } from './describe-column.js';
+import { checkImageShape, describeImages } from './describe-image.js';
 import type { FeatureHints } from './feature-hints.js';
 import { hintedNames, hintsByKey } from './feature-hints.js';
 import { allMoments } from './moments.js';
@@ -37,6 +39,8 @@ export interface DescribeRequest {
   readonly exclude?: readonly string[];
   /** What the data scientist wishes; a kind takes in columns that are left out by default. */
   readonly hints?: FeatureHints;
+  /** What the model's pictures are resized to. Without it pictures are left out. */
+  readonly imageShape?: ImageShape;
 }
 
 /**
@@ -68,6 +72,7 @@ export async function describeTable(
   request: DescribeRequest,
   signal?: AbortSignal,
 ): Promise<SiteStatistics> {
+  if (request.imageShape !== undefined) checkImageShape(request.imageShape);
   const hints = hintsByKey(request.hints);
   const reader = withSiteNames(opened, [...hints.values()].map(({ name }) => name).concat([...hints.keys()]));
   const rows = await reader.countRows();
@@ -101,6 +106,11 @@ export async function describeTable(
   const columns: ColumnStatistics[] = [];
   for (const profile of profiles) {
     if (profile.key === targetKey) continue;
+    if (profile.family === 'image' && request.imageShape !== undefined) {
+      const images = await describeImages(reader, profile, request.imageShape, rows, signal);
+      if (images !== null) columns.push(images);
+      continue;
+    }
     const named = hints.get(profile.key);
     const reason = exclusion(profile);
     if (named?.hint.kind === undefined && reason !== undefined) {
@@ -145,7 +155,7 @@ export function exclusion(profile: ColumnProfile): Exclusion | undefined {
   if (profile.family === 'text' && profile.levels !== null && profile.levels.length > 0) {
     if (profile.levels.every(({ value }) => DATE.test(value))) return 'time';
   }
-  if (profile.family === 'unsupported') return 'unsupported_type';
+  if (profile.family === 'unsupported' || profile.family === 'image') return 'unsupported_type';
   // Text that is mostly numbers is reported: it is an error where the column is numeric elsewhere.
   if (profile.present < MINIMUM_ROWS || seenKind(profile) !== 'text' || profile.levels !== null) return undefined;
   if (isCodes(profile)) return undefined;

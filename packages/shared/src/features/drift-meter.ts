@@ -33,7 +33,6 @@ export function driftMeter(column: FeatureColumn, bound: boolean, conversion?: U
     case 'image':
       return imageMeter(column);
     case 'hashed':
-    case 'image':
       return missingMeter(column);
   }
 }

@@ -11,10 +11,12 @@ import {
 import { OctomilError } from '@octomil/shared/errors';
 import { cellKind, columnEncoder } from './column-encoder.js';
 import { encodedWidth } from './column-width.js';
+import { Pixels } from './encode-pictures.js';
 import type { FeatureSpec } from './feature-spec.js';
 
 /**
- * Encodes rows given as objects, exactly as `loadDataset` encodes the same rows of a file.
+ * Encodes rows given as objects, exactly as `loadDataset` encodes the same rows of a file. Of specs with pictures, rows
+ * are what `decodePictures` makes of them.
  *
  * Names are matched folded, aliases as well; numbers are in the spec's units. A column that a row lacks is imputed, and names that the spec does not know are ignored.
  *
@@ -41,6 +43,11 @@ export function encodeRows(spec: FeatureSpec, rows: readonly Readonly<Record<str
     for (const { column, encoder, keys } of encoders) {
       const key = keys.find((one) => values.has(one)) ?? '';
       const { cell, origin } = encoder;
+      if (cell.as === 'image') {
+        encoder.encode(pixelsOf(values.get(key), column.name, index), picked, 1, out, at, width);
+        at += encoder.width;
+        continue;
+      }
       const cells = new Float64Array(origin === undefined ? 1 : 2);
       cells[0] = cellOf(values.get(key), cell, column.name, index);
       if (origin !== undefined) cells[1] = cellOf(values.get(origin.column), origin, origin.column, index);
@@ -58,8 +65,17 @@ export function encodeRows(spec: FeatureSpec, rows: readonly Readonly<Record<str
 
 const singular = (kind: string) => kind.replace('dates', 'date').replace('texts', 'text').replace('numbers', 'number');
 
+function pixelsOf(value: unknown, name: string, row: number): Float64Array {
+  if (value === null || value === undefined) return Float64Array.of(Number.NaN);
+  if (value instanceof Pixels) return value.values;
+  throw new OctomilError(
+    'invalid_input',
+    `row ${row}: the picture of "${name}" is to be decoded first (decodePictures)`,
+  );
+}
+
 /** A value as the readers would have read it. */
-function cellOf(value: unknown, request: CellRequest, name: string, row: number): number {
+function cellOf(value: unknown, request: Exclude<CellRequest, { as: 'image' }>, name: string, row: number): number {
   if (value === null || value === undefined) return Number.NaN;
   if (request.as === 'date' || request.as === 'digest') {
     const family = familyOf(value);

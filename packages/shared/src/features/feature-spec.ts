@@ -108,11 +108,12 @@ export interface HashedColumn extends ColumnBase {
   readonly seed: string;
 }
 
-/** A picture, resized: height × width × channels inputs in that order. */
+/** A picture, resized: height × width × channels inputs in that order, each `(value - mean) / deviation` of its channel. */
 export interface ImageColumn extends ColumnBase {
   readonly kind: 'image';
   readonly height: number;
   readonly width: number;
+  /** 1: brightness; 3: red, green, blue; from 0 to 1. */
   readonly channels: number;
   readonly mean: readonly number[];
   readonly deviation: readonly number[];

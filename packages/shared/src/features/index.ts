@@ -9,6 +9,7 @@ export {
   driftWarnings,
 } from './drift-warnings.js';
 export { encodeRows } from './encode.js';
+export { decodePictures } from './encode-pictures.js';
 export {
   FEATURE_KINDS,
   type FeatureHint,
@@ -46,6 +47,7 @@ export {
   type ColumnStatistics,
   type ExcludedColumn,
   type Exclusion,
+  type ImageStatistics,
   MAX_LEVELS,
   MINIMUM_ROWS,
   type Moments,

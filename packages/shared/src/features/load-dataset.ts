@@ -5,6 +5,7 @@ import {
   type MemoryBudget,
   memoryBudget,
   openTable,
+  pictureChunkRows,
   type TableReader,
 } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
@@ -68,11 +69,12 @@ export async function encodeTable(
   const width = encodedWidth(spec);
   const { rowsBytes } = options.memory ?? memoryBudget();
   const rows = await reader.knownRows?.();
+  const largestChunk = plan.picture ? pictureChunkRows(width) : LARGEST_CHUNK_ROWS;
   const bufferFor = (shareRatio: number): RowBuffer =>
     new RowBuffer({
       width,
       path,
-      expectedRows: expectedRows(rows, shareRatio),
+      expectedRows: expectedRows(rows, shareRatio, largestChunk),
       memoryBytes: Math.floor(rowsBytes * shareRatio),
       targetBytes: rowsBytes,
       folder: options.folder,
@@ -169,7 +171,8 @@ function planCells(reader: TableReader, spec: FeatureSpec, holdout: HoldoutRule)
     );
   }
   const content = (column: string) => readAsNumber.get(column) ?? cells.push({ column, as: 'content' }) - 1;
-  return { cells, target, features, hashed: hashedColumns(reader, holdout, keys).map(content) };
+  const picture = features.some(({ column }) => column.kind === 'image');
+  return { cells, target, features, picture, hashed: hashedColumns(reader, holdout, keys).map(content) };
 }
 
 /** The columns that decide the side of a row, in the order of their folded names. */
@@ -190,10 +193,10 @@ function listNames(reader: TableReader): string {
 }
 
 /** Room for a share of the rows: five standard deviations of the draw above its mean, and a chunk, which is cut off later. */
-function expectedRows(rows: number | undefined, shareRatio: number): number {
+function expectedRows(rows: number | undefined, shareRatio: number, largestChunk: number): number {
   if (rows === undefined || shareRatio <= 0) return 0;
   if (shareRatio >= 1) return rows;
-  return Math.ceil(rows * shareRatio + 5 * Math.sqrt(rows * shareRatio * (1 - shareRatio))) + LARGEST_CHUNK_ROWS;
+  return Math.ceil(rows * shareRatio + 5 * Math.sqrt(rows * shareRatio * (1 - shareRatio))) + largestChunk;
 }
 
 const LARGEST_CHUNK_ROWS = 2_048;

@@ -4,6 +4,7 @@ import { agreeOnUnit } from './agree-on-unit.js';
 import type { NamedHint } from './feature-hints.js';
 import type { FeatureColumn, UnitConversion } from './feature-spec.js';
 import { derivedMoments, foldLevels, mergeDatetime, mergeHashed, mergeOrdinal } from './merge-hinted.js';
+import { holdsImages, mergeImages } from './merge-images.js';
 import { mismatch } from './merge-target.js';
 import { allMoments, combineMoments, countOfValue, NO_MOMENTS, removeValue, roundConstant } from './moments.js';
 import { compareText } from './natural-order.js';
@@ -43,6 +44,7 @@ function nameOf(columns: readonly SiteColumn[], named: NamedHint | undefined): s
 
 function mergeKind(name: string, columns: readonly SiteColumn[], context: MergeContext): FeatureColumn | undefined {
   const kind = context.hint?.hint.kind;
+  if (holdsImages(columns)) return mergeImages(name, columns, { ...context, indicator: true });
   switch (kind) {
     case 'ordinal':
       return mergeOrdinal(name, columns, context);

@@ -3,6 +3,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import { type FeatureHints, hintsByKey, type NamedHint } from './feature-hints.js';
 import type { FeatureColumn, FeatureLayout, FeatureSpec, TargetOutput } from './feature-spec.js';
 import { mergeColumn, usableRows } from './merge-column.js';
+import { holdsImages, mergeImages } from './merge-images.js';
 import { mergeTarget, mismatch } from './merge-target.js';
 import { allMoments, combineMoments, NO_MOMENTS, roundConstant } from './moments.js';
 import { compareNaturally } from './natural-order.js';
@@ -60,7 +61,7 @@ export function mergeStatistics(sites: readonly SiteEntry[], options: MergeOptio
   const layout = options.layout ?? 'table';
   const columns =
     layout === 'grid'
-      ? mergeGrid(byKey, warn)
+      ? mergeGrid(byKey, rows, warn)
       : [...byKey].flatMap(
           ([key, entries]) =>
             mergeColumn(entries, { rows, markers: markers.get(key), warn, hint: hints.get(key) }) ?? [],
@@ -120,8 +121,11 @@ function warnOfIdleHints(
  */
 function mergeGrid(
   byKey: ReadonlyMap<string, readonly SiteColumn[]>,
+  rows: number,
   warn: (warning: string) => void,
 ): FeatureColumn[] {
+  const pictures = [...byKey.values()].find(holdsImages);
+  if (pictures !== undefined) return mergePictures(pictures, byKey, rows, warn);
   let moments = NO_MOMENTS;
   const names: string[] = [];
   for (const entries of byKey.values()) {
@@ -143,6 +147,22 @@ function mergeGrid(
     missingMarkers: [],
     missingIndicator: false,
   }));
+}
+
+/** Pictures are a grid by themselves. */
+function mergePictures(
+  pictures: readonly SiteColumn[],
+  byKey: ReadonlyMap<string, readonly SiteColumn[]>,
+  rows: number,
+  warn: (warning: string) => void,
+): FeatureColumn[] {
+  for (const entries of byKey.values()) {
+    if (entries === pictures) continue;
+    warn(`column "${entries[0]?.column.name ?? ''}" is left out: the model takes pictures alone`);
+  }
+  const name = pictures[0]?.column.name ?? '';
+  const merged = mergeImages(name, pictures, { rows, warn, indicator: false });
+  return merged === undefined ? [] : [merged];
 }
 
 function checkUsable(sites: readonly SiteEntry[], columns: readonly FeatureColumn[]): void {

@@ -7,7 +7,7 @@ export const MINIMUM_ROWS = 10;
 export const MAX_LEVELS = 32;
 
 /** What the values of a column look like at one site; `integer` is a numeric column with whole numbers only. */
-export const SEEN_KINDS = ['numeric', 'integer', 'boolean', 'text', 'time'] as const;
+export const SEEN_KINDS = ['numeric', 'integer', 'boolean', 'text', 'time', 'image'] as const;
 export type SeenKind = (typeof SEEN_KINDS)[number];
 
 export interface CategoryCount {
@@ -48,6 +48,16 @@ export interface ColumnStatistics {
   readonly codes?: true;
   /** Moments of what a hint derives: the spans of a date, or `value` after clip and logarithm, in the hint's unit. */
   readonly derived?: readonly DerivedMoments[];
+  /** Of pictures: the size they were resized to, and the moments of each channel's numbers; 1 is the greatest. */
+  readonly image?: ImageStatistics;
+}
+
+export interface ImageStatistics {
+  readonly height: number;
+  readonly width: number;
+  readonly channels: number;
+  /** By channel; counts are of pictures. */
+  readonly moments: readonly Moments[];
 }
 
 export interface DerivedMoments {

@@ -1,4 +1,4 @@
-import type { DataSource } from '@octomil/shared/data';
+import type { DataSource, ImageShape } from '@octomil/shared/data';
 import type {
   FeatureHints,
   FeatureSpec,
@@ -23,6 +23,8 @@ export interface DescribeTask {
   readonly missingMarkers?: Readonly<Record<string, readonly (string | number)[]>>;
   /** What the data scientist wishes, by column. */
   readonly hints?: FeatureHints;
+  /** What pictures are resized to. Without it they are left out. */
+  readonly imageShape?: ImageShape;
 }
 
 export interface UpdateDestination {

@@ -10,6 +10,8 @@ export interface ListLimits {
   readonly maxFiles?: number;
   /** Keys that are looked at to find them. Default 1,000,000. */
   readonly maxListedKeys?: number;
+  /** Names that are taken, where no pattern says it. Default {@link isDataName}. */
+  readonly accepts?: (key: string) => boolean;
 }
 
 /** Names that a table or a list of examples has; everything else below a prefix is left alone. */
@@ -32,11 +34,11 @@ export function isDataName(name: string): boolean {
 export async function listSource(
   source: SourceUrl,
   client: SourceClient,
-  { maxFiles = 10_000, maxListedKeys = 1_000_000 }: ListLimits = {},
+  { maxFiles = 10_000, maxListedKeys = 1_000_000, accepts: wanted = isDataName }: ListLimits = {},
   signal?: AbortSignal,
 ): Promise<BucketObject[]> {
   let prefix = source.key;
-  let accepts = isDataName;
+  let accepts = wanted;
   if (source.selects === 'object') {
     const found = await statObject(client, source.key, signal);
     if (found !== undefined) return [found];

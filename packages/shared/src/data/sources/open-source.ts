@@ -1,6 +1,7 @@
 import type { Clock } from '@octomil/shared/runtime';
 import { type BucketObject, type Environment, resumingStream, type SourceClient } from '@octomil/shared/storage';
 import { formatOfName } from '../format-of-name.js';
+import { inOrder } from '../pictures/read-ahead.js';
 import type { TableFormat } from '../source.js';
 import { type ListLimits, listSource } from './list-source.js';
 import { identityOf, versionOf } from './object-version.js';
@@ -22,11 +23,17 @@ export interface OpenSourceOptions extends ListLimits {
   readonly format?: TableFormat | undefined;
   /** Default: as fast as it comes. */
   readonly pace?: Pace | undefined;
+  /** Which of the objects found are wanted. Default all. */
+  readonly select?: (objects: readonly BucketObject[]) => readonly BucketObject[];
+  /** Small objects, of which this many are fetched at once. Default 1. */
+  readonly filesAtOnce?: number;
 }
 
 /** One file of a source, on this machine. */
 export interface SourceFile {
   readonly path: string;
+  /** Within its bucket; of this machine's files the path. */
+  readonly key: string;
   /** Where it came from, as it may be shown. */
   readonly place: string;
   readonly sizeBytes: number;
@@ -61,32 +68,43 @@ export async function openSource(
   const release = async (): Promise<void> => {
     for (const one of releases) await one();
   };
-  try {
-    const files: SourceFile[] = [];
-    for (const object of await listSource(source, client, options, options.signal)) {
-      const place = describeObject(source, object.key);
-      if (source.place.kind === 'file') {
-        const { key, sizeBytes, tag } = object;
-        files.push({ path: key, place, sizeBytes, version: tag, identity: identityOf(place, key, tag) });
-        continue;
-      }
-      const { maxRows, signal } = options;
-      const isParquet = (options.format ?? formatOfName(object.key.split(/[?#]/, 1)[0] ?? '')) === 'parquet';
-      const columns = isParquet ? options.columns : undefined;
-      const copy = await copies.acquire({ client, object, place, columns, maxRows, signal });
-      releases.push(copy.release);
-      // Without a version that the server tells, the content has to say it.
-      const identity = versionOf(object) === undefined ? copy.digest : undefined;
-      files.push({
-        path: copy.path,
-        place,
-        sizeBytes: copy.sizeBytes,
-        version: copy.version,
-        identity: identity ?? identityOf(place, object.key, copy.version),
-      });
+  const fetched: Promise<SourceFile>[] = [];
+  const fetchOne = async (object: BucketObject): Promise<SourceFile> => {
+    const place = describeObject(source, object.key);
+    if (source.place.kind === 'file') {
+      const { key, sizeBytes, tag } = object;
+      return { path: key, key, place, sizeBytes, version: tag, identity: identityOf(place, key, tag) };
     }
+    const { maxRows, signal } = options;
+    const isParquet = (options.format ?? formatOfName(object.key.split(/[?#]/, 1)[0] ?? '')) === 'parquet';
+    const columns = isParquet ? options.columns : undefined;
+    const copy = await copies.acquire({ client, object, place, columns, maxRows, signal });
+    releases.push(copy.release);
+    // Without a version that the server tells, the content has to say it.
+    const identity = versionOf(object) === undefined ? copy.digest : undefined;
+    return {
+      path: copy.path,
+      key: object.key,
+      place,
+      sizeBytes: copy.sizeBytes,
+      version: copy.version,
+      identity: identity ?? identityOf(place, object.key, copy.version),
+    };
+  };
+  try {
+    const listed = await listSource(source, client, options, options.signal);
+    const files: SourceFile[] = [];
+    const begin = (object: BucketObject): Promise<SourceFile> => {
+      const begun = fetchOne(object);
+      fetched.push(begun);
+      return begun;
+    };
+    for await (const file of inOrder(options.select?.(listed) ?? listed, options.filesAtOnce ?? 1, begin))
+      files.push(file);
     return { files, release };
   } catch (error) {
+    // What is still under way has to be let go of as well.
+    await Promise.allSettled(fetched);
     await release();
     throw error;
   } finally {

@@ -2,12 +2,14 @@ import { createHash, randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import type { Clock } from '@octomil/shared/runtime';
 import type { Environment } from '@octomil/shared/storage';
-import { locate } from '../locate.js';
+import { locateData } from '../pictures/locate-data.js';
 import type { DataSource } from '../source.js';
-import { type ListLimits, listSource } from './list-source.js';
+import type { ListLimits } from './list-source.js';
+import { listSource } from './list-source.js';
 import { identityOf, versionOf } from './object-version.js';
 import { openSource, type SourceFile } from './open-source.js';
 import type { Pace } from './paced-client.js';
+import { pictureName, pictureOptions } from './picture-source.js';
 import { describeObject, openSourceClient } from './source-client.js';
 import { isRemoteSource } from './source-scheme.js';
 import { parseSourceUrl, type SourceUrl } from './source-url.js';
@@ -76,6 +78,7 @@ export class SourceFiles {
     };
     try {
       const files: SourceFile[] = [];
+      const names: string[] = [];
       for (const url of source.files ?? [source.path]) {
         // That reader takes rows whole.
         const wanted = source.reader === 'parquetjs-lite' ? undefined : columns;
@@ -85,16 +88,18 @@ export class SourceFiles {
           columns: wanted,
           maxRows,
           format: source.format,
+          ...pictureOptions(source, url, this.#options),
         });
         releases.push(opened.release);
         files.push(...opened.files);
+        names.push(...opened.files.map((file) => pictureName(url, file)));
       }
       return {
         source: {
           ...source,
           path: displayOf(source),
           files: files.map(({ path }) => path),
-          fileNames: files.map(({ place }) => place),
+          fileNames: source.images === undefined ? files.map(({ place }) => place) : names,
           digest: hashOf(files.map(({ identity }) => identity)),
         },
         release,
@@ -114,7 +119,7 @@ export class SourceFiles {
   async version(source: DataSource, signal?: AbortSignal): Promise<string> {
     if (!isRemoteSource(source)) {
       return hashOf(
-        locate(localSource(source)).files.map(({ path }) => {
+        locateData(localSource(source)).files.map(({ path }) => {
           const { ino, size, mtimeMs } = statSync(path);
           return [path, ino, size, mtimeMs];
         }),
@@ -125,7 +130,12 @@ export class SourceFiles {
       const parsed = parseSourceUrl(url);
       const client = await openSourceClient(parsed, this.#options.environment);
       try {
-        for (const object of await listSource(parsed, client, this.#options, signal)) {
+        for (const object of await listSource(
+          parsed,
+          client,
+          { ...this.#options, ...pictureOptions(source, url, this.#options) },
+          signal,
+        )) {
           const place = describeObject(parsed, object.key);
           identities.push(identityOf(place, object.key, versionOf(object) ?? randomUUID()));
         }

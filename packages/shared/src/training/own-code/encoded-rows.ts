@@ -1,12 +1,16 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { MemoryBudget } from '@octomil/shared/data';
+import { OctomilError } from '@octomil/shared/errors';
 import type { Dataset } from '@octomil/shared/features';
 import { layoutOf } from '@octomil/shared/tensors';
 
 const ROWS_PER_CHUNK = 2_048;
 /** Rows of one row group: what a reader has in memory at a time. */
 const ROWS_PER_GROUP = 122_880;
+
+/** Pictures have more: each would be a column. */
+const MAX_PARQUET_INPUTS = 10_000;
 
 /** The columns' names in `train.parquet`: the model's inputs in their order, then the target. */
 export function columnNames(width: number): string[] {
@@ -42,6 +46,12 @@ export async function writeRowsAsParquet(
   memory: MemoryBudget,
 ): Promise<void> {
   const { DuckDBDataChunk, DuckDBInstance, FLOAT } = await import('@duckdb/node-api');
+  if (data.width > MAX_PARQUET_INPUTS) {
+    throw new OctomilError(
+      'invalid_input',
+      `the model has ${data.width} inputs, and Parquet files of more than ${MAX_PARQUET_INPUTS} columns are not written; set data: safetensors for this trainer`,
+    );
+  }
   const names = columnNames(data.width);
   const instance = await DuckDBInstance.create(':memory:', {
     autoinstall_known_extensions: 'false',

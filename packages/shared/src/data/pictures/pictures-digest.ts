@@ -1,0 +1,42 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { OctomilError } from '@octomil/shared/errors';
+import { unreadable } from '../locate.js';
+import type { LocatedPictures } from './locate-pictures.js';
+import { inOrder } from './read-ahead.js';
+
+/** Digests by the names, sizes and times of all files: those alone are looked at until one changes. */
+const known = new Map<string, string>();
+const MAX_KNOWN = 100;
+const READS_AT_ONCE = 8;
+
+/** SHA-256 (hex) of the files' names and bytes. @throws `data_unreadable`, `cancelled` */
+export async function picturesDigest({ files, labels }: LocatedPictures, signal?: AbortSignal): Promise<string> {
+  const all = [...(labels === undefined ? [] : [labels]), ...files];
+  const mark = createHash('sha256');
+  for (const { path, sizeBytes, modifiedMs } of all) mark.update(JSON.stringify([path, sizeBytes, modifiedMs]));
+  const key = mark.digest('hex');
+  const found = known.get(key);
+  if (found !== undefined) return found;
+  const hash = createHash('sha256');
+  const read = async ({ path, shown }: (typeof all)[number]): Promise<[string, string]> => {
+    try {
+      return [
+        shown,
+        createHash('sha256')
+          .update(await readFile(path))
+          .digest('hex'),
+      ];
+    } catch (cause) {
+      throw unreadable(shown, cause);
+    }
+  };
+  for await (const [name, digest] of inOrder(all, READS_AT_ONCE, read)) {
+    if (signal?.aborted === true) throw new OctomilError('cancelled', 'reading the pictures was cancelled');
+    hash.update(JSON.stringify([name, digest]));
+  }
+  const digest = hash.digest('hex');
+  if (known.size >= MAX_KNOWN) known.clear();
+  known.set(key, digest);
+  return digest;
+}

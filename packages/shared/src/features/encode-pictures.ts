@@ -1,0 +1,68 @@
+import { decodeImage, foldName, type ImageShape, resizeImage } from '@octomil/shared/data';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import { encodedWidth } from './column-width.js';
+import type { FeatureSpec, ImageColumn } from './feature-spec.js';
+import { shapeOf } from './image-encoder.js';
+
+type Row = Readonly<Record<string, unknown>>;
+
+/** Numbers of all rows of one call together. */
+const MAX_NUMBERS = 2 ** 26;
+const BASE64 = /^(?:data:image\/(?:png|jpe?g);base64,)?([A-Za-z0-9+/\s]+={0,2}\s*)$/;
+
+/**
+ * Rows whose pictures (PNG or JPEG, as bytes or as base64) are decoded and resized as `encodeRows` takes them; the rows
+ * themselves where the spec has no pictures.
+ *
+ * @throws `invalid_input` for what is no picture; `too_large` for pictures and rows that are
+ */
+export async function decodePictures(spec: FeatureSpec, rows: readonly Row[]): Promise<readonly Row[]> {
+  const columns = spec.columns.filter((column) => column.kind === 'image');
+  if (columns.length === 0) return rows;
+  if (rows.length * encodedWidth(spec) > MAX_NUMBERS) {
+    throw new OctomilError(
+      'too_large',
+      `${rows.length} rows of ${encodedWidth(spec)} numbers are more than ${MAX_NUMBERS} together; give fewer rows at a time`,
+    );
+  }
+  const decoded: Row[] = [];
+  for (const [index, row] of rows.entries()) {
+    const replaced: Record<string, unknown> = { ...row };
+    for (const column of columns) {
+      const names = new Set([column.name, ...(column.aliases ?? [])].map(foldName));
+      for (const [name, value] of Object.entries(row)) {
+        if (names.has(foldName(name))) replaced[name] = await pixelsOf(value, column, index);
+      }
+    }
+    decoded.push(replaced);
+  }
+  return decoded;
+}
+
+/** Numbers from 0 to 1 in the model's size, made of a picture. */
+export class Pixels {
+  readonly values: Float64Array;
+
+  constructor(values: Float64Array) {
+    this.values = values;
+  }
+}
+
+async function pixelsOf(value: unknown, column: ImageColumn, row: number): Promise<unknown> {
+  if (value === null || value === undefined) return null;
+  const shape: ImageShape = shapeOf(column);
+  try {
+    return new Pixels(Float64Array.from(resizeImage(await decodeImage(bytesOf(value)), shape)));
+  } catch (thrown) {
+    const error = toOctomilError(thrown, 'invalid_input');
+    const code = error.code === 'data_unreadable' ? 'invalid_input' : error.code;
+    throw new OctomilError(code, `row ${row}: the value of "${column.name}": ${error.reason}`, { cause: thrown });
+  }
+}
+
+function bytesOf(value: unknown): Uint8Array {
+  if (value instanceof Uint8Array) return value;
+  const base64 = typeof value === 'string' ? BASE64.exec(value)?.[1] : undefined;
+  if (base64 !== undefined) return Buffer.from(base64, 'base64');
+  throw new OctomilError('invalid_input', 'it is no picture; give a PNG or JPEG as bytes (Uint8Array) or as base64');
+}
