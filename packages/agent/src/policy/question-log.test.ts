@@ -48,6 +48,21 @@ test('markers and exclusions are part of the question, their order and spelling 
   expect(await ask({ missingMarkers: { chol: [0] } }, 'other')).toBe('other');
 });
 
+test('hints and the size of pictures are part of the question, the order of their fields is not', async () => {
+  const log = new QuestionLog(folder, 4);
+  const ask = (extra: object, answer: string) =>
+    log.answer('a', DIGEST, { ...about(50), ...extra }, async () => answer);
+  expect(await ask({}, 'plain')).toBe('plain');
+  const hints = { born: { kind: 'datetime', reference: '2020-01-01' }, chol: { clip: [0, 500] } };
+  expect(await ask({ hints }, 'hinted')).toBe('hinted');
+  const same = { chol: { clip: [0, 500] }, born: { reference: '2020-01-01', kind: 'datetime' } };
+  expect(await ask({ hints: same }, 'again')).toBe('hinted');
+  expect(await ask({ hints: { ...hints, chol: { clip: [0, 501] } } }, 'cut otherwise')).toBe('cut otherwise');
+  expect(await ask({ imageShape: { height: 8, width: 8, channels: 1 } }, 'resized')).toBe('resized');
+  // Answers to hints that differ by one patient count as any others.
+  await expect(ask({ hints: { chol: { clip: [0, 502] } } }, 'more')).rejects.toMatchObject({ code: 'policy_denied' });
+});
+
 test('of questions at the same moment no more are answered than one after the other', async () => {
   const log = new QuestionLog(folder, 3);
   const answers = await Promise.allSettled(

@@ -15,6 +15,10 @@ export interface DescribeQuestion {
   readonly target: unknown;
   readonly missingMarkers?: Readonly<Record<string, readonly unknown[]>>;
   readonly exclude?: readonly string[];
+  /** What a column is to be taken for, cut to or measured from gets another answer. */
+  readonly hints?: unknown;
+  /** Likewise what pictures are resized to. */
+  readonly imageShape?: unknown;
 }
 
 interface Asked {
@@ -152,14 +156,27 @@ function parse(text: string, path: string): Asked {
 }
 
 /** Two ways to write the same question are one question. */
-function hashQuestion({ target, missingMarkers, exclude }: DescribeQuestion): string {
+function hashQuestion({ target, missingMarkers, exclude, hints, imageShape }: DescribeQuestion): string {
   const fold = (name: string): string => name.trim().toLowerCase();
   const markers = Object.entries(missingMarkers ?? {})
     .filter(([, values]) => values.length > 0)
     .map(([name, values]) => [fold(name), [...new Set(values.map((value) => JSON.stringify(value)))].sort()] as const)
     .sort(([a], [b]) => (a < b ? -1 : 1));
   const left = [...new Set((exclude ?? []).map(fold))].sort();
-  return sha256Of(JSON.stringify({ version: 1, target: sorted(target), markers, exclude: left }));
+  const more = {
+    ...(hints == null ? {} : { hints: canonical(hints) }),
+    ...(imageShape == null ? {} : { imageShape: canonical(imageShape) }),
+  };
+  return sha256Of(JSON.stringify({ version: 1, target: sorted(target), markers, exclude: left, ...more }));
+}
+
+/** The same for every order of fields. */
+function canonical(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return (value as unknown[]).map(canonical);
+  return Object.entries(value)
+    .map(([name, field]) => [name, canonical(field)] as const)
+    .sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
 function hashTarget(target: unknown): string {
