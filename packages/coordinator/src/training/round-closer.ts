@@ -1,41 +1,20 @@
 import { randomUUID } from 'node:crypto';
-import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { OctomilError } from '@octomil/shared/errors';
 import type { FeatureSpec } from '@octomil/shared/features';
-import { type Architecture, initialWeights, type ModelDocument, planModel } from '@octomil/shared/models';
-import type { ObjectStore } from '@octomil/shared/storage';
+import { type Architecture, initialWeights } from '@octomil/shared/models';
 import { encodeWeights } from '@octomil/shared/tensors';
-import { sql } from 'kysely';
-import { strategyByName } from '../aggregation/strategies.js';
-import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
-import { violatedUnique } from '../database/transact.js';
-import { controlStep } from './control-variates.js';
+import { type AggregationDependencies, aggregateRound } from './aggregate-round.js';
+import { VersionCompleter, type VersionDependencies } from './complete-version.js';
 import type { NewEvent } from './event-feed.js';
 import { agreeOnFeatures, describedSites, dryRunReport } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
-import type { ClientFormats, TrainingAggregator, TrainingRegistry } from './ports.js';
 import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
-import { capShares } from './round-machine.js';
-import { type Evaluation, evaluationOf, trainingMetrics } from './round-metrics.js';
+import { type Evaluation, evaluationOf } from './round-metrics.js';
 import { roundAfter } from './round-plan.js';
-import { type AcceptedAnswer, type NewCheckpoint, type NextRound, type RoundStore, roundLabel } from './round-store.js';
+import { type AcceptedAnswer, type NewCheckpoint, type NextRound, roundLabel } from './round-store.js';
 import type { DriftReport } from './site-drift.js';
 
-export interface CloserDependencies {
-  readonly database: Database;
-  readonly rounds: RoundStore;
-  readonly objects: ObjectStore;
-  readonly aggregator: TrainingAggregator;
-  readonly registry: TrainingRegistry;
-  /** For versions of open admission. */
-  readonly clientFormats: ClientFormats | undefined;
-  /** Devices that could take part in a round, up to `MAX_POPULATION`. */
-  readonly population: (facts: RoundFacts) => Promise<number>;
-  /** Where aggregation writes before the store takes over; best on the store's own file system. */
-  readonly temporaryFolder: () => Promise<string>;
-}
+export interface CloserDependencies extends AggregationDependencies, VersionDependencies {}
 
 /** What follows a round that is done: the facts of the next one, or nothing when the session is complete. */
 export interface Closed {
@@ -48,9 +27,11 @@ export interface Closed {
  */
 export class RoundCloser {
   readonly #on: CloserDependencies;
+  readonly #completer: VersionCompleter;
 
   constructor(dependencies: CloserDependencies) {
     this.#on = dependencies;
+    this.#completer = new VersionCompleter(dependencies);
   }
 
   /**
@@ -76,112 +57,8 @@ export class RoundCloser {
     answers: readonly AcceptedAnswer[],
     signal: AbortSignal,
   ): Promise<Closed | undefined> {
-    const { config, base } = facts;
-    if (base === undefined) throw new OctomilError('internal', `round ${facts.id} has no base checkpoint`);
-    const { objects, aggregator, temporaryFolder } = this.#on;
-    const { weighting, controlled } = strategyByName(config.strategy, config.strategyOptions);
-    const capped = capShares(
-      answers.map(({ weight }) => (weighting === 'equal' ? 1 : weight)),
-      config.maxShareRatio,
-    );
-    const step = controlled ? controlStep(answers, await this.#on.population(facts), base) : undefined;
-    const opened: Promise<{ path: string; release(): Promise<void> }>[] = [];
-    const open = async (key: string): Promise<string> => {
-      const file = objects.localFile(key);
-      opened.push(file);
-      return (await file).path;
-    };
-    const written: string[] = [];
-    try {
-      const name = randomUUID();
-      const openUpdate = async ({ objectKey, deviceName }: AcceptedAnswer, place: number) => {
-        if (objectKey === null) throw new OctomilError('internal', `the update of ${deviceName} has no object`);
-        return { path: await open(objectKey), weight: capped[place] ?? 0 };
-      };
-      const [folder, basePath, statePath, updates] = await Promise.all([
-        temporaryFolder(),
-        open(base.objectKey),
-        facts.number > 1 && base.stateKey !== null ? open(base.stateKey) : undefined,
-        Promise.all(answers.map(openUpdate)),
-      ]);
-      const outputPath = join(folder, `${name}.checkpoint`);
-      const stateOutputPath = join(folder, `${name}.state`);
-      written.push(outputPath, stateOutputPath);
-      const result = await aggregator.aggregate(
-        {
-          basePath,
-          updates,
-          updateFormat: config.updateFormat,
-          strategy: config.strategy,
-          options: config.strategyOptions,
-          round: facts.number,
-          ...(statePath === undefined ? {} : { statePath }),
-          ...(step === undefined ? {} : { control: step.shares }),
-          outputPath,
-          stateOutputPath,
-        },
-        signal,
-      );
-      signal.throwIfAborted();
-      const objectKey = `checkpoints/${result.checkpoint.sha256}`;
-      await objects.putFile(objectKey, result.checkpoint.path);
-      const stateKey = result.state === null ? null : `states/${result.state.sha256}`;
-      if (result.state !== null && stateKey !== null) await objects.putFile(stateKey, result.state.path);
-      const control =
-        step === undefined || result.state === null
-          ? {}
-          : {
-              control: {
-                sha256: result.state.sha256,
-                sizeBytes: result.state.sizeBytes,
-                population: step.population,
-                ...(result.controlNormL2 === undefined ? {} : { normL2: result.controlNormL2 }),
-              },
-            };
-      const checkpoint: NewCheckpoint = {
-        id: randomUUID(),
-        organizationId: facts.organizationId,
-        baseCheckpointId: base.id,
-        ...control,
-        objectKey,
-        sha256: result.checkpoint.sha256,
-        sizeBytes: result.checkpoint.sizeBytes,
-        strategy: config.strategy,
-        stateKey,
-        stateSha256: result.state?.sha256 ?? null,
-        lineage: {
-          base_sha256: base.sha256,
-          round_number: facts.number,
-          strategy: config.strategy,
-          strategy_options: config.strategyOptions,
-          update_format: config.updateFormat,
-          backend: result.backend,
-          ...control,
-          feature_spec_hash: facts.featureSpec?.hash ?? null,
-          participants: answers.map(({ deviceId, deviceName, sha256, sampleCount }, place) => ({
-            device_id: deviceId,
-            device: deviceName,
-            update_sha256: sha256,
-            sample_count: sampleCount,
-            weight: capped[place] ?? 0,
-          })),
-        },
-      };
-      const metrics = trainingMetrics(
-        answers.map(({ deviceName, metrics, sampleCount }) => ({ name: deviceName, metrics, sampleCount })),
-      );
-      const recorded =
-        step === undefined
-          ? metrics
-          : { ...metrics, control_variates: { devices: step.population, restarted: step.restarted } };
-      return await this.#complete(facts, owner, recorded, checkpoint);
-    } finally {
-      await Promise.allSettled([
-        ...opened.map(async (file) => (await file).release()),
-        // The store has moved what it took; the rest would lie here until the process ends.
-        ...written.map((path) => rm(path, { force: true })),
-      ]);
-    }
+    const { checkpoint, metrics } = await aggregateRound(this.#on, facts, answers, signal);
+    return this.#complete(facts, owner, metrics, checkpoint);
   }
 
   async #describe(facts: RoundFacts, owner: string, answers: readonly AcceptedAnswer[]): Promise<Closed | undefined> {
@@ -277,155 +154,12 @@ export class RoundCloser {
     if (next !== undefined) {
       const open = facts.config.admission === 'open';
       const done = open
-        ? await this.#completeOpen(facts, owner, result, events, base)
+        ? await this.#completer.completeOpen(facts, owner, result, events, base)
         : await this.#on.rounds.complete(facts, owner, result, events);
       return done ? { next: factsOf(facts, next, base) } : undefined;
     }
-    const done = await this.#completeSession(facts, owner, result, events, base);
+    const done = await this.#completer.completeSession(facts, owner, result, events, base);
     return done ? { next: undefined } : undefined;
-  }
-
-  /** Clients can only start from versions, so each round of theirs makes one; it is published with the last. */
-  async #completeOpen(
-    facts: RoundFacts,
-    owner: string,
-    result: { metrics: JsonObject; checkpoint?: NewCheckpoint; next?: NextRound },
-    events: readonly NewEvent[],
-    base: BaseCheckpoint | undefined,
-  ): Promise<boolean> {
-    return this.#on.database.transact(async (transaction) => {
-      if (!(await this.#on.rounds.complete(facts, owner, result, events, transaction))) return false;
-      if (base === undefined) return true;
-      const { versionId } = await this.#on.registry.createVersionFromCheckpoint(
-        {
-          modelId: facts.model.id,
-          requestedVersion: null,
-          baseVersionId: facts.baseVersionId,
-          checkpoint: base,
-          document: documentOf(facts),
-          lineage: { session_id: facts.sessionId, round_number: facts.number, ...result.checkpoint?.lineage },
-          metrics: {},
-          publish: false,
-          // One version for each round.
-          sessionId: facts.id,
-        },
-        transaction,
-      );
-      await this.#on.clientFormats?.(versionId, transaction);
-      return true;
-    });
-  }
-
-  /** The last round, the version and the end of the session are one transaction. */
-  async #completeSession(
-    facts: RoundFacts,
-    owner: string,
-    result: { metrics: JsonObject; checkpoint?: NewCheckpoint; next?: NextRound },
-    events: readonly NewEvent[],
-    base: BaseCheckpoint | undefined,
-  ): Promise<boolean> {
-    const { database } = this.#on;
-    const lineage = facts.config.dryRun ? {} : await this.#lineage(facts);
-    const attempt = (requestedVersion: string | null): Promise<boolean> =>
-      database.transact(async (transaction) => {
-        if (!(await this.#on.rounds.complete(facts, owner, result, events, transaction))) return false;
-        const version =
-          facts.config.dryRun || base === undefined
-            ? undefined
-            : await this.#on.registry.createVersionFromCheckpoint(
-                {
-                  modelId: facts.model.id,
-                  requestedVersion,
-                  baseVersionId: facts.baseVersionId,
-                  checkpoint: base,
-                  document: documentOf(facts),
-                  lineage: {
-                    ...lineage,
-                    ...(result.checkpoint === undefined ? {} : { final: result.checkpoint.lineage }),
-                    sha256: base.sha256,
-                  },
-                  metrics: versionMetrics(facts, result.metrics),
-                  publish: facts.config.publish,
-                  sessionId: facts.sessionId,
-                },
-                transaction,
-              );
-        if (version !== undefined && facts.config.admission === 'open') {
-          await this.#on.clientFormats?.(version.versionId, transaction);
-        }
-        const taken =
-          version !== undefined && facts.config.newVersion !== null && version.version !== facts.config.newVersion;
-        const reason = taken
-          ? `version ${facts.config.newVersion} was created by somebody else meanwhile; the result is ${version.version}`
-          : null;
-        const state = { session_id: facts.sessionId, state: 'completed', reason };
-        const closing: NewEvent[] = [
-          ...(version === undefined
-            ? []
-            : [
-                {
-                  type: 'version' as const,
-                  data: {
-                    session_id: facts.sessionId,
-                    version_id: version.versionId,
-                    version: version.version,
-                    sequence: version.sequence,
-                    published: facts.config.publish,
-                    sha256: base?.sha256 ?? null,
-                  },
-                },
-              ]),
-          { type: 'session', data: state },
-          { type: 'end', data: state },
-        ];
-        await sql`update training_sessions set state = 'completed', result_version_id = ${version?.versionId ?? null},
-          reason_code = ${taken ? 'version_taken' : null}, reason = ${reason}, updated_at = now(), finished_at = now()
-          where id = ${facts.sessionId}`.execute(transaction);
-        // The row is locked by this transaction, as the order of events demands.
-        for (const { type, data } of closing) {
-          await transaction
-            .insertInto('session_events')
-            .values({ session_id: facts.sessionId, type, data: JSON.stringify(data) })
-            .execute();
-        }
-        return true;
-      });
-    try {
-      return await attempt(facts.config.newVersion);
-    } catch (error) {
-      const conflict = error instanceof OctomilError ? error.code === 'conflict' : violatedUnique(error) !== undefined;
-      if (facts.config.newVersion === null || !conflict) throw error;
-      return attempt(null);
-    }
-  }
-
-  async #lineage(facts: RoundFacts): Promise<JsonObject> {
-    const rows = await this.#on.database.kysely
-      .selectFrom('checkpoints as c')
-      .innerJoin('rounds as r', 'r.id', 'c.round_id')
-      .select(['r.number', 'r.attempt', 'c.sha256', 'c.lineage'])
-      .where('c.session_id', '=', facts.sessionId)
-      .orderBy('r.number')
-      .execute();
-    const { config } = facts;
-    return {
-      session_id: facts.sessionId,
-      base_version_id: facts.baseVersionId,
-      federation_id: facts.federation.id,
-      strategy: config.strategy,
-      strategy_options: config.strategyOptions,
-      local: config.local,
-      update_format: config.updateFormat,
-      seed: config.seed,
-      feature_spec_hash: facts.featureSpec?.hash ?? null,
-      rounds: rows.map((row) => ({
-        number: row.number,
-        attempt: row.attempt,
-        sha256: row.sha256,
-        backend: row.lineage['backend'] ?? null,
-        participants: row.lineage['participants'] ?? [],
-      })),
-    };
   }
 }
 
@@ -449,26 +183,5 @@ function factsOf(facts: RoundFacts, next: NextRound, base: BaseCheckpoint | unde
     minUpdates: next.minUpdates,
     targetDevices: next.targetDevices,
     base,
-  };
-}
-
-/** Figures of the version itself: those of the evaluate round. */
-function versionMetrics(facts: RoundFacts, metrics: JsonObject): JsonObject {
-  const evaluation = facts.kind === 'evaluate' ? (metrics['evaluation'] as Evaluation | undefined) : undefined;
-  return evaluation === undefined ? {} : { ...evaluation.overall, ...evaluation };
-}
-
-/** @throws `internal` when the session has no architecture */
-function documentOf({ config, featureSpec }: RoundFacts): ModelDocument {
-  const { architecture, inputWidth } = config;
-  if (architecture === null) throw new OctomilError('internal', 'the session has no architecture');
-  return {
-    format: 'octomil-model',
-    formatVersion: 1,
-    architecture,
-    inputWidth,
-    ...(featureSpec === undefined ? {} : { featureSpec }),
-    weightOrder:
-      config.weightOrder ?? [...planModel(architecture, inputWidth).weights.values()].flat().map(({ name }) => name),
   };
 }
