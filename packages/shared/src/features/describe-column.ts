@@ -101,7 +101,10 @@ async function describeDates(question: ColumnQuestion): Promise<ColumnStatistics
   return { ...counts, name: profile.name, seen: 'time', derived };
 }
 
-/** Moments of a number column after clip and logarithm, in the hint's unit. */
+/**
+ * Moments of a number column after clip and logarithm, in the hint's unit. Fewer than 10 rows that are cut to a limit, or that
+ * alone are not, are left out: a limit on each side of a value would count them.
+ */
 async function preparedMoments(question: ColumnQuestion): Promise<Moments> {
   const { reader, profile, hint, names, markers, unit, rows } = question;
   const { clip, scale } = hint;
@@ -125,17 +128,24 @@ async function preparedMoments(question: ColumnQuestion): Promise<Moments> {
     conversion,
   );
   const { numbers, texts } = splitMarkers(markers);
-  const moments = new RunningMoments();
+  const { factor, offset } = conversion ?? { factor: 1, offset: 0 };
+  const [least, most] = clip ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
+  const [below, within, above] = [new RunningMoments(), new RunningMoments(), new RunningMoments()];
   for await (const chunk of reader.stream([{ column: profile.key, as: 'number', missingTexts: texts }])) {
     const [values] = chunk.columns;
     for (let row = 0; row < chunk.rows; row++) {
       const value = values?.[row] ?? Number.NaN;
       if (!Number.isFinite(value) || numbers.includes(value)) continue;
-      moments.add(prepare === undefined ? value : prepare(value));
+      const converted = value * factor + offset;
+      const group = converted <= least ? below : converted >= most ? above : within;
+      group.add(prepare === undefined ? value : prepare(value));
     }
   }
-  const { count } = countsOf(moments.take().count, rows);
-  return count < MINIMUM_ROWS ? NO_MOMENTS : roundMoments({ ...moments.take(), count });
+  const groups = [below, within, above].map((group) => group.take());
+  const told = groups.filter((group) => group.count >= MINIMUM_ROWS).reduce(combineMoments, NO_MOMENTS);
+  if (told.count < MINIMUM_ROWS) return NO_MOMENTS;
+  const present = groups.reduce((sum, group) => sum + group.count, 0);
+  return roundMoments({ ...told, count: countsOf(present, rows).count });
 }
 
 /** By blocks, each joined to the whole as two groups: precise, and without a division for every row. */

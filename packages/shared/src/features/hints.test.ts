@@ -279,3 +279,14 @@ test('specs whose parts contradict each other are refused', () => {
   expect(spec({ kind: 'datetime', format: 'iso', parts: [{ part: 'month' }], from: 'soon' })).toThrow('"soon"');
   expect(spec({ kind: 'hashed', buckets: 1_000_000, seed: '' })).toThrow('feature spec');
 });
+
+test('limits that a few values lie beyond, or between, tell nothing of them', async () => {
+  const asked = async (few: number, value: number, clip: [number, number]) => {
+    const path = file({ crp: (row) => (row < few ? value : 10 + (row % 3)) });
+    const { columns } = await describeSite({ path }, { target, hints: { crp: { clip } } });
+    return columns[0]?.derived;
+  };
+  expect(await asked(6, 60, [49, 50])).toMatchObject([{ moments: { mean: 49, deviation: 0 } }]);
+  expect(await asked(6, 49.5, [49, 50])).toMatchObject([{ moments: { mean: 49, deviation: 0 } }]);
+  expect(await asked(60, 60, [49, 50])).toMatchObject([{ moments: { mean: expect.closeTo(49.3, 1) } }]);
+});
