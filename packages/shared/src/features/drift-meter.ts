@@ -38,8 +38,8 @@ export function driftMeter(column: FeatureColumn, bound: boolean, conversion?: U
 }
 
 interface Measured {
-  /** Sum of the values' distances from the mean, in deviations. */
-  readonly distance?: number;
+  /** Mean distance of the values from the column's mean, in deviations. */
+  readonly distance?: number | undefined;
   readonly clipped?: number;
   readonly implausible?: number;
   /** Rows by level, then those of others. */
@@ -67,7 +67,7 @@ function driftOf(column: FeatureColumn, rows: number, missing: number, measured:
   const counted = present + fewMissing;
   return {
     ...base,
-    ...(distance === undefined ? {} : { shift: Math.round(distance / present / SHIFT_STEP) * SHIFT_STEP + 0 }),
+    ...(distance === undefined ? {} : { shift: Math.round(distance / SHIFT_STEP) * SHIFT_STEP + 0 }),
     ...(clipped === undefined ? {} : { clippedRatio: ratio(clipped, counted) }),
     ...(implausible === undefined ? {} : { implausibleRatio: ratio(implausible, counted) }),
     ...(levels === undefined
@@ -99,6 +99,32 @@ function levelDrift(
 
 const rounded = (value: number) => Number(value.toFixed(4));
 
+/**
+ * Distances from a mean, apart for those that are held at either limit: whoever chooses the limits would otherwise count a
+ * few rows by the mean.
+ */
+class Distances {
+  readonly #counts: [number, number, number] = [0, 0, 0];
+  readonly #sums: [number, number, number] = [0, 0, 0];
+
+  /** @param side 0: held at the lower limit, 1: within, 2: held at the upper one */
+  add(side: 0 | 1 | 2, sum: number, count = 1): void {
+    this.#counts[side] += count;
+    this.#sums[side] += sum;
+  }
+
+  /** In units of `scale`, of sides with at least 10 rows, each counted in tens; undefined where there is none. */
+  mean(scale = 1): number | undefined {
+    let [weighted, all] = [0, 0];
+    this.#counts.forEach((count, side) => {
+      if (count < MINIMUM_ROWS) return;
+      weighted += ((this.#sums[side] ?? 0) / count) * roundCount(count);
+      all += roundCount(count);
+    });
+    return all === 0 ? undefined : weighted / all / scale;
+  }
+}
+
 function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConversion | undefined): DriftMeter {
   const { mean, deviation, range, kind } = column;
   const { numbers } = splitMarkers(column.missingMarkers);
@@ -106,9 +132,11 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
   const prepare = preparation(column, conversion);
   const { factor, offset } = conversion ?? { factor: 1, offset: 0 };
   const clip = kind === 'numeric' ? column.clip : undefined;
+  // Of true and false, each is a side.
+  const [least, most] = kind === 'boolean' ? [0, 1] : (clip ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY]);
   const limit = CLIP_DEVIATIONS * deviation;
+  const distances = new Distances();
   let present = 0;
-  let sum = 0;
   let clipped = 0;
   let implausible = 0;
   const addOne = (raw: number) => {
@@ -118,18 +146,21 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
     const distance = (prepare === undefined ? raw : prepare(raw)) - mean;
     const isOut = clip !== undefined && (value < clip[0] || value > clip[1]);
     if (isOut || Math.abs(distance) > limit) clipped++;
+    const isLow = distance < -limit || value <= least;
+    const isHigh = distance > limit || value >= most;
     if (range !== undefined && (value < range[0] || value > range[1])) implausible++;
-    sum += Math.min(limit, Math.max(-limit, distance));
+    distances.add(isLow ? 0 : isHigh ? 2 : 1, Math.min(limit, Math.max(-limit, distance)));
   };
   // The common case apart: 30 million cells are read within a second.
-  const isPlain = prepare === undefined && range === undefined && others.length === 0;
+  const isPlain = kind === 'numeric' && prepare === undefined && range === undefined && others.length === 0;
   return {
     add(cells, rows) {
       if (!isPlain) {
         for (let row = 0; row < rows; row++) addOne(cells[row] ?? Number.NaN);
         return;
       }
-      let [found, total] = [0, 0];
+      let [found, total, high] = [0, 0, 0];
+      const cut = clipped;
       for (let row = 0; row < rows; row++) {
         const raw = cells[row] ?? Number.NaN;
         const distance = raw - mean;
@@ -138,17 +169,19 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
           found++;
           total += distance;
         } else if (raw !== marker && Number.isFinite(raw)) {
-          found++;
           clipped++;
-          total += distance > 0 ? limit : -limit;
+          if (distance > 0) high++;
         }
       }
-      present += found;
-      sum += total;
+      const out = clipped - cut;
+      present += found + out;
+      distances.add(1, total, found);
+      distances.add(0, -limit * (out - high), out - high);
+      distances.add(2, limit * high, high);
     },
     take: (rows) =>
       driftOf(column, rows, rows - present, {
-        distance: sum / deviation,
+        distance: distances.mean(deviation),
         ...(kind === 'boolean' ? {} : { clipped }),
         ...(range === undefined ? {} : { implausible }),
       }),
@@ -179,8 +212,8 @@ function dateMeter(column: Extract<FeatureColumn, { kind: 'datetime' }>): DriftM
   const span = column.parts.find((part) => !isCycle(part));
   const hasOrigin = dateCells(column)[1] !== undefined;
   const fixed = fixedReference(column);
+  const distances = new Distances();
   let present = 0;
-  let distance = 0;
   return {
     add(cells, rows) {
       const half = cells.length / 2;
@@ -190,11 +223,12 @@ function dateMeter(column: Extract<FeatureColumn, { kind: 'datetime' }>): DriftM
         if (!Number.isFinite(date) || !Number.isFinite(from)) continue;
         present++;
         if (span === undefined || isCycle(span)) continue;
-        const scaled = (spanOf(span.part, date, from) - span.mean) / span.deviation;
-        distance += Math.min(CLIP_DEVIATIONS, Math.max(-CLIP_DEVIATIONS, scaled));
+        const distance = (spanOf(span.part, date, from) - span.mean) / span.deviation;
+        if (Math.abs(distance) <= CLIP_DEVIATIONS) distances.add(1, distance);
+        else distances.add(distance < 0 ? 0 : 2, Math.sign(distance) * CLIP_DEVIATIONS);
       }
     },
-    take: (rows) => driftOf(column, rows, rows - present, span === undefined ? {} : { distance }),
+    take: (rows) => driftOf(column, rows, rows - present, { distance: distances.mean() }),
   };
 }
 
@@ -217,7 +251,7 @@ function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kin
         }
       }
     },
-    take: (rows) => driftOf({ ...column, mean, deviation }, rows, rows - present, { distance }),
+    take: (rows) => driftOf({ ...column, mean, deviation }, rows, rows - present, { distance: distance / present }),
   };
 }
 

@@ -106,6 +106,9 @@ test('whatever fewer than ten rows hold, nothing tells of them', async () => {
     [5, '', 'east'],
     [5, 120, 'north'],
     [5, 120, ''],
+    [5, 1e6, 'east'],
+    [-30, -1e6, 'east'],
+    [5, Number.MAX_VALUE, 'east'],
   );
   const known = await driftOf(base);
   await fc.assert(
@@ -114,6 +117,39 @@ test('whatever fewer than ten rows hold, nothing tells of them', async () => {
     }),
     { numRuns: 15 },
   );
+});
+
+test.each<[FeatureColumn, unknown, unknown]>([
+  [{ kind: 'numeric', name: 'a', mean: 50, deviation: 1e-9, ...plain }, 40, 60],
+  [{ kind: 'numeric', name: 'a', mean: 49, deviation: 0.1, clip: [49, 50], ...plain }, 40, 60],
+  [{ kind: 'boolean', name: 'a', mean: 0, deviation: 0.1, ...plain }, 0, 1],
+  [
+    {
+      kind: 'datetime',
+      name: 'a',
+      format: 'iso',
+      from: '2020-01-01',
+      parts: [{ part: 'days', mean: 0, deviation: 1e-9 }],
+      ...plain,
+    },
+    '2019-01-01',
+    '2021-01-01',
+  ],
+])('a spec that is made to count few rows by their mean does not: %j', async (column, usual, rare) => {
+  const path = join(folder, 'chosen.csv');
+  const chosen = sealFeatureSpec({ ...spec, columns: [column] });
+  const shiftOf = async (few: number) => {
+    const cells = Array.from({ length: 200 }, (_, row) => `${String(row < few ? rare : usual)},1`);
+    writeFileSync(path, `a,y\n${cells.join('\n')}\n`);
+    const { drift } = await loadDataset({ path, delimiter: ',' }, chosen, { salt: '', shareRatio: 0 });
+    return drift.columns[0]?.shift;
+  };
+  const none = await shiftOf(0);
+  expect(none).toEqual(expect.any(Number));
+  expect(await shiftOf(9)).toBe(none);
+  expect(await shiftOf(50)).not.toBe(none);
+  // In tens, as counts are.
+  expect(await shiftOf(48)).toBe(await shiftOf(50));
 });
 
 test('of many columns those that drifted most are told, in the order of the spec', () => {
