@@ -1,4 +1,4 @@
-import type { Kysely, Selectable } from 'kysely';
+import { type Kysely, type RawBuilder, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { AuditEntriesTable, Tables } from '../database/tables.js';
 
@@ -38,22 +38,19 @@ export interface AuditLog {
   list(organizationId: string, filter: AuditFilter): Promise<AuditRow[]>;
 }
 
+/** The statement that stores an entry, also as a part of another statement. */
+export function insertEntry(entry: AuditEntry): RawBuilder<unknown> {
+  const { organizationId, actor, action, resource, details = {}, remoteAddress = null, requestId = null } = entry;
+  return sql`insert into audit_entries (organization_id, actor, action, resource, details, remote_address, request_id)
+    values (${organizationId}, ${actor}, ${action}, ${resource}, ${JSON.stringify(details)}::text::jsonb,
+      ${remoteAddress}, ${requestId})`;
+}
+
 /** The log of every change, one row each. Rows are never changed; how long they are kept is the operator's matter. */
 export function createAuditLog({ database }: { readonly database: Database }): AuditLog {
   return {
     async record(entry, transaction = database.kysely) {
-      await transaction
-        .insertInto('audit_entries')
-        .values({
-          organization_id: entry.organizationId,
-          actor: entry.actor,
-          action: entry.action,
-          resource: entry.resource,
-          details: JSON.stringify(entry.details ?? {}),
-          remote_address: entry.remoteAddress ?? null,
-          request_id: entry.requestId ?? null,
-        })
-        .execute();
+      await insertEntry(entry).execute(transaction);
     },
 
     list(organizationId, { actor, resource, action, since, until, beforeId, limit }) {

@@ -1,5 +1,6 @@
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { silentLogger } from '@octomil/shared/runtime';
+import { sql } from 'kysely';
 import { type Coordinator, startCoordinator } from '../start-coordinator.js';
 import { testDatabaseDump } from '../testing/index.js';
 import { auditResource, changedFields } from './audit-resource.js';
@@ -128,6 +129,67 @@ test('a change that cannot be written down is not answered as done', async () =>
   const answer = await send('POST', '/api/v1/models', { name: 'unlogged' });
   Object.assign(audit, { record });
   expect(answer).toMatchObject({ status: 500, body: { code: 'internal' } });
+});
+
+describe('the entry of a change and the answer under its key are one commit', () => {
+  /** The transaction that wrote each row. */
+  const writers = async (name: string): Promise<Record<'model' | 'entry' | 'answer', string>> => {
+    const { rows } = await sql<Record<'model' | 'entry' | 'answer', string>>`
+      select m.xmin::text as model, e.xmin::text as entry,
+        (select k.xmin::text from idempotency_keys k order by created_at desc limit 1) as answer
+      from models m left join audit_entries e on e.resource = 'models/' || m.id
+      where m.name = ${name}`.execute(coordinator.context.database.kysely);
+    return rows[0] ?? { model: '', entry: '', answer: '' };
+  };
+
+  test('with the change itself where its route says so', async () => {
+    const { status } = await send('POST', '/api/v1/models', { name: 'whole' }, { 'idempotency-key': 'whole' });
+    expect(status).toBe(201);
+    const { model, entry, answer } = await writers('whole');
+    expect(entry).toBe(model);
+    expect(answer).toBe(model);
+  });
+
+  test('after the change elsewhere', async () => {
+    await send('POST', '/api/v1/models/ensure', { name: 'apart' }, { 'idempotency-key': 'apart' });
+    const { model, entry, answer } = await writers('apart');
+    expect(entry).not.toBe(model);
+    expect(answer).toBe(entry);
+  });
+
+  test('so that a change whose entry is refused is not made, and its key is free', async () => {
+    const { kysely } = coordinator.context.database;
+    await sql`alter table audit_entries add constraint refused check (action <> 'POST /api/v1/models') not valid`.execute(
+      kysely,
+    );
+    const headers = { 'idempotency-key': 'undone' };
+    const refused = await send('POST', '/api/v1/models', { name: 'undone' }, headers);
+    await sql`alter table audit_entries drop constraint refused`.execute(kysely);
+    expect(refused.status).toBe(500);
+    expect(await writers('undone')).toMatchObject({ model: '' });
+    expect(await send('POST', '/api/v1/models', { name: 'undone' }, headers)).toMatchObject({ status: 201 });
+  });
+
+  test('and an answer without its entry is not sent, though the change is made', async () => {
+    const { kysely } = coordinator.context.database;
+    await sql`alter table audit_entries add constraint refused check (action not like '%ensure') not valid`.execute(
+      kysely,
+    );
+    const headers = { 'idempotency-key': 'half' };
+    const refused = await send('POST', '/api/v1/models/ensure', { name: 'half' }, headers);
+    await sql`alter table audit_entries drop constraint refused`.execute(kysely);
+    expect(refused).toMatchObject({ status: 500, body: { code: 'internal' } });
+    const again = await send('POST', '/api/v1/models/ensure', { name: 'half' }, headers);
+    expect(again).toMatchObject({ status: 200, body: { name: 'half' } });
+  });
+
+  test('and a refused change leaves no entry', async () => {
+    const before = (await entries())[0]?.id;
+    const headers = { 'idempotency-key': 'taken' };
+    expect((await send('POST', '/api/v1/models', { name: 'whole' }, headers)).status).toBe(409);
+    expect((await send('PATCH', '/api/v1/models/whole', { name: 'apart' })).status).toBe(409);
+    expect((await entries())[0]?.id).toBe(before);
+  });
 });
 
 test.each([

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { type RawBuilder, type SqlBool, sql } from 'kysely';
+import { type Kysely, type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { GatheredReads } from '../database/gathered-reads.js';
-import type { JsonObject } from '../database/tables.js';
+import type { JsonObject, Tables } from '../database/tables.js';
 import { revoked } from './credential-check.js';
 import { checkDeviceIdentifier, checkLabels } from './enrollment.js';
 import type { StoredCapabilities, StoredSite } from './site-summary.js';
@@ -240,20 +240,21 @@ export class DeviceRecords {
     organizationId: string,
     device: string,
     patch: Readonly<Record<string, string | null>>,
+    transaction: Kysely<Tables>,
   ): Promise<DeviceRecord> {
-    const { id } = await this.find(organizationId, device);
     const given = Object.entries(patch);
     const gone = given.filter(([, value]) => value === null).map(([name]) => name);
     const set = JSON.stringify(Object.fromEntries(given.filter(([, value]) => value !== null)));
-    await this.#database.transact(async (transaction) => {
-      const { rows } = await sql<{ labels: Record<string, string> }>`
-        update devices set labels = (labels - ${gone}::text[]) || ${set}::text::jsonb,
-          enrolled_labels = (enrolled_labels - ${gone}::text[]) || ${set}::text::jsonb
-        where id = ${id} returning labels`.execute(transaction);
-      // Undone with the transaction when there are too many.
-      checkLabels(rows[0]?.labels ?? {});
-    });
-    return this.find(organizationId, id);
+    const { rows } = await sql<Row>`
+      update devices d set labels = (labels - ${gone}::text[]) || ${set}::text::jsonb,
+        enrolled_labels = (enrolled_labels - ${gone}::text[]) || ${set}::text::jsonb
+      where ${isDevice(organizationId, device)} returning d.*, ${ONLINE} as online`.execute(transaction);
+    const [row] = rows;
+    if (row === undefined) throw noDevice(device);
+    const record = toRecord(row);
+    // Undone with the transaction when there are too many.
+    checkLabels(record.labels);
+    return record;
   }
 
   /** With its groups, by name, and what it said of the models that were rolled out to it. @throws `device_not_registered` */

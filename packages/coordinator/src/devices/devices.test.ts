@@ -40,7 +40,7 @@ beforeEach(async () => {
     clock: systemClock,
     metrics: createMetrics({ processMetrics: false }),
   });
-  registerDeviceRoutes(app, { devices, desired: { devicesChanged: () => undefined } });
+  registerDeviceRoutes(app, { database, devices, desired: { devicesChanged: () => undefined } });
 });
 
 afterEach(() => app.close());

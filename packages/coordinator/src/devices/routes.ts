@@ -1,7 +1,8 @@
 import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
-import { type App, requireScope } from '../http/index.js';
+import type { Database } from '../database/database.js';
+import { type App, commitChange, requireScope } from '../http/index.js';
 import type { DesiredSource } from './desired-source.js';
 import { organizationFor, requireVoice } from './device-access.js';
 import { factsOf } from './device-facts.js';
@@ -11,6 +12,7 @@ import { deviceView } from './device-view.js';
 import { checkLabels } from './enrollment.js';
 
 export interface DeviceRoutesOptions {
+  readonly database: Database;
   readonly devices: DeviceService;
   readonly desired: Pick<DesiredSource, 'devicesChanged'>;
 }
@@ -50,7 +52,7 @@ const Patch = Type.Object(
 const config = { audit: false, idempotent: false } as const;
 
 /** Devices over REST: what an organization sees of its own, and what published clients say of themselves. */
-export function registerDeviceRoutes(app: App, { devices, desired }: DeviceRoutesOptions): void {
+export function registerDeviceRoutes(app: App, { database, devices, desired }: DeviceRoutesOptions): void {
   const { records, tokens } = devices;
 
   app.get(
@@ -89,13 +91,15 @@ export function registerDeviceRoutes(app: App, { devices, desired }: DeviceRoute
     {
       schema: { summary: "Set or take away labels; they win over the device's own", tags, params: Params, body: Patch },
     },
-    async (request) => {
+    async (request, reply) => {
       const { organizationId } = requireScope(request, 'devices:write');
       const { labels } = request.body;
       checkLabels(Object.fromEntries(Object.entries(labels).map(([name, value]) => [name, value ?? ''])));
-      const device = await records.patchLabels(organizationId, request.params.id, labels);
-      desired.devicesChanged([device.id]);
-      return deviceView(device);
+      const device = await commitChange(request, reply, database, async (transaction) =>
+        deviceView(await records.patchLabels(organizationId, request.params.id, labels, transaction)),
+      );
+      desired.devicesChanged([String(device['id'])]);
+      return device;
     },
   );
 

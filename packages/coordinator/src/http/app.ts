@@ -17,6 +17,7 @@ import { answerError, answerMissingRoute } from './error-answer.js';
 import { registerOpenApi } from './openapi.js';
 import { type Authenticator, registerPrincipal } from './principal.js';
 import { RateLimits } from './rate-limit.js';
+import { registerOutcomeRecorders } from './recorded-change.js';
 
 /** The REST application, with TypeBox schemas typed in handlers. */
 export type App = FastifyInstance<
@@ -94,7 +95,9 @@ export async function createApp(options: AppOptions): Promise<App> {
     reply.header('x-request-id', request.id);
   });
   app.decorateRequest('startedAtMs', 0);
+  app.decorateRequest('mayRepeat', false);
   registerPrincipal(app, authenticator, limits);
+  registerOutcomeRecorders(app);
   app.addHook('preValidation', async ({ url, body }) => {
     checkAddress(url);
     // Raw bytes are a stream, and not looked at here.
@@ -113,5 +116,7 @@ export async function createApp(options: AppOptions): Promise<App> {
 declare module 'fastify' {
   interface FastifyRequest {
     startedAtMs: number;
+    /** It failed in a way that may be over when it is sent again as it is. */
+    mayRepeat: boolean;
   }
 }

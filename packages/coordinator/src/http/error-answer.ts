@@ -50,6 +50,7 @@ export function answerError(
     const context = { error: thrown, requestId: request.id, method: request.method, route: request.routeOptions.url };
     logger.error(context, 'a request failed');
   }
+  request.mayRepeat = error.entry.retry !== 'never';
   if (error.retryAfterSeconds !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfterSeconds)));
   return reply
     .code(status)

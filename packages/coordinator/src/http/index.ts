@@ -17,5 +17,6 @@ export {
   type Scope,
 } from './principal.js';
 export { RateLimits } from './rate-limit.js';
+export { commitChange } from './recorded-change.js';
 export { openRedisCounts } from './redis-counts.js';
 export { SharedCounts } from './shared-counts.js';

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { Type } from 'typebox';
+import type { Database } from '../database/database.js';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
+import { commitChange } from '../http/recorded-change.js';
 import type { Registry } from './registry.js';
 import type { Removal } from './removal.js';
 import { MODEL_TAG, ModelParams, Offset, OrgId } from './route-schemas.js';
@@ -34,11 +36,12 @@ const ListQuery = Type.Object({
 });
 
 export interface ModelRoutesOptions {
+  readonly database: Database;
   readonly registry: Registry;
   readonly removal: Removal;
 }
 
-export function registerModelRoutes(app: App, { registry, removal }: ModelRoutesOptions): void {
+export function registerModelRoutes(app: App, { database, registry, removal }: ModelRoutesOptions): void {
   const { models, versions } = registry;
   const tags = [MODEL_TAG];
   const schema = <T extends object>(summary: string, parts: T): T & { summary: string; tags: string[] } => ({
@@ -78,7 +81,9 @@ export function registerModelRoutes(app: App, { registry, removal }: ModelRoutes
       const { organizationId } = requireScope(request, 'models:write');
       const given = knownFields(request.body);
       const name = given.name ?? `model-${randomBytes(5).toString('hex')}`;
-      return reply.code(201).send(modelJson(await models.create(organizationId, { ...given, name }), undefined));
+      return commitChange(request, reply.code(201), database, async (transaction) =>
+        modelJson(await models.create(organizationId, { ...given, name }, transaction), undefined),
+      );
     },
   );
 
@@ -107,11 +112,13 @@ export function registerModelRoutes(app: App, { registry, removal }: ModelRoutes
   app.patch(
     '/api/v1/models/:id',
     { schema: schema('Changes what is said of a model', { params: ModelParams, body: PatchBody }) },
-    async (request) => {
+    async (request, reply) => {
       const { organizationId } = requireScope(request, 'models:write');
       const model = await models.get(organizationId, request.params.id);
-      const updated = await models.update(model, knownFields(request.body));
-      return modelJson(updated, (await versions.newestOf([model.id])).get(model.id));
+      const newest = (await versions.newestOf([model.id])).get(model.id);
+      return commitChange(request, reply, database, async (transaction) =>
+        modelJson(await models.update(model, knownFields(request.body), transaction), newest),
+      );
     },
   );
 

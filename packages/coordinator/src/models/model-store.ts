@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { type RawBuilder, type Selectable, sql } from 'kysely';
+import { type Kysely, type RawBuilder, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { GatheredReads } from '../database/gathered-reads.js';
-import type { ModelsTable } from '../database/tables.js';
+import type { ModelsTable, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 
 export type Model = Selectable<ModelsTable>;
@@ -48,10 +48,10 @@ export class ModelStore {
   }
 
   /** @throws OctomilError `conflict` with the id of the model that has the name, in any case of letters */
-  async create(organizationId: string, fields: ModelFields): Promise<Model> {
-    const created = await this.#insert(organizationId, fields);
+  async create(organizationId: string, fields: ModelFields, transaction?: Kysely<Tables>): Promise<Model> {
+    const created = await this.#insert(organizationId, fields, transaction);
     if (created !== undefined) return created;
-    const existing = await this.find(organizationId, fields.name);
+    const existing = await this.#byName(organizationId, fields.name, transaction);
     throw new OctomilError('conflict', `there is a model named "${existing?.name ?? fields.name}" already`, {
       details: { model_id: existing?.id ?? null },
     });
@@ -133,11 +133,11 @@ export class ModelStore {
   }
 
   /** @throws OctomilError `conflict` when the new name is taken */
-  async update(model: Model, fields: Partial<ModelFields>): Promise<Model> {
+  async update(model: Model, fields: Partial<ModelFields>, transaction?: Kysely<Tables>): Promise<Model> {
     const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
     if (Object.keys(given).length === 0) return model;
     try {
-      return await this.#database.kysely
+      return await (transaction ?? this.#database.kysely)
         .updateTable('models')
         .set(given)
         .where('id', '=', model.id)
@@ -149,8 +149,8 @@ export class ModelStore {
     }
   }
 
-  #byName(organizationId: string, name: string): Promise<Model | undefined> {
-    return this.#database.kysely
+  #byName(organizationId: string, name: string, handle = this.#database.kysely): Promise<Model | undefined> {
+    return handle
       .selectFrom('models')
       .selectAll()
       .where('organization_id', '=', organizationId)
@@ -160,8 +160,8 @@ export class ModelStore {
   }
 
   /** `undefined` when the name is taken. */
-  #insert(organizationId: string, fields: ModelFields): Promise<Model | undefined> {
-    return this.#database.kysely
+  #insert(organizationId: string, fields: ModelFields, handle = this.#database.kysely): Promise<Model | undefined> {
+    return handle
       .insertInto('models')
       .values({
         id: randomUUID(),

@@ -51,7 +51,7 @@ export function createRegistryRoutes(options: RegistryRoutesOptions): {
   return {
     artifacts,
     register(app) {
-      registerModelRoutes(app, { registry, removal });
+      registerModelRoutes(app, { database, registry, removal });
       registerVersionRoutes(app, { registry, database, uploads, removal });
       registerUploadRoutes(app, {
         registry,

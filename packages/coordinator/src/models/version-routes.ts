@@ -4,6 +4,7 @@ import { Type } from 'typebox';
 import type { Database } from '../database/database.js';
 import type { App } from '../http/app.js';
 import { requireScope } from '../http/principal.js';
+import { commitChange } from '../http/recorded-change.js';
 import { lineageJson } from './lineage.js';
 import type { Registry } from './registry.js';
 import type { Removal } from './removal.js';
@@ -112,20 +113,23 @@ export function registerVersionRoutes(app: App, { registry, database, uploads, r
   app.post(
     `${base}/:version/deprecate`,
     { schema: { summary: 'Deprecates a version: it stays, and is no latest any more', tags, params: VersionParams } },
-    async (request) => {
+    async (request, reply) => {
       const version = await own(request, request.params.id, request.params.version);
-      await versions.deprecate(version);
-      return again(version);
+      return commitChange(request, reply, database, async (transaction) => {
+        await versions.deprecate(version, transaction);
+        return versionJson({ ...version, status: 'deprecated' });
+      });
     },
   );
 
   app.patch(
     `${base}/:version/metrics`,
     { schema: { summary: 'Adds figures to a version', tags, params: VersionParams, body: MetricsBody } },
-    async (request) => {
+    async (request, reply) => {
       const version = await own(request, request.params.id, request.params.version);
-      await versions.addMetrics(version, request.body.metrics);
-      return again(version);
+      return commitChange(request, reply, database, async (transaction) =>
+        versionJson(await versions.addMetrics(version, request.body.metrics, transaction)),
+      );
     },
   );
 

@@ -320,8 +320,8 @@ export class VersionStore {
   }
 
   /** Safe to repeat. */
-  async deprecate(version: Version): Promise<void> {
-    await this.#database.kysely
+  async deprecate(version: Version, handle = this.#database.kysely): Promise<void> {
+    await handle
       .updateTable('versions')
       .set({ status: 'deprecated' })
       .where('id', '=', version.id)
@@ -330,12 +330,19 @@ export class VersionStore {
   }
 
   /** Adds to what is known, and replaces figures of the same name. */
-  async addMetrics(version: Version, metrics: JsonObject): Promise<void> {
-    await this.#database.kysely
+  async addMetrics(
+    version: VersionWithArtifacts,
+    metrics: JsonObject,
+    handle = this.#database.kysely,
+  ): Promise<VersionWithArtifacts> {
+    const row = await handle
       .updateTable('versions')
       .set({ metrics: sql`metrics || ${JSON.stringify(metrics)}::jsonb` })
       .where('id', '=', version.id)
-      .execute();
+      .returningAll()
+      .returning(partsOf('versions'))
+      .executeTakeFirst();
+    return row === undefined ? version : withParts(row);
   }
 }
 

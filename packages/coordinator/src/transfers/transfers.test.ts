@@ -63,7 +63,7 @@ async function newApp(): Promise<void> {
     metrics: createMetrics({ processMetrics: false }),
   });
   registerTransferRoutes(app, { transfers });
-  registerDeviceRoutes(app, { devices, desired: { devicesChanged: () => undefined } });
+  registerDeviceRoutes(app, { database, devices, desired: { devicesChanged: () => undefined } });
   url = await app.listen({ host: '127.0.0.1', port: 0 });
 }
 

@@ -2,7 +2,9 @@ import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
-import type { FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Kysely, RawBuilder } from 'kysely';
+import type { Tables } from '../../database/tables.js';
 import type { App } from '../app.js';
 import type { Principal } from '../principal.js';
 import { openAnswer, sealAnswer } from './answer-seal.js';
@@ -13,6 +15,8 @@ declare module 'fastify' {
     /** The request is a repetition, answered from what is stored. */
     replayed: boolean;
     reservation: OpenReservation | undefined;
+    /** Set by an earlier hook: a statement to be stored in one commit with the answer. */
+    storedBeside: RawBuilder<unknown> | undefined;
   }
   interface FastifyContextConfig {
     /** `false`: `Idempotency-Key` is ignored, for routes whose repetition does no harm and whose answers are large. */
@@ -36,7 +40,8 @@ const MAX_STORED_CHARACTERS = 1024 * 1024;
 
 /**
  * `Idempotency-Key` on POST: the same key with the same request is answered once and then from the store, with
- * `Idempotent-Replayed: true`. Final outcomes are stored (2xx, and 4xx without 429); after 5xx the key is free again.
+ * `Idempotent-Replayed: true`. Final outcomes are stored (2xx, and 4xx that stay so); after 5xx, and after a failure that the error table calls
+ * repeatable (429, an upload whose bytes are not all there), the key is free again.
  */
 export function registerIdempotency(
   app: App,
@@ -44,6 +49,7 @@ export function registerIdempotency(
 ): void {
   app.decorateRequest('replayed', false);
   app.decorateRequest('reservation', undefined);
+  app.decorateRequest('storedBeside', undefined);
 
   app.addHook('preHandler', async (request, reply) => {
     const key = request.headers['idempotency-key'];
@@ -73,22 +79,35 @@ export function registerIdempotency(
   });
 
   app.addHook('onSend', async (request, reply, payload) => {
-    const { reservation, bearer } = request;
+    const { reservation, storedBeside } = request;
     if (reservation === undefined) return payload;
-    request.reservation = undefined;
     reservation.stopRenewing();
-    const { id, lock, key } = reservation;
-    const { statusCode } = reply;
-    const isFinal = statusCode < 500 && statusCode !== 429 && typeof payload === 'string';
     try {
-      if (isFinal && bearer !== undefined && payload.length <= MAX_STORED_CHARACTERS) {
-        await store.complete(id, lock, { status: statusCode, body: sealAnswer(payload, bearer, key) });
-      } else await store.release(id, lock);
+      if (keepsAnswer(request, reply, payload)) await keep(request, reply, payload);
+      else await store.release(reservation.id, reservation.lock);
     } catch (error) {
+      // An answer is not sent without its audit entry. It becomes 500, which comes by here again and frees the key.
+      if (storedBeside !== undefined) throw error;
       // What was done is done: the answer is worth more than the possibility to repeat it.
       logger.error({ error, requestId: request.id }, 'an answer could not be stored under its idempotency key');
+    } finally {
+      request.storedBeside = undefined;
     }
+    request.reservation = undefined;
     return payload;
+  });
+  app.outcomeRecorders.push(async ({ request, reply, text }, transaction) => {
+    const { reservation } = request;
+    if (reservation === undefined || !keepsAnswer(request, reply, text)) return () => undefined;
+    try {
+      await keep(request, reply, text, transaction);
+    } finally {
+      request.storedBeside = undefined;
+    }
+    return () => {
+      reservation.stopRenewing();
+      request.reservation = undefined;
+    };
   });
 
   // Answers that were never sent by way of the hook above: streams taken over by their route.
@@ -99,6 +118,18 @@ export function registerIdempotency(
     reservation.stopRenewing();
     await store.release(reservation.id, reservation.lock);
   });
+
+  async function keep(
+    { reservation, bearer, storedBeside }: FastifyRequest,
+    { statusCode }: FastifyReply,
+    text: string,
+    within?: Kysely<Tables>,
+  ): Promise<void> {
+    if (reservation === undefined || bearer === undefined) return;
+    const { id, lock, key } = reservation;
+    const answer = { status: statusCode, body: sealAnswer(text, bearer, key) };
+    await store.complete(id, lock, answer, { beside: storedBeside, ...(within === undefined ? {} : { within }) });
+  }
 
   function hold(id: RepeatKey, lock: string, key: string): OpenReservation {
     let cancel: () => void = () => undefined;
@@ -125,6 +156,16 @@ export function registerIdempotency(
     renewLater();
     return reservation;
   }
+}
+
+/** Whether this answer will be stored under the key that the request holds. */
+export function keepsAnswer(
+  { reservation, bearer, mayRepeat }: FastifyRequest,
+  { statusCode }: FastifyReply,
+  payload: unknown,
+): payload is string {
+  if (reservation === undefined || bearer === undefined || typeof payload !== 'string') return false;
+  return statusCode < 500 && !mayRepeat && payload.length <= MAX_STORED_CHARACTERS;
 }
 
 function storedAnswer(

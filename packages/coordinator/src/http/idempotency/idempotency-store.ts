@@ -1,5 +1,6 @@
-import { type RawBuilder, sql } from 'kysely';
+import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { Database } from '../../database/database.js';
+import type { Tables } from '../../database/tables.js';
 
 export interface RepeatKey {
   readonly organizationId: string;
@@ -29,11 +30,16 @@ export class IdempotencyStore {
     this.#database = database;
   }
 
+  /**
+   * Does not wait for the disk: the commit of the change that follows comes later in the same log, so that the disk has
+   * the reservation whenever it has the change.
+   */
   async reserve(id: RepeatKey, route: string, requestHash: string): Promise<Reservation> {
     const taken = await sql<{ lock: string }>`
       insert into idempotency_keys as held (organization_id, caller, key, route, request_hash, locked_until)
-      values (${id.organizationId}, ${id.caller}, ${id.key}, ${route}, ${requestHash},
-        now() + make_interval(secs => ${LOCK_SECONDS}))
+      select ${id.organizationId}, ${id.caller}, ${id.key}, ${route}, ${requestHash},
+        now() + make_interval(secs => ${LOCK_SECONDS})
+      from (select set_config('synchronous_commit', 'off', true)) as unsynced
       on conflict (organization_id, caller, key) do update
         set route = excluded.route, request_hash = excluded.request_hash, locked_until = excluded.locked_until,
           status = null, body = null, created_at = now()
@@ -70,8 +76,17 @@ export class IdempotencyStore {
     return this.#held(id, lock, sql`locked_until = now() + make_interval(secs => ${LOCK_SECONDS})`);
   }
 
-  async complete(id: RepeatKey, lock: string, answer: { status: number; body: string }): Promise<void> {
-    await this.#held(id, lock, sql`status = ${answer.status}, body = ${answer.body}`);
+  /**
+   * @param beside a statement that is stored in the same commit, whether the key is still held or not
+   * @param within the transaction of the change itself
+   */
+  async complete(
+    id: RepeatKey,
+    lock: string,
+    answer: { status: number; body: string },
+    { beside, within }: { beside?: RawBuilder<unknown> | undefined; within?: Kysely<Tables> } = {},
+  ): Promise<void> {
+    await this.#held(id, lock, sql`status = ${answer.status}, body = ${answer.body}`, { beside, within });
   }
 
   /** The request had no final outcome: it may be sent again. */
@@ -89,10 +104,16 @@ export class IdempotencyStore {
     return Number(numAffectedRows);
   }
 
-  async #held(id: RepeatKey, lock: string, change: RawBuilder<unknown>): Promise<boolean> {
-    const { numAffectedRows = 0n } = await sql`update idempotency_keys set ${change}
+  async #held(
+    id: RepeatKey,
+    lock: string,
+    change: RawBuilder<unknown>,
+    { beside, within }: { beside?: RawBuilder<unknown> | undefined; within?: Kysely<Tables> | undefined } = {},
+  ): Promise<boolean> {
+    const { numAffectedRows = 0n } = await sql`${beside === undefined ? sql`` : sql`with beside as (${beside})`}
+      update idempotency_keys set ${change}
       where organization_id = ${id.organizationId} and caller = ${id.caller} and key = ${id.key}
-        and status is null and created_at = ${lock}::timestamptz`.execute(this.#database.kysely);
+        and status is null and created_at = ${lock}::timestamptz`.execute(within ?? this.#database.kysely);
     return numAffectedRows > 0n;
   }
 }

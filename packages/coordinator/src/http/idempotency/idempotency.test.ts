@@ -87,6 +87,18 @@ describe('a POST with an idempotency key', () => {
     expect(done).toEqual([{ name: 'a' }, { name: 'b' }]);
   });
 
+  test('that waits for bytes is done when they are there, under the same key', async () => {
+    const key = randomUUID();
+    outcome = async () => {
+      throw new OctomilError('transfer_incomplete', 'half of the file is missing');
+    };
+    expect((await post(key)).json()).toMatchObject({ code: 'transfer_incomplete' });
+    outcome = async () => ({ ok: true });
+    expect((await post(key)).json()).toEqual({ ok: true });
+    expect((await post(key)).headers['idempotent-replayed']).toBe('true');
+    expect(done).toHaveLength(2);
+  });
+
   test('while it is in progress is told when to ask again', async () => {
     const key = randomUUID();
     const { promise, resolve } = Promise.withResolvers<Record<string, unknown>>();
@@ -112,6 +124,8 @@ describe('a POST with an idempotency key', () => {
     ['rate_limited', 429, 2],
     ['wrong_state', 409, 1],
     ['not_found', 404, 1],
+    ['transfer_incomplete', 409, 2],
+    ['format_not_ready', 404, 2],
   ] as const)('that fails with %s (%i) is tried %i times in two', async (code, status, times) => {
     const key = randomUUID();
     outcome = async () => {
