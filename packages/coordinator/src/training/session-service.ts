@@ -1,26 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { formatTargetRule, parseTargetRule } from '@octomil/shared/features';
-import type { Architecture } from '@octomil/shared/models';
-import { initialWeights } from '@octomil/shared/models';
 import type { ObjectStore } from '@octomil/shared/storage';
-import { encodeWeights } from '@octomil/shared/tensors';
 import { neededAbilities } from '@octomil/shared/training';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { JsonObject } from '../database/tables.js';
-import { requireControllable } from './control-variates.js';
 import type { NewEvent } from './event-feed.js';
-import { storeBytes } from './object-keys.js';
+import { firstCheckpoint } from './first-checkpoint.js';
 import { openKey } from './open-round.js';
-import type { ConfirmedSpec, ConfirmedSpecs, StoredFile, TrainingBase, TrainingRegistry } from './ports.js';
-import type { ResolvedConfig } from './round-facts.js';
+import { type ModelRow, type PreparedSession, type PreparerDependencies, SessionPreparer } from './prepare-session.js';
 import { isInProgress } from './round-machine.js';
 import { anotherAttempt, firstAttempt, planOf } from './round-plan.js';
 import { roundLabel } from './round-store.js';
 import { type DeviceSelector, type RefusedDevice, reasonsOf, type SelectionRequest } from './selection.js';
-import { findBase, resolveConfig } from './session-base.js';
-import { parseSessionConfig, type SessionConfig, type SessionReferences } from './session-config.js';
 import { canMoveSession, firstStep, isOver } from './session-machine.js';
 import {
   cancelRound,
@@ -33,14 +24,10 @@ import {
   setSession,
 } from './session-store.js';
 
-export interface SessionServiceDependencies {
-  readonly database: Database;
+export interface SessionServiceDependencies extends PreparerDependencies {
   readonly sessions: SessionStore;
   readonly selector: DeviceSelector;
-  readonly registry: TrainingRegistry;
-  readonly confirmedSpecs: ConfirmedSpecs | undefined;
   readonly objects: ObjectStore;
-  readonly random: () => number;
   readonly wakeRound: (roundId: string) => void;
   readonly tellDevices: (deviceIds: readonly string[]) => void;
   readonly tellSession: (sessionId: string) => void;
@@ -57,27 +44,14 @@ export interface CreatedSession {
   readonly roundId: string;
 }
 
-interface Prepared {
-  readonly config: ResolvedConfig;
-  readonly model: ModelRow;
-  readonly federation: { id: string; name: string; memberIds: string[] };
-  readonly base: TrainingBase | undefined;
-  readonly confirmed: ConfirmedSpec | undefined;
-}
-
-interface ModelRow {
-  readonly id: string;
-  readonly name: string;
-  readonly architecture: Architecture | null;
-  readonly target: string | null;
-}
-
 /** What people do with training sessions. Every change holds the session's row, so that it and a round never cross. */
 export class SessionService {
   readonly #on: SessionServiceDependencies;
+  readonly #preparer: SessionPreparer;
 
   constructor(dependencies: SessionServiceDependencies) {
     this.#on = dependencies;
+    this.#preparer = new SessionPreparer(dependencies);
   }
 
   /**
@@ -91,14 +65,14 @@ export class SessionService {
     caller: Caller,
     overrides: { dryRun?: boolean; closesOnRequest?: boolean } = {},
   ): Promise<CreatedSession> {
-    const prepared = await this.#prepare(body, caller, overrides);
+    const prepared = await this.#preparer.prepare(body, caller.organizationId, overrides);
     const { model, federation, base, confirmed } = prepared;
     const config = overrides.closesOnRequest === true ? { ...prepared.config, closesOnRequest: true } : prepared.config;
     const open = config.admission === 'open';
     if (!config.dryRun && !open) await this.#requireDevices(prepared);
     const id = randomUUID();
     const step = firstStep(planOf(config));
-    const checkpointId = await this.#baseCheckpoint(prepared, caller.organizationId);
+    const checkpointId = await firstCheckpoint(this.#on, prepared, caller.organizationId);
     const round = firstAttempt(config, step, checkpointId);
     const spec = base?.document.featureSpec ?? confirmed?.spec;
     if (spec !== undefined) {
@@ -158,7 +132,7 @@ export class SessionService {
 
   /** Which sites would take part in such a session, and which would not and why. */
   async sites(body: unknown, caller: Caller): Promise<{ eligible: EligibleSite[]; refused: RefusedDevice[] }> {
-    const prepared = await this.#prepare(body, caller, { dryRun: true });
+    const prepared = await this.#preparer.prepare(body, caller.organizationId, { dryRun: true });
     const request = this.#selection(prepared);
     const online = await this.#on.selector.select({ ...request, count: 1_000, start: 0 });
     const { refused } = await this.#on.selector.countPossible(request, 1_000_000);
@@ -268,100 +242,22 @@ export class SessionService {
   }
 
   /** By identifier or name. @throws `model_not_found` */
-  async model(organizationId: string, reference: string): Promise<ModelRow> {
-    const { rows } = await sql<ModelRow>`
-      select id, name, architecture, target from models
-      where organization_id = ${organizationId} and (id = ${reference} or lower(name) = lower(${reference}))
-      order by (id = ${reference}) desc limit 1`.execute(this.#on.database.kysely);
-    const model = rows[0];
-    if (model !== undefined) return model;
-    throw new OctomilError('model_not_found', `there is no model "${reference.slice(0, 200)}"; create it first`, {
-      details: { field: 'model_id', value: reference.slice(0, 200) },
-    });
+  model(organizationId: string, reference: string): Promise<ModelRow> {
+    return this.#preparer.model(organizationId, reference);
   }
 
   /** By identifier or name; owned, or joined. @throws `not_found` */
-  async federation(
-    organizationId: string,
-    reference: string,
-  ): Promise<{ id: string; name: string; memberIds: string[] }> {
-    const { rows } = await sql<{ id: string; name: string; memberIds: string[] }>`
-      select f.id, f.name, array(select f.organization_id union select m.organization_id from federation_members m
-          where m.federation_id = f.id and m.status = 'active') as "memberIds"
-      from federations f
-      where (f.id = ${reference} or f.name = ${reference}) and (f.organization_id = ${organizationId}
-        or exists (select 1 from federation_members m where m.federation_id = f.id
-          and m.organization_id = ${organizationId} and m.status = 'active'))
-      order by (f.id = ${reference}) desc, (f.organization_id = ${organizationId}) desc limit 1`.execute(
-      this.#on.database.kysely,
-    );
-    const federation = rows[0];
-    if (federation !== undefined) return federation;
-    throw new OctomilError('not_found', `there is no federation "${reference.slice(0, 200)}"; create it first`, {
-      details: { field: 'federation', value: reference.slice(0, 200) },
-    });
+  federation(organizationId: string, reference: string): Promise<PreparedSession['federation']> {
+    return this.#preparer.federation(organizationId, reference);
   }
 
-  async #prepare(body: unknown, caller: Caller, { dryRun }: { dryRun?: boolean }): Promise<Prepared> {
-    const randomSeed = Math.floor(this.#on.random() * 2 ** 31);
-    const { config: asked, references } = parseSessionConfig(body, randomSeed);
-    requireControllable(asked);
-    const wanted =
-      dryRun === true
-        ? { ...asked, dryRun, trainer: asked.trainer === 'echo' ? 'tfjs' : asked.trainer, roundDeadlineSeconds: 30 }
-        : asked;
-    const { federation, model } = await this.#find(references, caller.organizationId);
-    if (wanted.newVersion !== null) await this.#requireFreeVersion(model, wanted.newVersion);
-    const base = await findBase(this.#on.registry, model, wanted.baseVersion);
-    const confirmed = await this.#confirmed(wanted, { organizationId: caller.organizationId, federation, model });
-    const config = resolveConfig(wanted, model, base?.document, confirmed);
-    return { config, model, federation, base, confirmed };
-  }
-
-  async #confirmed(
-    { featureSpec, target }: SessionConfig,
-    of: { organizationId: string; federation: { id: string; name: string }; model: ModelRow },
-  ): Promise<ConfirmedSpec | undefined> {
-    if (featureSpec === undefined) return undefined;
-    const specs = this.#on.confirmedSpecs;
-    if (specs === undefined) throw new OctomilError('internal', 'this coordinator keeps no proposals of features');
-    const wanted = target ?? of.model.target;
-    const rule = wanted === null ? null : formatTargetRule(parseTargetRule(wanted));
-    return specs.confirmed(featureSpec, { ...of, target: rule });
-  }
-
-  async #find(
-    references: SessionReferences,
-    organizationId: string,
-  ): Promise<{ federation: Prepared['federation']; model: ModelRow }> {
-    const model = await this.model(organizationId, references.model);
-    if (references.federation === undefined) {
-      // The published clients name none.
-      await this.#on.database.kysely
-        .insertInto('federations')
-        .values({ id: randomUUID(), organization_id: organizationId, name: 'default', description: '' })
-        .onConflict((conflict) => conflict.doNothing())
-        .execute();
-    }
-    return { model, federation: await this.federation(organizationId, references.federation ?? 'default') };
-  }
-
-  async #requireFreeVersion(model: ModelRow, version: string): Promise<void> {
-    const taken = await this.#on.database.kysely
-      .selectFrom('versions')
-      .select('id')
-      .where('model_id', '=', model.id)
-      .where('version', '=', version)
-      .executeTakeFirst();
-    if (taken !== undefined) {
-      throw new OctomilError(
-        'conflict',
-        `model "${model.name}" has a version ${version} already; versions never change`,
-      );
-    }
-  }
-
-  #selection({ config, model, federation, base, confirmed }: Prepared): Omit<SelectionRequest, 'count' | 'start'> {
+  #selection({
+    config,
+    model,
+    federation,
+    base,
+    confirmed,
+  }: PreparedSession): Omit<SelectionRequest, 'count' | 'start'> {
     const { dataSet, trainer, selector, strategy, personalization, hints, local } = config;
     const featureSpec = base?.document.featureSpec ?? confirmed?.spec;
     const abilities = neededAbilities({ personalization, hints, featureSpec, options: local });
@@ -371,7 +267,7 @@ export class SessionService {
     };
   }
 
-  async #requireDevices(prepared: Prepared): Promise<void> {
+  async #requireDevices(prepared: PreparedSession): Promise<void> {
     const { minUpdates } = prepared.config;
     const { possible, refused } = await this.#on.selector.countPossible(this.#selection(prepared), minUpdates);
     if (possible >= minUpdates) return;
@@ -384,46 +280,6 @@ export class SessionService {
       ].join('; '),
       { details: { min_updates: minUpdates, available: possible, refused: refused.slice(0, 20) } },
     );
-  }
-
-  /** The row that the first round trains from; none while the columns are not known. */
-  async #baseCheckpoint({ base, config, confirmed }: Prepared, organizationId: string): Promise<string | null> {
-    if (base?.checkpointId != null) return base.checkpointId;
-    if (base === undefined && (config.describes || config.dryRun || config.architecture === null)) return null;
-    const stored: StoredFile =
-      base?.weights ??
-      (await storeBytes(
-        this.#on.objects,
-        'checkpoints',
-        encodeWeights(initialWeights(requireArchitecture(config), config.inputWidth, config.seed)),
-      ));
-    const lineage: JsonObject =
-      base === undefined
-        ? {
-            initial: true,
-            seed: config.seed,
-            ...(confirmed === undefined ? {} : { feature_spec_hash: confirmed.spec.hash }),
-          }
-        : { version_id: base.versionId };
-    const id = randomUUID();
-    await this.#on.database.kysely
-      .insertInto('checkpoints')
-      .values({
-        id,
-        organization_id: organizationId,
-        session_id: null,
-        round_id: null,
-        base_checkpoint_id: null,
-        object_key: stored.objectKey,
-        sha256: stored.sha256,
-        size_bytes: stored.sizeBytes,
-        strategy: null,
-        strategy_state_key: null,
-        strategy_state_sha256: null,
-        lineage: JSON.stringify(lineage),
-      })
-      .execute();
-    return id;
   }
 
   async #change(
@@ -502,9 +358,4 @@ function requireLatest(session: LockedSession, roundId: string): LatestRound {
     'wrong_state',
     `round ${roundId} is not the latest of its session; only that one can be changed`,
   );
-}
-
-function requireArchitecture({ architecture }: ResolvedConfig): Architecture {
-  if (architecture !== null) return architecture;
-  throw new OctomilError('internal', 'the session has no architecture');
 }
