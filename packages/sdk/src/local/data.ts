@@ -1,6 +1,13 @@
 import { open, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type DataSource, formatOfName, isRemoteSource, parseSourceUrl, SourceFiles } from '@octomil/shared/data';
+import {
+  type DataSource,
+  formatOfName,
+  isPictureFolder,
+  isRemoteSource,
+  parseSourceUrl,
+  SourceFiles,
+} from '@octomil/shared/data';
 import { systemClock } from '@octomil/shared/runtime';
 import { OctomilClientError } from '../client-error.js';
 
@@ -9,7 +16,8 @@ export type ClientRow = Readonly<Record<string, string | number | boolean | bigi
 
 /**
  * A table: rows, or where it lies: a path, folder or pattern, `file:`, `s3://`, `gs://`, `az://`, `abfss://` or `https://`.
- * Credentials are each provider's usual ones.
+ * Credentials are each provider's usual ones. A folder on this machine may hold pictures in a folder for each class, or with
+ * a `labels.csv`.
  */
 export type TrainingData = string | URL | readonly ClientRow[];
 
@@ -62,7 +70,8 @@ const localPath = (path: string): string => (/^file:/i.test(path) ? parseSourceU
 
 async function localTable(path: string, { folder }: OpenDataOptions): Promise<DataSource> {
   const found = await stat(path).catch(() => undefined);
-  if (found === undefined || found.isDirectory() || formatOfName(path) !== undefined) return { path };
+  if (found?.isDirectory() === true) return isPictureFolder(path) ? { path, images: {} } : { path };
+  if (found === undefined || formatOfName(path) !== undefined) return { path };
   // The ending decides, and what has none that is known is read as CSV.
   if (!/\.json$/i.test(path)) return { path, format: 'csv' };
   if (found.size > MAX_JSON_BYTES) {

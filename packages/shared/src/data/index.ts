@@ -20,6 +20,7 @@ export { type MemoryBudget, memoryBudget } from './memory-budget.js';
 export { openTable } from './open-table.js';
 export { USUAL_PICTURE_COLUMNS } from './pictures/duckdb-rows.js';
 export { locateData } from './pictures/locate-data.js';
+export { isPictureFolder } from './pictures/locate-pictures.js';
 export { IMAGE_COLUMN, pictureChunkRows } from './pictures/picture-reader.js';
 export {
   type DataSource,

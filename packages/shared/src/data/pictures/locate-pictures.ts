@@ -57,6 +57,12 @@ export function locatePictures(source: DataSource): LocatedPictures | undefined 
   return { files: located, ...(labels === undefined ? {} : { labels: locateFile(labels.path, labels.shown) }) };
 }
 
+/** Whether a folder is one of pictures where nobody says so: it has some, and no data but the usual table of labels. */
+export function isPictureFolder(folder: string): boolean {
+  const names = listFolder(folder).map(({ name }) => name);
+  return names.some(isPictureName) && !names.some((name) => isDataName(name) && name !== DEFAULT_LABELS);
+}
+
 /** A relative path that stays in its folder, whatever the system. */
 export function isInside(name: string): boolean {
   return !/^[/\\]|^[A-Za-z]:/.test(name) && !name.split(/[/\\]/).includes('..') && !name.includes('\0');

@@ -29,12 +29,13 @@ async function rowsOf(source: DataSource, cells: readonly CellRequest[], memory?
   const reader = await openTable(source, memory === undefined ? undefined : { rowsBytes: 1e6, ...memory });
   try {
     const rows: number[][] = [];
+    const none = new Float64Array(0);
     for await (const chunk of reader.stream(cells)) {
       for (let row = 0; row < chunk.rows; row++) {
         rows.push(
           cells.flatMap((cell, i) => {
             const size = cell.as === 'image' ? cell.height * cell.width * cell.channels : 1;
-            return [...(chunk.columns[i] ?? []).subarray(row * size, (row + 1) * size)].map((value) =>
+            return [...(chunk.columns[i] ?? none).subarray(row * size, (row + 1) * size)].map((value) =>
               cell.as === 'image' ? Number(value.toFixed(3)) : value,
             );
           }),
