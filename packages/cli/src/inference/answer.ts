@@ -33,7 +33,7 @@ export async function generateAnswer(
       meter.chunk();
       text += event.text;
       await hear(event.text);
-    } else {
+    } else if (event.type === 'done') {
       const { ttfcMs, totalDurationMs } = meter.summary();
       const tokensPerSecond = (event.usage.completionTokens * 1000) / Math.max(1, totalDurationMs);
       const metrics = {

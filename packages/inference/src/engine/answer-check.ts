@@ -1,6 +1,6 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { Ajv2020 } from 'ajv/dist/2020.js';
-import type { ResponseFormat } from './engine.js';
+import type { ResponseFormat, ToolFunction } from './engine.js';
 import { JSON_OBJECT_GRAMMAR, schemaToGrammar } from './schema-grammar.js';
 
 /** How an answer is held to a format: by a grammar while it is made, and by a check of the whole. */
@@ -34,6 +34,50 @@ export function formatRule(format: ResponseFormat): FormatRule | undefined {
   const [oldest] = kept.keys();
   if (kept.size > MAX_KEPT && oldest !== undefined) kept.delete(oldest);
   return rule;
+}
+
+/** What a program says of its functions, and the schemas, may be as long as this in all. */
+export const MAX_TOOL_CHARACTERS = 262_144;
+
+/**
+ * The functions with the grammars of their arguments, and by name the checks of whole ones.
+ *
+ * @throws OctomilError `invalid_input` for parameters that cannot be enforced
+ */
+export function toolRules(functions: readonly ToolFunction[]): {
+  readonly functions: readonly (ToolFunction & { readonly grammar: string })[];
+  readonly checks: ReadonlyMap<string, FormatRule>;
+} {
+  const checks = new Map<string, FormatRule>();
+  const ruled = functions.map((one, index) => {
+    const rule = parametersRule(one, `tools.${index}.function.parameters`);
+    checks.set(one.name, rule);
+    return { ...one, grammar: rule.grammar };
+  });
+  return { functions: ruled, checks };
+}
+
+function parametersRule({ name, parameters }: ToolFunction, field: string): FormatRule {
+  const properties = parameters['properties'];
+  const hasNone = properties === undefined || (isRecord(properties) && Object.keys(properties).length === 0);
+  // Of a function without parameters nobody means that it takes any.
+  const schema =
+    hasNone && parameters['type'] === 'object' ? { ...parameters, additionalProperties: false } : parameters;
+  try {
+    const rule = formatRule({ type: 'json_schema', name, schema });
+    if (rule !== undefined && parameters['type'] === 'object') return rule;
+  } catch (error) {
+    if (!(error instanceof OctomilError) || error.code !== 'invalid_input') throw error;
+    throw new OctomilError('invalid_input', error.reason.replace(/^response_format/, field), {
+      cause: error,
+      details: { ...error.details, field },
+    });
+  }
+  throw new OctomilError('invalid_input', `${field} must be a schema with "type": "object"`, { details: { field } });
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** @throws OctomilError `invalid_input` for one that would keep the engine from everything else while it is read */

@@ -1,5 +1,5 @@
 import type { ErrorBody } from '@octomil/shared/errors';
-import type { FinishReason, GenerationRequest, TokenUsage } from './engine.js';
+import type { FinishReason, GenerationRequest, Said, TokenUsage, ToolFunction, ToolUse } from './engine.js';
 
 export interface LoadOptions {
   readonly modelPath: string;
@@ -11,9 +11,18 @@ export interface LoadOptions {
 }
 
 /** A request whose format has become a grammar (GBNF) that every token is held to. */
-export interface ConstrainedRequest extends Omit<GenerationRequest, 'responseFormat'> {
+export interface ConstrainedRequest extends Omit<GenerationRequest, 'responseFormat' | 'tools'> {
   readonly grammar: string | undefined;
+  readonly tools?: ConstrainedTools;
 }
+
+/** Functions, each with the grammar of its arguments. */
+export interface ConstrainedTools extends Omit<ToolUse, 'functions'> {
+  readonly functions: readonly (ToolFunction & { readonly grammar: string })[];
+}
+
+/** Text as it is, for there are many; anything else by its name. */
+export type SaidOnWire = string | Exclude<Said, { type: 'text' }>;
 
 export interface Speculation {
   readonly drafted: number;
@@ -40,7 +49,7 @@ export type FromEngine =
   | { readonly type: 'loaded'; readonly contextTokens: number; readonly rssBytes: number }
   | { readonly type: 'load_failed'; readonly error: ErrorBody }
   /** What several generations said since the last message, in the order in which they said it. */
-  | { readonly type: 'text'; readonly chunks: readonly (readonly [id: number, text: string])[] }
+  | { readonly type: 'text'; readonly chunks: readonly (readonly [id: number, said: SaidOnWire])[] }
   | { readonly type: 'done'; readonly id: number; readonly completion: Completion }
   | {
       readonly type: 'embedded';
@@ -53,3 +62,9 @@ export type FromEngine =
 
 /** Characters that a generation may be ahead of its reader; then it pauses. */
 export const WINDOW_CHARACTERS = 65_536;
+
+/** What counts towards the window. */
+export function charactersOf(said: SaidOnWire): number {
+  if (typeof said === 'string') return said.length;
+  return said.type === 'call' ? said.name.length : said.text.length;
+}

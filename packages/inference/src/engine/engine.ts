@@ -3,6 +3,36 @@ export interface ChatMessage {
   readonly role: 'system' | 'user' | 'assistant' | 'tool';
   readonly content: string;
   readonly name?: string;
+  /** Of the assistant: what it called after its content. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** Of a tool: which call it answers. */
+  readonly toolCallId?: string;
+}
+
+/** A function that was called. */
+export interface ToolCall {
+  readonly id: string;
+  readonly name: string;
+  /** A JSON object as text. */
+  readonly arguments: string;
+}
+
+/** A function that the program which asks can run. */
+export interface ToolFunction {
+  /** Letters, digits, `_` and `-`. */
+  readonly name: string;
+  readonly description: string | undefined;
+  /** A JSON schema of an object: arguments are held to it. */
+  readonly parameters: Readonly<Record<string, unknown>>;
+}
+
+/** What may be called instead of, or after, an answer. */
+export interface ToolUse {
+  readonly functions: readonly ToolFunction[];
+  /** `auto`: the model decides; `required`: it calls one of them; a name: that one. */
+  readonly choice: 'auto' | 'required' | { readonly name: string };
+  /** Whether one answer may call several times. */
+  readonly parallel: boolean;
 }
 
 /** What the answer must look like. `json_schema` is enforced by a grammar and checked afterwards. */
@@ -23,6 +53,8 @@ export interface GenerationRequest {
   readonly stop: readonly string[];
   readonly seed: number | undefined;
   readonly responseFormat: ResponseFormat;
+  /** Undefined where nothing may be called. */
+  readonly tools?: ToolUse;
   /** -2 to 2: makes a token less probable each time that it has come. Default 0. */
   readonly frequencyPenalty?: number;
   /** -2 to 2: makes a token less probable once it has come. Default 0. */
@@ -38,11 +70,21 @@ export interface TokenUsage {
   readonly estimated: boolean;
 }
 
-/** `stop`: end of text, a stop sequence or a finished grammar; `length`: `maxTokens` or the context was reached. */
-export type FinishReason = 'stop' | 'length';
+/**
+ * `stop`: end of text, a stop sequence or a finished grammar; `length`: `maxTokens` or the context was reached, and the
+ * last call may be cut; `tool_calls`: functions were called, each with whole arguments.
+ */
+export type FinishReason = 'stop' | 'length' | 'tool_calls';
+
+/** What a model says. Calls come after the text, one after the other, counted from 0. */
+export type Said =
+  | { readonly type: 'text'; readonly text: string }
+  | { readonly type: 'call'; readonly index: number; readonly name: string }
+  /** A piece of the arguments of the call that was the last to begin. */
+  | { readonly type: 'arguments'; readonly index: number; readonly text: string };
 
 export type GenerationEvent =
-  | { readonly type: 'text'; readonly text: string }
+  | Said
   | {
       readonly type: 'done';
       readonly finishReason: FinishReason;

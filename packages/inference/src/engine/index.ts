@@ -1,4 +1,4 @@
-export { checkFormat } from './answer-check.js';
+export { checkFormat, MAX_TOOL_CHARACTERS, toolRules } from './answer-check.js';
 export { checkGguf, type GgufInfo } from './check-gguf.js';
 export type {
   ChatMessage,
@@ -9,7 +9,11 @@ export type {
   GenerationEvent,
   GenerationRequest,
   ResponseFormat,
+  Said,
   TokenUsage,
+  ToolCall,
+  ToolFunction,
+  ToolUse,
 } from './engine.js';
 export { LlamaEngine, type LlamaEngineOptions, openLlamaEngine } from './llama-engine.js';
 export { JSON_OBJECT_GRAMMAR, schemaToGrammar } from './schema-grammar.js';

@@ -1,7 +1,7 @@
 /** The process of one model: requests come in over IPC, text goes back as it is generated. */
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { Credit } from './credit.js';
-import { type FromEngine, type ToEngine, WINDOW_CHARACTERS } from './engine-messages.js';
+import { charactersOf, type FromEngine, type SaidOnWire, type ToEngine, WINDOW_CHARACTERS } from './engine-messages.js';
 import { LoadedModel } from './llama-model.js';
 
 const ALIVE_INTERVAL_MS = 5_000;
@@ -13,7 +13,7 @@ interface Running {
 
 const running = new Map<number, Running>();
 let model: LoadedModel | undefined;
-let chunks: [number, string][] = [];
+let chunks: [number, SaidOnWire][] = [];
 
 function send(message: FromEngine): void {
   // Where the channel is gone, `disconnect` ends this process.
@@ -21,9 +21,9 @@ function send(message: FromEngine): void {
 }
 
 /** One message for what all sequences of a batch said. */
-function sayLater(id: number, text: string): void {
+function sayLater(id: number, said: SaidOnWire): void {
   if (chunks.length === 0) setImmediate(flush);
-  chunks.push([id, text]);
+  chunks.push([id, said]);
 }
 
 function flush(): void {
@@ -74,9 +74,9 @@ process.on('message', (message: ToEngine) => {
     case 'generate': {
       const { id, request } = message;
       void work(id, async (loaded, signal, credit) => {
-        const completion = await loaded.generate(request, signal, (text) => {
-          sayLater(id, text);
-          return credit.spend(text.length);
+        const completion = await loaded.generate(request, signal, (said) => {
+          sayLater(id, said);
+          return credit.spend(charactersOf(said));
         });
         return { type: 'done', id, completion };
       });

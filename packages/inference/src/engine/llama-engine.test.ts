@@ -39,7 +39,7 @@ async function answer(
   let text = '';
   for await (const event of engine.generate(request, signal)) {
     if (event.type === 'done') return { text, done: event };
-    text += event.text;
+    if (event.type === 'text') text += event.text;
   }
   throw new TypeError('the engine ended without done');
 }

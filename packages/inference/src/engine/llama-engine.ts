@@ -8,7 +8,7 @@ import {
   silentLogger,
   systemClock,
 } from '@octomil/shared/runtime';
-import { formatRule } from './answer-check.js';
+import { type FormatRule, formatRule, toolRules } from './answer-check.js';
 import { checkGguf } from './check-gguf.js';
 import type {
   EngineDescription,
@@ -16,9 +16,10 @@ import type {
   GenerationEngine,
   GenerationEvent,
   GenerationRequest,
+  Said,
 } from './engine.js';
 import type { EngineChild } from './engine-child.js';
-import { type FromEngine, WINDOW_CHARACTERS } from './engine-messages.js';
+import { charactersOf, type FromEngine, type SaidOnWire, WINDOW_CHARACTERS } from './engine-messages.js';
 import { EngineSupervisor } from './engine-supervisor.js';
 
 export interface LlamaEngineOptions {
@@ -106,21 +107,40 @@ export class LlamaEngine implements GenerationEngine {
   }
 
   async *generate(request: GenerationRequest, signal: AbortSignal): AsyncGenerator<GenerationEvent, void, undefined> {
-    const { responseFormat, ...rest } = request;
+    const { responseFormat, tools, ...rest } = request;
     const rule = formatRule(responseFormat);
+    const rules = toolRules(tools?.functions ?? []);
     const session = await this.#open(signal);
-    session.child.send({ type: 'generate', id: session.id, request: { ...rest, grammar: rule?.grammar } });
+    session.child.send({
+      type: 'generate',
+      id: session.id,
+      request: {
+        ...rest,
+        grammar: rule?.grammar,
+        ...(tools === undefined ? {} : { tools: { ...tools, functions: rules.functions } }),
+      },
+    });
     let whole = '';
+    /** Of the call that is being written. */
+    let call: { readonly rule: FormatRule | undefined; text: string } | undefined;
     try {
       for (;;) {
         const message = await session.next();
         if (message.type === 'text') {
-          const text = message.chunks.map(([, chunk]) => chunk).join('');
-          if (rule !== undefined) whole += text;
-          yield { type: 'text', text };
-          session.take(text.length);
+          for (const [, chunk] of message.chunks) {
+            const said: Said = typeof chunk === 'string' ? { type: 'text', text: chunk } : chunk;
+            if (said.type === 'text' && rule !== undefined) whole += said.text;
+            if (said.type === 'call') {
+              call?.rule?.check(call.text);
+              call = { rule: rules.checks.get(said.name), text: '' };
+            } else if (said.type === 'arguments' && call !== undefined) call.text += said.text;
+            yield said;
+            session.take(charactersOf(chunk));
+          }
         } else if (message.type === 'done') {
-          if (message.completion.finishReason === 'stop') rule?.check(whole);
+          const { finishReason } = message.completion;
+          if (finishReason === 'stop') rule?.check(whole);
+          if (finishReason === 'tool_calls') call?.rule?.check(call.text);
           yield { type: 'done', ...message.completion };
           return;
         }
@@ -183,7 +203,7 @@ class Session {
   readonly child: EngineChild;
   readonly #signal: AbortSignal;
   readonly #onAbort: () => void;
-  #text = '';
+  #said: SaidOnWire[] = [];
   #end: FromEngine | undefined;
   #failure: OctomilError | undefined;
   /** The engine has nothing more to do for it. */
@@ -209,17 +229,17 @@ class Session {
 
   /** The text that came since, whole, or how it ended. */
   async next(): Promise<FromEngine> {
-    while (this.#text === '' && this.#end === undefined && this.#failure === undefined) {
+    while (this.#said.length === 0 && this.#end === undefined && this.#failure === undefined) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
     // A request that was cancelled ends at once, whatever had come.
     if (this.#signal.aborted && this.#failure !== undefined) throw this.#failure;
-    if (this.#text !== '') {
-      const text = this.#text;
-      this.#text = '';
-      return { type: 'text', chunks: [[this.id, text]] };
+    if (this.#said.length > 0) {
+      const chunks = this.#said.map((said) => [this.id, said] as const);
+      this.#said = [];
+      return { type: 'text', chunks };
     }
     if (this.#end !== undefined) return this.#end;
     throw this.#failure ?? new OctomilError('internal', 'a generation ended without an end');
@@ -240,11 +260,21 @@ class Session {
   }
 
   #receive(message: FromEngine): void {
-    if (message.type === 'text') for (const [, text] of message.chunks) this.#text += text;
+    if (message.type === 'text') for (const [, said] of message.chunks) this.#hear(said);
     else this.#over = true;
     if (message.type === 'error') this.#fail(OctomilError.fromBody(message.error));
     else if (this.#over) this.#end = message;
     this.#wake();
+  }
+
+  /** What belongs together is passed on in one piece. */
+  #hear(said: SaidOnWire): void {
+    const last = this.#said.at(-1);
+    if (typeof said === 'string' && typeof last === 'string') this.#said[this.#said.length - 1] = last + said;
+    else if (typeof said === 'object' && typeof last === 'object' && said.type === 'arguments') {
+      if (last.type === 'arguments') this.#said[this.#said.length - 1] = { ...last, text: last.text + said.text };
+      else this.#said.push(said);
+    } else this.#said.push(said);
   }
 
   #fail(failure: OctomilError): void {

@@ -5,14 +5,44 @@ export type Token = number;
 
 export interface LlamaText {
   tokenize(tokenizer: unknown): Token[];
+  toString(): string;
+}
+
+/** What `LlamaText` is made of. */
+export type TextParts = LlamaText | string | readonly TextParts[];
+
+export interface FunctionCallItem {
+  readonly type: 'functionCall';
+  readonly name: string;
+  readonly params: unknown;
+  readonly result: unknown;
+  /** Whether it begins another group of calls, instead of standing beside the one before. */
+  readonly startsNewChunk: boolean;
+}
+
+/** How a chat template writes calls of functions. */
+export interface FunctionSyntax {
+  readonly call: { readonly prefix: TextParts; readonly paramsPrefix: TextParts; readonly suffix: TextParts };
+  readonly parallelism?: {
+    readonly call: {
+      readonly sectionPrefix?: TextParts;
+      readonly betweenCalls?: TextParts;
+    };
+  };
 }
 
 export type ChatItem =
   | { readonly type: 'system' | 'user'; readonly text: string }
-  | { readonly type: 'model'; readonly response: readonly string[] };
+  | { readonly type: 'model'; readonly response: readonly (string | FunctionCallItem)[] };
 
 export interface ChatWrapper {
-  generateContextState(state: { readonly chatHistory: readonly ChatItem[] }): {
+  readonly wrapperName: string;
+  readonly settings: { readonly functions: FunctionSyntax };
+  generateContextState(state: {
+    readonly chatHistory: readonly ChatItem[];
+    readonly availableFunctions?: Readonly<Record<string, { readonly description?: string; readonly params?: object }>>;
+    readonly documentFunctionParams?: boolean;
+  }): {
     readonly contextText: LlamaText;
     readonly stopGenerationTriggers: readonly (LlamaText | string | readonly unknown[])[];
   };
@@ -84,6 +114,7 @@ export interface LlamaLibrary {
     readonly progressLogs: false;
   }): Promise<Llama>;
   resolveChatWrapper(model: LlamaModel): ChatWrapper | null;
+  LlamaText(parts: readonly TextParts[]): LlamaText;
   readonly LlamaGrammarEvaluationState: new (options: {
     readonly model: LlamaModel;
     readonly grammar: object;

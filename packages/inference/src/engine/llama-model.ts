@@ -1,9 +1,8 @@
 import { randomInt } from 'node:crypto';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import type { ChatMessage, FinishReason } from './engine.js';
-import type { Completion, ConstrainedRequest, LoadOptions } from './engine-messages.js';
+import { type CallForm, chatPrompt } from './chat-prompt.js';
+import type { Completion, ConstrainedRequest, LoadOptions, SaidOnWire } from './engine-messages.js';
 import {
-  type ChatItem,
   type ChatWrapper,
   type Llama,
   type LlamaEmbeddingContext,
@@ -13,19 +12,30 @@ import {
   loadLlamaLibrary,
   type Token,
 } from './llama-library.js';
+import { onWire, SequencePen, writeText } from './sequence-pen.js';
 import { type Lease, SequencePool } from './sequence-pool.js';
-import { StopSequences } from './stop-sequences.js';
-import { TokenText } from './token-text.js';
+import { writeWithTools } from './tool-writer.js';
 import { Turnstile } from './turnstile.js';
 
 /** Prompt tokens that are read between two looks at the signal; also llama.cpp's default batch. */
 const PREFILL_TOKENS = 512;
+/** More than the functions that a request may have. */
+const MAX_GRAMMARS = 160;
 const UNKNOWN_CHARACTER = '\uFFFD';
 /** Tokens looked back at for the penalties of repeated ones. */
 const PENALTY_TOKENS = 256;
 
-/** Is given text as it is generated; a promise pauses the generation. */
-export type TextSink = (text: string) => Promise<void> | undefined;
+/** Is told what is said as it is generated; a promise pauses the generation. */
+export type TextSink = (said: SaidOnWire) => Promise<void> | undefined;
+
+interface Work {
+  readonly tokens: Token[];
+  readonly stops: readonly string[];
+  readonly form: CallForm | undefined;
+  readonly room: number;
+  readonly signal: AbortSignal;
+  readonly say: TextSink;
+}
 
 /** A model in memory, within the process that is for it alone. */
 export class LoadedModel {
@@ -41,6 +51,8 @@ export class LoadedModel {
   readonly #longestToken: number;
   #embedding: Promise<LlamaEmbeddingContext> | undefined;
   #unspeakable: object | undefined;
+  /** The last that were used; those of a request's functions are needed again for each call. */
+  readonly #grammars = new Map<string, object>();
 
   private constructor(parts: {
     library: LlamaLibrary;
@@ -94,7 +106,7 @@ export class LoadedModel {
   /** @throws OctomilError `context_too_large`, `invalid_input` for a grammar, `inference_failed`; the signal's reason */
   async generate(request: ConstrainedRequest, signal: AbortSignal, say: TextSink): Promise<Completion> {
     this.#refuseHopeless(request);
-    const { tokens, stops } = this.#promptOf(request);
+    const { tokens, stops, form } = this.#promptOf(request);
     // The last place of the context cannot be filled without shifting it.
     const room = this.contextTokens - tokens.length - 1;
     if (room < 1) {
@@ -104,10 +116,12 @@ export class LoadedModel {
         { details: { promptTokens: tokens.length, contextTokens: this.contextTokens } },
       );
     }
-    const constraint = request.grammar === undefined ? {} : await this.#constrain(request.grammar);
+    // What the engine cannot hold to is refused before anything is said.
+    const grammars = [request.grammar, ...(request.tools?.functions ?? []).map((one) => one.grammar)];
+    for (const grammar of grammars) if (grammar !== undefined) await this.#compile(grammar);
     const lease = await this.#pool.take(tokens, signal);
     try {
-      return await this.#run(lease, request, { tokens, stops, room, constraint, signal, say });
+      return await this.#run(lease, request, { tokens, stops, form, room, signal, say });
     } finally {
       lease.release();
     }
@@ -145,7 +159,11 @@ export class LoadedModel {
   /** Megabytes would take seconds to become tokens, in which no other generation goes on. */
   #refuseHopeless({ input }: ConstrainedRequest): void {
     const characters =
-      'prompt' in input ? input.prompt.length : input.messages.reduce((sum, { content }) => sum + content.length, 0);
+      'prompt' in input
+        ? input.prompt.length
+        : input.messages.reduce((sum, { content, toolCalls = [] }) => {
+            return toolCalls.reduce((inner, call) => inner + call.arguments.length, sum + content.length);
+          }, 0);
     const least = Math.ceil(characters / this.#longestToken);
     if (least < this.contextTokens) return;
     throw new OctomilError(
@@ -155,42 +173,46 @@ export class LoadedModel {
     );
   }
 
-  /** Message text is tokenized without special tokens: what looks like the end of a turn in it is text. */
-  #promptOf({ input, grammar, stop }: ConstrainedRequest): { tokens: Token[]; stops: readonly string[] } {
+  #promptOf({ input, grammar, stop, tools }: ConstrainedRequest): Pick<Work, 'tokens' | 'stops' | 'form'> {
     if ('prompt' in input) {
       const tokens = this.#model.tokenize(input.prompt, false);
       const { bos, shouldPrependBosToken } = this.#model.tokens;
       if ((shouldPrependBosToken || tokens.length === 0) && bos !== null) tokens.unshift(bos);
-      return { tokens, stops: stop };
+      return { tokens, stops: stop, form: undefined };
     }
     if (this.#wrapper === null) {
       throw new OctomilError('invalid_input', 'this model has no chat template; give it a prompt to continue');
     }
-    const chatHistory = [...input.messages.map(chatItem), { type: 'model' as const, response: [] }];
-    const state = this.#wrapper.generateContextState({ chatHistory });
-    const ends = state.stopGenerationTriggers.filter((trigger) => typeof trigger === 'string');
-    return {
-      tokens: state.contextText.tokenize(this.#model.tokenizer),
-      // Some models spell the end of a turn; within a grammar nothing but the grammar ends.
-      stops: grammar === undefined ? [...stop, ...ends] : stop,
-    };
+    const functions = tools?.functions ?? [];
+    const { tokens, ends, form } = chatPrompt(this.#library, this.#model, this.#wrapper, input.messages, functions);
+    // Some models spell the end of a turn; within a grammar nothing but the grammar ends.
+    return { tokens, stops: grammar === undefined ? [...stop, ...ends] : stop, form };
   }
 
   async #constrain(grammar: string): Promise<{ grammarEvaluationState: object; tokenBias: object }> {
-    let compiled: object;
-    try {
-      compiled = await this.#llama.createGrammar({ grammar });
-    } catch (cause) {
-      throw new OctomilError(
-        'invalid_input',
-        'response_format: the engine cannot hold to this schema; make its lengths and counts smaller',
-        { cause, details: { field: 'response_format' } },
-      );
-    }
+    const compiled = await this.#compile(grammar);
     return {
       grammarEvaluationState: new this.#library.LlamaGrammarEvaluationState({ model: this.#model, grammar: compiled }),
       tokenBias: this.#ban(),
     };
+  }
+
+  async #compile(grammar: string): Promise<object> {
+    const known = this.#grammars.get(grammar);
+    if (known !== undefined) return known;
+    try {
+      const compiled = await this.#llama.createGrammar({ grammar });
+      this.#grammars.set(grammar, compiled);
+      const [oldest] = this.#grammars.keys();
+      if (this.#grammars.size > MAX_GRAMMARS && oldest !== undefined) this.#grammars.delete(oldest);
+      return compiled;
+    } catch (cause) {
+      throw new OctomilError(
+        'invalid_input',
+        'the engine cannot hold to this schema; make its lengths and counts smaller',
+        { cause, details: { field: 'response_format' } },
+      );
+    }
   }
 
   /** Bytes of a character that never ends would break JSON, and control tokens are in no text: both are left out. */
@@ -206,73 +228,55 @@ export class LoadedModel {
     return this.#unspeakable;
   }
 
-  async #run(
-    { sequence }: Lease,
-    request: ConstrainedRequest,
-    work: {
-      readonly tokens: Token[];
-      readonly stops: readonly string[];
-      readonly room: number;
-      readonly constraint: { readonly grammarEvaluationState?: object; readonly tokenBias?: object };
-      readonly signal: AbortSignal;
-      readonly say: TextSink;
-    },
-  ): Promise<Completion> {
-    const { tokens, signal, say } = work;
+  async #run({ sequence }: Lease, request: ConstrainedRequest, work: Work): Promise<Completion> {
+    const { tokens, room, say, form } = work;
     const before = { ...sequence.tokenPredictions };
-    // All but the last, so that there is something to go on from.
+    const pen = new SequencePen(tokens, Math.min(request.maxTokens ?? room, room), {
+      read: (all) => this.#read(sequence, all, work.signal),
+      evaluate: async (last, written, passage, grammar) =>
+        sequence.evaluate([last], {
+          temperature: request.temperature,
+          topP: request.topP,
+          seed: seedOf(request, passage),
+          ...penalties(request, written),
+          ...(grammar === undefined ? {} : await this.#constrain(grammar)),
+        }),
+      detokenize: (some, last) => this.#model.detokenize(some, false, last),
+      tokenize: (text) => this.#model.tokenize(text, false),
+      pause: () => this.#turnstile.closed,
+      signal: work.signal,
+    });
+    const finishReason =
+      request.tools === undefined || form === undefined
+        ? await writeText(pen, request.grammar, work.stops, say)
+        : await writeWithTools(pen, request.tools, form, { grammar: request.grammar, stops: work.stops }, (said) =>
+            say(onWire(said)),
+          );
+    work.signal.throwIfAborted();
+    return {
+      finishReason,
+      usage: {
+        promptTokens: tokens.length,
+        completionTokens: pen.written,
+        cachedTokens: pen.cachedTokens,
+        estimated: false,
+      },
+      ...(this.#options.draftModelPath === undefined ? {} : { speculative: speculation(sequence, before) }),
+    };
+  }
+
+  /** Reads all but the last token, so that there is something to go on from. Returns how many it had read before. */
+  async #read(sequence: LlamaSequence, tokens: readonly Token[], signal: AbortSignal): Promise<number> {
     await this.#turnstile.change(() => sequence.adaptStateToTokens(tokens.slice(0, -1), false));
-    const cachedTokens = sequence.nextTokenIndex;
-    for (let at = cachedTokens; at < tokens.length - 1; at += PREFILL_TOKENS) {
+    const known = sequence.nextTokenIndex;
+    for (let at = known; at < tokens.length - 1; at += PREFILL_TOKENS) {
       signal.throwIfAborted();
       await this.#turnstile.closed;
       await sequence.evaluateWithoutGeneratingNewTokens(
         tokens.slice(at, Math.min(at + PREFILL_TOKENS, tokens.length - 1)),
       );
     }
-    const generated: Token[] = [];
-    const text = new TokenText((some, last) => this.#model.detokenize(some, false, last));
-    const stops = new StopSequences(work.stops);
-    const limit = Math.min(request.maxTokens ?? work.room, work.room);
-    const evaluation = sequence.evaluate(tokens.slice(-1), {
-      temperature: request.temperature,
-      topP: request.topP,
-      seed: seedOf(request),
-      ...penalties(request, generated),
-      ...work.constraint,
-    });
-    let finishReason: FinishReason = 'stop';
-    let stopped = false;
-    for await (const token of evaluation) {
-      signal.throwIfAborted();
-      generated.push(token);
-      const piece = stops.add(text.add(token));
-      stopped = piece.stopped;
-      if (piece.text !== '') await say(piece.text);
-      if (stopped) break;
-      if (generated.length >= limit) {
-        finishReason = 'length';
-        break;
-      }
-      await this.#turnstile.closed;
-    }
-    signal.throwIfAborted();
-    if (!stopped) {
-      const rest = stops.add(text.end());
-      const last = rest.stopped ? rest.text : rest.text + stops.end();
-      if (rest.stopped) finishReason = 'stop';
-      if (last !== '') await say(last);
-    }
-    return {
-      finishReason,
-      usage: {
-        promptTokens: tokens.length,
-        completionTokens: generated.length,
-        cachedTokens,
-        estimated: false,
-      },
-      ...(this.#options.draftModelPath === undefined ? {} : { speculative: speculation(sequence, before) }),
-    };
+    return known;
   }
 }
 
@@ -312,14 +316,9 @@ function sameVocabulary(one: LlamaModel, other: LlamaModel): boolean {
   return tokens.every((token) => one.detokenize([token], true) === other.detokenize([token], true));
 }
 
-function chatItem({ role, content }: ChatMessage): ChatItem {
-  if (role === 'assistant') return { type: 'model', response: [content] };
-  return { type: role === 'system' ? 'system' : 'user', text: content };
-}
-
 /** 32 bits without the last value, which llama.cpp takes for "any". */
-function seedOf({ seed }: ConstrainedRequest): number {
-  return seed === undefined ? randomInt(2 ** 31) : (seed >>> 0) % 0xffff_ffff;
+function seedOf({ seed }: ConstrainedRequest, passage: number): number {
+  return seed === undefined ? randomInt(2 ** 31) : ((seed + passage) >>> 0) % 0xffff_ffff;
 }
 
 function penalties(request: ConstrainedRequest, generated: readonly Token[]): { readonly repeatPenalty?: object } {

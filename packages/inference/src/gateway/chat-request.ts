@@ -1,6 +1,6 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { type Static, Type } from 'typebox';
-import type { ChatMessage, ResponseFormat } from '../engine/index.js';
+import type { ChatMessage, ResponseFormat, ToolCall } from '../engine/index.js';
 import type { ChatRequest } from './backend.js';
 
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -9,12 +9,26 @@ export const ModelName = Type.String({ minLength: 1, maxLength: 1000 });
 const MAX_MESSAGES = 10_000;
 const Message = Type.Object({
   role: Type.String({ maxLength: 20, description: 'system, user, assistant or tool' }),
-  content: Type.Union([
-    Type.String(),
-    Type.Array(Type.Object({ type: Type.String(), text: Type.Optional(Type.String()) })),
-    Type.Null(),
-  ]),
+  /** May be left out where functions were called. */
+  content: Type.Optional(
+    Type.Union([
+      Type.String(),
+      Type.Array(Type.Object({ type: Type.String(), text: Type.Optional(Type.String()) })),
+      Type.Null(),
+    ]),
+  ),
   name: OrNull(Type.String({ maxLength: 200 })),
+  tool_calls: OrNull(
+    Type.Array(
+      Type.Object({
+        id: Type.String({ minLength: 1, maxLength: 200 }),
+        type: Type.Optional(Type.Literal('function')),
+        function: Type.Object({ name: Type.String({ minLength: 1, maxLength: 64 }), arguments: Type.String() }),
+      }),
+      { maxItems: 128 },
+    ),
+  ),
+  tool_call_id: OrNull(Type.String({ minLength: 1, maxLength: 200 })),
 });
 const Messages = Type.Array(Message, { minItems: 1, maxItems: MAX_MESSAGES });
 const Stop = Type.Union([Type.String({ minLength: 1 }), Type.Array(Type.String({ minLength: 1 }), { maxItems: 16 })]);
@@ -99,10 +113,15 @@ export function readInferenceRequest(model: string, input: InferenceInput, field
 export function readChatCompletion(body: Static<typeof ChatCompletionBody>): ChatRequest {
   if ((body.n ?? 1) > 1) throw invalid('n', `is ${body.n}; this gateway gives one answer to a request`);
   if (body.tools && body.tools.length > 0) throw invalid('tools', 'are not passed on by this gateway; leave them out');
+  return readConversation(body, false);
+}
+
+/** As `readChatCompletion`, with what functions were called and what they gave. */
+export function readConversation(body: Static<typeof ChatCompletionBody>, withCalls = true): ChatRequest {
   const maxTokens = body.max_completion_tokens ?? body.max_tokens;
   return {
     model: body.model,
-    messages: readMessages(body.messages, 'messages'),
+    messages: readMessages(body.messages, 'messages', withCalls),
     ...readSampling({ ...body, max_tokens: maxTokens ?? null }, ''),
   };
 }
@@ -123,19 +142,24 @@ function readInputData(data: unknown, field: string): readonly ChatMessage[] {
   throw invalid(field, 'must be a text, or an object with messages or prompt');
 }
 
-function readMessages(messages: readonly unknown[], field: string): readonly ChatMessage[] {
+function readMessages(messages: readonly unknown[], field: string, withCalls = false): readonly ChatMessage[] {
   return messages.map((value, index): ChatMessage => {
     const at = `${field}.${index}`;
     if (typeof value !== 'object' || value === null) throw invalid(at, 'must be an object');
-    const { role, content, name } = value as { role?: unknown; content?: unknown; name?: unknown };
+    const { role, content, name, tool_calls, tool_call_id } = value as Record<string, unknown>;
     const known = ROLES.get(role);
     if (known === undefined) {
       throw invalid(`${at}.role`, `is ${shown(role)}; it must be system, user, assistant or tool`);
     }
+    const toolCalls = readCalls(tool_calls, `${at}.tool_calls`);
+    if (toolCalls.length > 0 && !withCalls) throw invalid(`${at}.tool_calls`, 'are not passed on by this gateway');
+    if (content === undefined && toolCalls.length === 0) throw invalid(`${at}.content`, 'is missing');
     return {
       role: known,
       content: readContent(content, `${at}.content`),
       ...(typeof name === 'string' ? { name } : {}),
+      ...(toolCalls.length > 0 ? { toolCalls } : {}),
+      ...(withCalls && typeof tool_call_id === 'string' ? { toolCallId: tool_call_id } : {}),
     };
   });
 }
@@ -148,6 +172,19 @@ const ROLES: ReadonlyMap<unknown, ChatMessage['role']> = new Map([
   ['assistant', 'assistant'],
   ['tool', 'tool'],
 ]);
+
+function readCalls(calls: unknown, field: string): readonly ToolCall[] {
+  if (calls === undefined || calls === null) return [];
+  if (!Array.isArray(calls)) throw invalid(field, 'must be a list');
+  return calls.map((call: unknown, index) => {
+    const { id, function: called } = (call ?? {}) as { id?: unknown; function?: unknown };
+    const { name, arguments: given } = (called ?? {}) as { name?: unknown; arguments?: unknown };
+    if (typeof id === 'string' && typeof name === 'string' && typeof given === 'string') {
+      return { id, name, arguments: given };
+    }
+    throw invalid(`${field}.${index}`, 'must have an id, and a function with a name and arguments as text');
+  });
+}
 
 function readContent(content: unknown, field: string): string {
   if (typeof content === 'string') return content;

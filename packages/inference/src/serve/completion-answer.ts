@@ -1,10 +1,11 @@
 import { toOctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { FastifyReply } from 'fastify';
-import type { FinishReason, GenerationRequest, TokenUsage } from '../engine/index.js';
+import type { FinishReason, GenerationRequest, Said, TokenUsage, ToolCall } from '../engine/index.js';
 import { ClientPresence, EventStream } from '../gateway/event-stream.js';
 import { openAiErrorBody } from '../gateway/openai-error.js';
 import { type Audience, runCompletion } from './completion-run.js';
+import { HeardAnswer } from './heard-answer.js';
 import type { ModelHost, Route } from './model-host.js';
 import { ReaderGate } from './reader-gate.js';
 import { setRoutedModel, setSpeculative } from './routed-headers.js';
@@ -14,10 +15,11 @@ import type { ServedModel } from './served-model.js';
 export interface AnswerShape {
   readonly object: string;
   readonly chunkObject: string;
-  whole(index: number, text: string, reason: FinishReason): object;
+  whole(index: number, heard: Pick<HeardAnswer, 'text' | 'calls'>, reason: FinishReason): object;
   /** The first piece of a choice, where clients expect one; undefined without. */
   opening(index: number): object | undefined;
-  piece(index: number, text: string): object;
+  /** @param call the one that it belongs to */
+  piece(index: number, said: Said, call: ToolCall | undefined): object;
   ending(index: number, reason: FinishReason): object;
 }
 
@@ -35,16 +37,16 @@ export interface CompletionCall {
 export async function answerWhole(call: CompletionCall): Promise<object> {
   const { route, requests, shape, reply, host } = call;
   const client = new ClientPresence(reply.raw);
-  let texts: string[] = [];
+  let heard: HeardAnswer[] = [];
   let reasons: FinishReason[] = [];
   const audience: Audience = {
     begun: false,
     start: () => {
-      texts = requests.map(() => '');
+      heard = requests.map(() => new HeardAnswer());
       reasons = [];
     },
-    say: (choice, text) => {
-      texts[choice] += text;
+    say: (choice, said) => {
+      heard[choice]?.hear(said);
       return undefined;
     },
     finish: (choice, reason) => {
@@ -61,7 +63,7 @@ export async function answerWhole(call: CompletionCall): Promise<object> {
     setSpeculative(reply, result);
     return {
       ...common(call, result.model, shape.object),
-      choices: texts.map((text, index) => shape.whole(index, text, reasons[index] ?? 'stop')),
+      choices: heard.map((one, index) => shape.whole(index, one, reasons[index] ?? 'stop')),
       usage: usageJson(result.usage),
     };
   } finally {
@@ -76,6 +78,7 @@ export async function answerStreaming(call: CompletionCall, includeUsage: boolea
   const gate = new ReaderGate(stream.signal);
   let base: object = {};
   let opened: boolean[] = [];
+  let answers: HeardAnswer[] = [];
   const event = (choices: readonly (object | undefined)[], usage: object | null = null): string =>
     `data: ${JSON.stringify({
       ...base,
@@ -101,12 +104,13 @@ export async function answerStreaming(call: CompletionCall, includeUsage: boolea
     start: (model) => {
       base = common(call, model, shape.chunkObject);
       opened = [];
+      answers = requests.map(() => new HeardAnswer());
       if (stream.begun) return;
       noteRoute(call, model);
       setSpeculative(reply, model);
       if (model !== route.models[0]) reply.header('x-octomil-fallback', 'true');
     },
-    say: (choice, text) => write(openingOf(choice) + event([shape.piece(choice, text)])),
+    say: (choice, said) => write(openingOf(choice) + event([shape.piece(choice, said, answers[choice]?.hear(said))])),
     finish: (choice, reason) => void write(openingOf(choice) + event([shape.ending(choice, reason)])),
   };
   try {
@@ -138,7 +142,7 @@ export function answerDeterministic(call: CompletionCall, includeUsage: boolean 
     return {
       ...base,
       object: shape.object,
-      choices: requests.map((_, index) => shape.whole(index, text, 'stop')),
+      choices: requests.map((_, index) => shape.whole(index, { text, calls: [] }, 'stop')),
       usage: { ...usage, deterministic: true, deterministic_method: result?.method },
     };
   }
@@ -152,14 +156,18 @@ export function answerDeterministic(call: CompletionCall, includeUsage: boolean 
     })}\n\n`;
   const events = requests.flatMap((_, index) => [
     event([shape.opening(index)]),
-    event([shape.piece(index, text)]),
+    event([shape.piece(index, { type: 'text', text }, undefined)]),
     event([shape.ending(index, 'stop')]),
   ]);
   stream.end(`${events.join('')}${includeUsage ? event([], usage) : ''}data: [DONE]\n\n`);
   return reply;
 }
 
-function noteRoute({ route, reply, host }: CompletionCall, model: ServedModel): void {
+/** Says which model the router chose, where it had the choice. */
+export function noteRoute(
+  { route, reply, host }: Pick<CompletionCall, 'route' | 'reply' | 'host'>,
+  model: ServedModel,
+): void {
   if (route.decision === undefined) return;
   host.routed.set(model.name, (host.routed.get(model.name) ?? 0) + 1);
   setRoutedModel(reply, model.name, route.decision);

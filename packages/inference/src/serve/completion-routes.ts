@@ -1,15 +1,16 @@
-import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { FastifyReply } from 'fastify';
 import { type Static, Type } from 'typebox';
-import { ChatCompletionBody, readChatCompletion } from '../gateway/chat-request.js';
+import { ChatCompletionBody, readConversation } from '../gateway/chat-request.js';
 import { ClientPresence } from '../gateway/event-stream.js';
 import { type RouteHost, validatorCompiler } from '../gateway/route-host.js';
 import { answerDeterministic, answerStreaming, answerWhole, type CompletionCall } from './completion-answer.js';
+import { shortId } from './heard-answer.js';
 import { AUTO, type ModelHost, type Route } from './model-host.js';
 import { CHAT, TEXT } from './openai-shapes.js';
 import { type GivenSampling, generationRequests, refuseFields } from './sampling.js';
+import { checkToolTurns, functionsOf, readTools, ToolBody } from './tool-fields.js';
 
 const MAX_INPUTS = 2_048;
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -33,6 +34,13 @@ const CompletionBody = Type.Object({
   stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),
 });
 
+const ChatBody = Type.Object({
+  ...ChatCompletionBody.properties,
+  tools: OrNull(Type.Array(ToolBody)),
+  tool_choice: Type.Optional(Type.Unknown()),
+  parallel_tool_calls: OrNull(Type.Boolean()),
+});
+
 const Text = Type.String({ minLength: 1, maxLength: 8_000_000 });
 const EmbeddingsBody = Type.Object({
   model: Name,
@@ -46,17 +54,27 @@ export function registerCompletionRoutes(app: RouteHost, host: ModelHost, clock:
 
   app.post(
     '/v1/chat/completions',
-    { validatorCompiler, schema: { tags, summary: 'Answer a conversation', body: ChatCompletionBody } },
+    { validatorCompiler, schema: { tags, summary: 'Answer a conversation', body: ChatBody } },
     (request, reply) => {
-      const body = request.body as Static<typeof ChatCompletionBody>;
-      refuseFields(body, ['tools', 'functions', 'logprobs', 'top_logprobs', 'logit_bias', 'audio', 'grammar']);
-      const { messages, ...sampling } = readChatCompletion({ ...body, n: null });
-      const route = host.route(body.model, messages, (sampling.responseFormat?.type ?? 'text') === 'text');
+      const body = request.body as Static<typeof ChatBody>;
+      refuseFields(body, ['functions', 'function_call', 'logprobs', 'top_logprobs', 'logit_bias', 'audio', 'grammar']);
+      const { messages, ...sampling } = readConversation(body);
+      checkToolTurns(messages);
+      const tools = readTools({
+        functions: functionsOf(body.tools ?? []),
+        choice: body.tool_choice,
+        parallel: body.parallel_tool_calls,
+      });
+      const isPlain = (sampling.responseFormat?.type ?? 'text') === 'text' && tools === undefined;
+      const route = host.route(body.model, messages, isPlain);
       requireSlots(route, body.n ?? 1);
       const call = {
         id: `chatcmpl-${shortId()}`,
         route,
-        requests: generationRequests([{ messages }], body.n ?? 1, sampling),
+        requests: generationRequests([{ messages }], body.n ?? 1, {
+          ...sampling,
+          ...(tools === undefined ? {} : { tools }),
+        }),
         shape: CHAT,
         host,
         clock,
@@ -178,8 +196,4 @@ function littleEndianBase64(vector: Float32Array): string {
   const bytes = Buffer.alloc(vector.length * 4);
   for (const [index, value] of vector.entries()) bytes.writeFloatLE(value, index * 4);
   return bytes.toString('base64');
-}
-
-function shortId(): string {
-  return randomUUID().replaceAll('-', '').slice(0, 24);
 }

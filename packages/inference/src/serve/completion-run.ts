@@ -1,5 +1,5 @@
 import { type ErrorCode, OctomilError, toOctomilError } from '@octomil/shared/errors';
-import type { FinishReason, GenerationRequest, TokenUsage } from '../engine/index.js';
+import type { FinishReason, GenerationRequest, Said, TokenUsage } from '../engine/index.js';
 import type { ServedModel } from './served-model.js';
 
 /** Who hears the choices of a request. */
@@ -9,7 +9,7 @@ export interface Audience {
   /** A model begins, or the next one after it failed: what was heard before does not count. */
   start(model: ServedModel): void;
   /** A promise holds this choice back until the reader has caught up. */
-  say(choice: number, text: string): Promise<void> | undefined;
+  say(choice: number, said: Said): Promise<void> | undefined;
   /** A choice is whole. */
   finish(choice: number, reason: FinishReason): void;
 }
@@ -78,7 +78,7 @@ async function attempt(
     requests.map(async (request, choice) => {
       try {
         return await speak(model, request, both, {
-          say: (text) => audience.say(choice, text),
+          say: (said) => audience.say(choice, said),
           finish: (reason) => audience.finish(choice, reason),
         });
       } catch (error) {
@@ -106,12 +106,12 @@ async function speak(
   request: GenerationRequest,
   signal: AbortSignal,
   choice: {
-    readonly say: (text: string) => Promise<void> | undefined;
+    readonly say: (said: Said) => Promise<void> | undefined;
     readonly finish: (reason: FinishReason) => void;
   },
 ): Promise<{ readonly usage: TokenUsage; readonly drafted: number }> {
   for await (const event of model.generate(request, signal)) {
-    if (event.type === 'text') await choice.say(event.text);
+    if (event.type !== 'done') await choice.say(event);
     else {
       choice.finish(event.finishReason);
       return { usage: event.usage, drafted: event.speculative?.drafted ?? 0 };

@@ -2,14 +2,16 @@ import { toOctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { type Static, Type } from 'typebox';
-import type { FinishReason, TokenUsage } from '../engine/index.js';
-import { readChatCompletion } from '../gateway/chat-request.js';
+import type { FinishReason, TokenUsage, ToolCall } from '../engine/index.js';
+import { readConversation } from '../gateway/chat-request.js';
 import { ClientPresence } from '../gateway/event-stream.js';
 import { asRequestError, openAiStatus } from '../gateway/openai-error.js';
 import { type RouteHost, validatorCompiler } from '../gateway/route-host.js';
 import { type Audience, runCompletion } from './completion-run.js';
+import { HeardAnswer } from './heard-answer.js';
 import type { ModelHost } from './model-host.js';
 import { generationRequests } from './sampling.js';
+import { checkToolTurns, functionsOf, readTools, ToolBody } from './tool-fields.js';
 
 /** What we speak as; clients compare it with what they need. */
 const SPOKEN_VERSION = '0.6.0';
@@ -34,10 +36,22 @@ const SHARED = {
 };
 const ChatBody = Type.Object({
   ...SHARED,
-  messages: Type.Array(Type.Object({ role: Type.String({ maxLength: 20 }), content: Type.String() }), {
-    minItems: 1,
-    maxItems: 10_000,
-  }),
+  messages: Type.Array(
+    Type.Object({
+      role: Type.String({ maxLength: 20 }),
+      content: Optional(Type.String()),
+      tool_calls: Optional(
+        Type.Array(
+          Type.Object({
+            function: Type.Object({ name: Type.String(), arguments: Type.Record(Type.String(), Type.Unknown()) }),
+          }),
+          { maxItems: 128 },
+        ),
+      ),
+    }),
+    { minItems: 1, maxItems: 10_000 },
+  ),
+  tools: Optional(Type.Array(ToolBody)),
 });
 const GenerateBody = Type.Object({
   ...SHARED,
@@ -66,8 +80,12 @@ export function registerOllamaRoutes(server: FastifyInstance, host: ModelHost, c
       '/api/chat',
       { validatorCompiler, schema: { tags, summary: 'Answer a conversation', body: ChatBody } },
       (request, reply) =>
-        answer(request.body as Asked, host, clock, reply, (text) => ({
-          message: { role: 'assistant', content: text },
+        answer(request.body as Asked, host, clock, reply, (text, calls) => ({
+          message: {
+            role: 'assistant',
+            content: text,
+            ...(calls.length === 0 ? {} : { tool_calls: calls.map(callJson) }),
+          },
         })),
     );
     routes.post(
@@ -110,7 +128,7 @@ export function registerOllamaRoutes(server: FastifyInstance, host: ModelHost, c
   });
 }
 
-type Piece = (text: string) => object;
+type Piece = (text: string, calls: readonly ToolCall[]) => object;
 
 async function answer(
   asked: Asked,
@@ -119,20 +137,23 @@ async function answer(
   reply: FastifyReply,
   piece: Piece,
 ): Promise<object | FastifyReply> {
-  const { messages, ...sampling } = readChatCompletion(asOpenAi(asked));
+  const { messages, ...sampling } = readConversation(asOpenAi(asked));
+  checkToolTurns(messages);
+  const tools = readTools({ functions: functionsOf(asked.tools ?? []), choice: 'auto', parallel: true });
   const route = host.route(plainName(asked.model, host), messages, false);
-  const requests = generationRequests([{ messages }], 1, sampling);
+  const requests = generationRequests([{ messages }], 1, { ...sampling, ...(tools === undefined ? {} : { tools }) });
   const startedAtMs = clock.now();
-  const line = (text: string): object => ({
+  const line = (text: string, calls: readonly ToolCall[] = []): object => ({
     model: asked.model,
     created_at: new Date(clock.now()).toISOString(),
-    ...piece(text),
+    ...piece(text, calls),
     done: false,
   });
-  const ending = (text: string, reason: FinishReason, usage: TokenUsage): object => ({
-    ...line(text),
+  const ending = (heard: Pick<HeardAnswer, 'text' | 'calls'>, reason: FinishReason, usage: TokenUsage): object => ({
+    ...line(heard.text, heard.calls),
     done: true,
-    done_reason: reason,
+    // This protocol has no reason of its own for calls.
+    done_reason: reason === 'tool_calls' ? 'stop' : reason,
     // Nanoseconds, as everywhere in this protocol.
     total_duration: Math.round((clock.now() - startedAtMs) * 1e6),
     prompt_eval_count: usage.promptTokens,
@@ -140,29 +161,41 @@ async function answer(
   });
   const client = new ClientPresence(reply.raw);
   const lines = new JsonLines(reply);
-  let text = '';
-  let reason: FinishReason = 'stop';
+  let heard = new HeardAnswer();
+  let told = 0;
+  let reason = 'stop' as FinishReason;
   const streaming = asked.stream ?? true;
+  const tellCalls = (calls: readonly ToolCall[]): Promise<void> | undefined => {
+    const fresh = calls.slice(told);
+    told = Math.max(told, calls.length);
+    return fresh.length === 0 ? undefined : lines.write(line('', fresh), client.signal);
+  };
   const audience: Audience = {
     get begun() {
       return lines.begun;
     },
     start: () => {
-      text = '';
+      heard = new HeardAnswer();
+      told = 0;
     },
     say: (_choice, said) => {
-      if (streaming) return lines.write(line(said), client.signal);
-      text += said;
-      return undefined;
+      heard.hear(said);
+      if (!streaming) return undefined;
+      if (said.type === 'text') return lines.write(line(said.text), client.signal);
+      // A call is told when it is whole: its arguments are an object.
+      return said.type === 'call' ? tellCalls(heard.calls.slice(0, -1)) : undefined;
     },
     finish: (_choice, why) => {
       reason = why;
+      // The last one is not whole where the answer was cut.
+      if (streaming) void tellCalls(why === 'length' ? heard.calls.slice(0, -1) : heard.calls);
     },
   };
   try {
     const { usage } = await runCompletion(route.models, requests, audience, client.signal);
-    if (!streaming) return ending(text, reason, usage);
-    lines.end(ending('', reason, usage));
+    const whole = reason === 'length' ? heard.calls.slice(0, -1) : heard.calls;
+    if (!streaming) return ending({ text: heard.text, calls: whole }, reason, usage);
+    lines.end(ending({ text: '', calls: [] }, reason, usage));
   } catch (thrown) {
     if (!lines.begun) throw thrown;
     lines.end({ error: toOctomilError(thrown, 'inference_failed').reason });
@@ -227,17 +260,39 @@ function plainName(name: string, host: ModelHost): string {
     : name;
 }
 
-function asOpenAi({ model, messages, format, options }: Asked): Parameters<typeof readChatCompletion>[0] {
+function asOpenAi({ model, messages, format, options }: Asked): Parameters<typeof readConversation>[0] {
   const { num_predict: limit, ...sampling } = options ?? {};
   const known = ['temperature', 'top_p', 'stop', 'seed', 'presence_penalty', 'frequency_penalty'] as const;
   return {
     model,
-    messages,
+    messages: withIds(messages),
     ...Object.fromEntries(known.map((name) => [name, sampling[name] ?? null])),
     // -1 and -2 mean: to the end of the context.
     max_tokens: limit !== undefined && limit !== null && limit > 0 ? limit : null,
     response_format: formatOf(format),
   };
+}
+
+/** This protocol has no ids of calls: results come in the order of the calls. */
+function withIds(messages: Asked['messages']): Parameters<typeof readConversation>[0]['messages'] {
+  let calls = 0;
+  let results = 0;
+  return messages.map(({ role, content, tool_calls: called }) => {
+    if (role === 'tool') {
+      results += 1;
+      return { role, content: content ?? '', tool_call_id: `call_${results}` };
+    }
+    if (!called || called.length === 0) return { role, content: content ?? '' };
+    const given = called.map(({ function: one }) => {
+      calls += 1;
+      return { id: `call_${calls}`, function: { name: one.name, arguments: JSON.stringify(one.arguments) } };
+    });
+    return { role, content: content ?? '', tool_calls: given };
+  });
+}
+
+function callJson({ name, arguments: given }: ToolCall): object {
+  return { function: { name, arguments: JSON.parse(given) as object } };
 }
 
 function formatOf(

@@ -1,5 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { checkFormat, type GenerationRequest, type ResponseFormat } from '../engine/index.js';
+import { checkFormat, type GenerationRequest, type ResponseFormat, type ToolUse } from '../engine/index.js';
 
 const DEFAULT_TEMPERATURE = 0.7;
 const DEFAULT_TOP_P = 0.9;
@@ -14,6 +14,7 @@ export interface GivenSampling {
   readonly responseFormat?: ResponseFormat;
   readonly frequencyPenalty?: number;
   readonly presencePenalty?: number;
+  readonly tools?: ToolUse;
 }
 
 /**
@@ -47,6 +48,7 @@ export function generationRequests(
       responseFormat,
       frequencyPenalty: given.frequencyPenalty ?? 0,
       presencePenalty: given.presencePenalty ?? 0,
+      ...(given.tools === undefined ? {} : { tools: given.tools }),
     })),
   );
 }

@@ -107,7 +107,7 @@ test.each([
   [{ model: 'slow', messages, n: 2 ** 50 }, 'n', 400],
   [{ model: 'slow', messages: [{ role: 'constructor', content: 'x' }] }, 'messages.0.role', 400],
   [{ model: 'slow', messages, stop: [''] }, 'stop', 400],
-  [{ model: 'slow', messages, tools: [{}] }, 'tools', 400],
+  [{ model: 'slow', messages, tools: [{}] }, 'tools.0.type', 400],
   [{ model: 'slow', messages, logprobs: true }, 'logprobs', 400],
   [{ model: 'slow', messages, response_format: { type: 'xml' } }, 'response_format.type', 400],
   [

@@ -58,7 +58,7 @@ export async function loadOnDevice(file: ModelFile): Promise<LoadedSource> {
     });
     for await (const event of events) {
       if (event.type === 'text') yield event;
-      else
+      else if (event.type === 'done')
         yield { type: 'done', finishReason: event.finishReason, ...event.usage, provider: engine.description.engine };
     }
   }

@@ -15,6 +15,10 @@ export interface TinyGgufOptions {
   readonly seed?: number;
   /** Default 2,048. */
   readonly contextTokens?: number;
+  /** Of `bigram`: lines that it has learned instead. */
+  readonly corpus?: readonly string[];
+  /** Default: ChatML, without a word on functions. */
+  readonly chatTemplate?: string;
   /** Header keys to leave out, for files that are not as they should be. */
   readonly leaveOut?: readonly string[];
 }
@@ -34,11 +38,13 @@ const CHAT_TEMPLATE =
 
 /** Writes a model of the llama architecture that is small enough to be made in a test. The same seed gives the same bytes. */
 export async function makeTinyGguf(options: TinyGgufOptions): Promise<void> {
-  const vocabulary = tinyVocabulary();
+  const corpus = options.corpus ?? CORPUS;
+  const vocabulary = tinyVocabulary(corpus);
   const shape = shapeOf(options.kind, vocabulary.tokens.length);
   const metadata = header(options, vocabulary, shape);
   for (const key of options.leaveOut ?? []) metadata.delete(key);
-  const tensors = options.kind === 'bigram' ? bigram(vocabulary, shape) : noise(vocabulary, shape, options.seed ?? 1);
+  const tensors =
+    options.kind === 'bigram' ? bigram(vocabulary, shape, corpus) : noise(vocabulary, shape, options.seed ?? 1);
   await writeFile(options.path, encodeGguf(metadata, tensors));
 }
 
@@ -92,7 +98,7 @@ function header(options: TinyGgufOptions, vocabulary: TinyVocabulary, shape: Sha
     ['tokenizer.ggml.add_bos_token', flag(true)],
     ['tokenizer.ggml.add_eos_token', flag(false)],
     ['tokenizer.ggml.add_space_prefix', flag(false)],
-    ['tokenizer.chat_template', text(CHAT_TEMPLATE)],
+    ['tokenizer.chat_template', text(options.chatTemplate ?? CHAT_TEMPLATE)],
   ]);
 }
 
@@ -124,10 +130,10 @@ function noise(vocabulary: TinyVocabulary, shape: Shape, seed: number): GgufTens
  * the output matrix, the logarithm of how probable each next token is. The norm scales a one among `embedding` numbers
  * to the root of `embedding`, which the output matrix takes back.
  */
-function bigram(vocabulary: TinyVocabulary, shape: Shape): GgufTensor[] {
+function bigram(vocabulary: TinyVocabulary, shape: Shape, corpus: readonly string[]): GgufTensor[] {
   const { embedding } = shape;
   const tokens = vocabulary.tokens.length;
-  const counts = countPairs(vocabulary);
+  const counts = countPairs(vocabulary, corpus);
   const start = vocabulary.idOf(byteToken(10));
   const embeddings = new Float32Array(embedding * tokens);
   const output = new Float32Array(embedding * tokens);
@@ -149,14 +155,14 @@ function bigram(vocabulary: TinyVocabulary, shape: Shape): GgufTensor[] {
 }
 
 /** How often each token follows each other one; a line begins after a line break and ends with one, or with the turn. */
-function countPairs(vocabulary: TinyVocabulary): Map<number, number>[] {
+function countPairs(vocabulary: TinyVocabulary, corpus: readonly string[]): Map<number, number>[] {
   const counts = vocabulary.tokens.map(() => new Map<number, number>());
   const count = (token: number, next: number): void => {
     const row = counts[token];
     row?.set(next, (row.get(next) ?? 0) + 1);
   };
   const lineBreak = vocabulary.idOf(byteToken(10));
-  for (const line of CORPUS) {
+  for (const line of corpus) {
     let last = lineBreak;
     for (const token of vocabulary.encode(line)) {
       count(last, token);
