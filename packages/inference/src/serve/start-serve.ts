@@ -14,6 +14,7 @@ import type { ServedModelSource, ServedModels } from './models-file.js';
 import { registerOllamaRoutes } from './ollama-routes.js';
 import { registerPredictRoutes } from './predict-routes.js';
 import type { Predictor } from './predictor.js';
+import { registerResponseRoutes } from './response-routes.js';
 import { ServedModel } from './served-model.js';
 import { registerStatusRoutes } from './status-routes.js';
 
@@ -105,6 +106,7 @@ export async function startServe(options: ServeOptions): Promise<Serve> {
     return reply.code(404).send(openAiErrorBody(error));
   });
   registerCompletionRoutes(app, modelHost, clock);
+  registerResponseRoutes(app, modelHost, clock);
   registerOllamaRoutes(app, modelHost, clock);
   registerPredictRoutes(app, predictor);
   const mayKnow = (request: FastifyRequest): boolean => holdsKey(access, request);

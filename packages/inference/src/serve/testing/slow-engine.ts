@@ -18,6 +18,11 @@ export class SlowEngine implements GenerationEngine {
     this.#gate.resolve();
   }
 
+  /** Ends those that run in the middle of their text. */
+  fail(error: Error): void {
+    this.#gate.reject(error);
+  }
+
   async *generate(request: GenerationRequest, signal: AbortSignal): AsyncGenerator<GenerationEvent, void, undefined> {
     this.asked.push(request);
     if (this.failure !== undefined) throw this.failure;
