@@ -1,4 +1,4 @@
-import { deflateSync } from 'node:zlib';
+import { crc32, deflateSync } from 'node:zlib';
 import { expect, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
 import fc from 'fast-check';
@@ -65,6 +65,103 @@ vast.writeUInt16BE(65_000, frame + 5);
 vast.writeUInt16BE(65_000, frame + 7);
 const scan = Buffer.concat([Buffer.from([0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0])]);
 const zeros = deflateSync(Buffer.alloc(20_000_000));
+
+/** A PNG by its header (bit depth, colour type, interlace) and rows with their filters, other chunks between. */
+function rawPng(size: readonly [number, number], kind: readonly number[], rows: readonly number[], ...more: Buffer[]) {
+  const [depth = 8, colour = 0, interlace = 0] = kind;
+  const data = Buffer.alloc(13);
+  data.writeUInt32BE(size[0], 0);
+  data.writeUInt32BE(size[1], 4);
+  data.set([depth, colour, 0, 0, interlace], 8);
+  const parts = [checked('IHDR', data), ...more, checked('IDAT', deflateSync(Uint8Array.from(rows)))];
+  return Buffer.concat([SIGNATURE, ...parts, checked('IEND', Buffer.alloc(0))]);
+}
+
+function checked(type: string, data: Uint8Array): Buffer {
+  const bytes = chunk(type, data);
+  bytes.writeUInt32BE(crc32(bytes.subarray(4, -4)), bytes.length - 4);
+  return bytes;
+}
+
+const PALETTE = checked('PLTE', Buffer.from([10, 20, 30, 200, 100, 0]));
+const greyOf = (...levels: number[]) => levels.flatMap((level) => [level, level, level]);
+const EXIF = Buffer.concat([
+  Buffer.from([0xff, 0xe1, 0, 34]),
+  Buffer.from('Exif\0\0MM\0*\0\0\0\b\0\u0001\u0001\u0012\0\u0003\0\0\0\u0001\0\u0006\0\0\0\0\0\0', 'latin1'),
+]);
+const plainJpeg = jpeg.encode({ width: 16, height: 8, data: Buffer.alloc(512, 99) }, 100).data;
+// Red in four inks, as printers' files have it, and a progressive grey; both by another library.
+const CMYK =
+  '/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwAbEhQXFBEbFxYXHhwbIChCKyglJShROj0wQmBVZWRfVV1baniZgWpxkHNbXYW1hpCeo6utq2eAvMm6pseZqKuk/8AAFAgACAAIBEMRAE0RAFkRAEsRAP/EABQAAQAAAAAAAAAAAAAAAAAAAAb/xAAUEAEAAAAAAAAAAAAAAAAAAAAA/9oADgRDAE0AWQBLAAA/AEwyMkz/2Q==';
+const PROGRESSIVE =
+  '/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABsSFBcUERsXFhceHBsgKEIrKCUlKFE6PTBCYFVlZF9VXVtqeJmBanGQc1tdhbWGkJ6jq62rZ4C8ybqmx5moq6T/wgALCAAIAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAA//aAAgBAQAAAAEf/8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAAgBAQABBQJ//8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAAgBAQAGPwJ//8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAAgBAQABPyF//9oACAEBAAAAEP8A/8QAFBABAAAAAAAAAAAAAAAAAAAAAP/aAAgBAQABPxB//9k=';
+
+test.each([
+  ['a palette', rawPng([2, 1], [8, 3], [0, 1, 0], PALETTE), [2, 1], [200, 100, 0, 10, 20, 30], 0],
+  ['1 bit a pixel', rawPng([2, 1], [1, 0], [0, 0b01000000]), [2, 1], greyOf(0, 255), 0],
+  ['16 bits a colour', rawPng([2, 1], [16, 0], [0, 0x80, 0x00, 0xff, 0xff]), [2, 1], greyOf(128, 255), 1],
+  ['interlaced', rawPng([2, 2], [8, 0, 1], [0, 1, 0, 2, 0, 3, 4]), [2, 2], greyOf(1, 2, 3, 4), 0],
+  ['four inks', Buffer.from(CMYK, 'base64'), [8, 8], Array(64).fill([255, 0, 0]).flat(), 12],
+  [
+    'progressive',
+    Buffer.from(PROGRESSIVE, 'base64'),
+    [8, 8],
+    Array(64)
+      .fill(90)
+      .flatMap((level: number) => greyOf(level)),
+    12,
+  ],
+  [
+    'turned by its camera',
+    Buffer.concat([plainJpeg.subarray(0, 2), EXIF, plainJpeg.subarray(2)]),
+    [16, 8],
+    Array(128)
+      .fill(99)
+      .flatMap((level: number) => greyOf(level)),
+    3,
+  ],
+] as const)('%s gives its colours as they are stored', async (_name, bytes, size, colours, tolerance) => {
+  const { width, height, rgba } = await decodeImage(bytes);
+  expect([width, height]).toEqual(size);
+  const found = [...rgba].filter((_, index) => index % 4 !== 3);
+  expect(found).toHaveLength(colours.length);
+  for (const [index, value] of found.entries()) {
+    expect(Math.abs(value - Number(colours[index]))).toBeLessThanOrEqual(tolerance);
+  }
+});
+
+test('resizing is what the formula says, in 64-bit numbers', () => {
+  const size = fc.integer({ min: 1, max: 12 });
+  fc.assert(
+    fc.property(image, size, size, fc.constantFrom(1 as const, 3 as const), (picture, height, width, channels) => {
+      const weigh = (from: number, to: number, index: number, pixel: number): number => {
+        const place = Math.min(from - 1, Math.max(0, ((index + 0.5) * from) / to - 0.5));
+        return Math.max(0, 1 - Math.abs(place - pixel));
+      };
+      const resized = resizeImage(picture, { height, width, channels });
+      let at = 0;
+      for (let y = 0; y < height; y++) {
+        for (let x = 0; x < width; x++) {
+          const colour = [0, 0, 0];
+          for (let row = 0; row < picture.height; row++) {
+            for (let column = 0; column < picture.width; column++) {
+              const share = weigh(picture.height, height, y, row) * weigh(picture.width, width, x, column);
+              for (const channel of [0, 1, 2]) {
+                const value = picture.rgba[(row * picture.width + column) * 4 + channel] ?? 0;
+                colour[channel] = (colour[channel] ?? 0) + (share * value) / 255;
+              }
+            }
+          }
+          const [red = 0, green = 0, blue = 0] = colour;
+          const expected = channels === 3 ? colour : [0.299 * red + 0.587 * green + 0.114 * blue];
+          for (const value of expected) expect(resized[at++]).toBeCloseTo(value, 6);
+        }
+      }
+      expect(at).toBe(resized.length);
+    }),
+    { numRuns: 50 },
+  );
+});
 
 test.each([
   ['nothing', Buffer.alloc(0), /neither PNG nor JPEG/],

@@ -115,15 +115,17 @@ export function resizeImage(image: DecodedImage, { height, width, channels }: Im
   for (const row of rows) {
     const top = row.first * image.width;
     const bottom = row.second * image.width;
-    for (const column of columns) {
-      const color = (channel: number): number => {
-        const at = (pixel: number): number => rgba[pixel * 4 + channel] ?? 0;
-        const above = mix(at(top + column.first), at(top + column.second), column.share);
-        const below = mix(at(bottom + column.first), at(bottom + column.second), column.share);
-        return mix(above, below, row.share) / 255;
-      };
-      if (channels === 3) for (let channel = 0; channel < 3; channel++) resized[write++] = color(channel);
-      else resized[write++] = BRIGHTNESS[0] * color(0) + BRIGHTNESS[1] * color(1) + BRIGHTNESS[2] * color(2);
+    for (const { first, second, share } of columns) {
+      const [a, b, c, d] = [(top + first) * 4, (top + second) * 4, (bottom + first) * 4, (bottom + second) * 4];
+      let brightness = 0;
+      for (let channel = 0; channel < 3; channel++) {
+        const above = mix(rgba[a + channel] ?? 0, rgba[b + channel] ?? 0, share);
+        const below = mix(rgba[c + channel] ?? 0, rgba[d + channel] ?? 0, share);
+        const value = mix(above, below, row.share) / 255;
+        if (channels === 3) resized[write++] = value;
+        else brightness += (BRIGHTNESS[channel] ?? 0) * value;
+      }
+      if (channels === 1) resized[write++] = brightness;
     }
   }
   return resized;
