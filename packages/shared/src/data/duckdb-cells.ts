@@ -123,11 +123,18 @@ function levelSql(column: SqlColumn, levels: readonly string[], rules: CellRules
       const number = numberOfText(level);
       return number === undefined ? [] : [` WHEN ${value} = ${quoteNumber(number)} THEN ${index}`];
     });
-    return `CAST(CASE WHEN ${value} IS NULL OR isnan(${value}) THEN ${NAN}${cases.join('')} ELSE -1 END AS DOUBLE)`;
+    const marked = folded.flatMap((marker) => {
+      const number = numberOfText(marker);
+      return number === undefined ? [] : [` OR ${value} = ${quoteNumber(number)}`];
+    });
+    return `CAST(CASE WHEN ${value} IS NULL OR isnan(${value})${marked.join('')} THEN ${NAN}${cases.join('')} ELSE -1 END AS DOUBLE)`;
   }
   const text = family === 'text' ? sql : `CAST(${sql} AS VARCHAR)`;
   const position = (folded: string) => (levels.length === 0 ? 'NULL' : `list_position([${list(levels)}], ${folded})`);
   const slow = `CASE WHEN ${text} IS NULL OR ${missingTest(text, rules, folded)} THEN ${NAN} ELSE coalesce(${position(fold(text))}, 0) - 1 END`;
+  // What means "missing" is no level, even where the levels have it.
+  const missing = new Set([...MISSING_TEXTS, ...rules.missingTexts].map(foldCell).concat(folded));
+  if (levels.some((level) => missing.has(level))) return `CAST(${slow} AS DOUBLE)`;
   const quick = position(quickFold(text));
   return `CAST(CASE WHEN ${quick} IS NOT NULL THEN ${quick} - 1 ELSE ${slow} END AS DOUBLE)`;
 }

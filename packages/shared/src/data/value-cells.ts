@@ -77,7 +77,10 @@ export type PlainRequest = Exclude<CellRequest, CodeRequest | { as: 'image' }>;
 
 function cellOfNumber(number: number, request: PlainRequest): number {
   if (Number.isNaN(number)) return number;
-  if (request.as === 'level') return request.levels.findIndex((level) => numberOfText(level) === number);
+  if (request.as === 'level') {
+    if (request.missingTexts?.some((marker) => numberOfText(marker) === number) === true) return Number.NaN;
+    return request.levels.findIndex((level) => numberOfText(level) === number);
+  }
   if (request.as === 'boolean') return number === 0 || number === 1 ? number : Number.POSITIVE_INFINITY;
   return number;
 }
@@ -86,10 +89,7 @@ function cellOfText(text: string, request: PlainRequest, missingTexts: ReadonlyS
   const folded = foldCell(text);
   const marked = request.as !== 'content' && (request.missingTexts ?? []).some((marker) => foldCell(marker) === folded);
   const missing = marked || isMissingValue(text, missingTexts);
-  if (request.as === 'level') {
-    const index = request.levels.indexOf(folded);
-    return index < 0 && missing ? Number.NaN : index;
-  }
+  if (request.as === 'level') return missing ? Number.NaN : request.levels.indexOf(folded);
   const number = numberOfCell(text);
   if (request.as === 'boolean') {
     if (marked) return Number.NaN;

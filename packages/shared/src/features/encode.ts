@@ -86,8 +86,12 @@ function cellOf(value: unknown, request: Exclude<CellRequest, { as: 'image' }>, 
     if (Number.isNaN(number)) return number;
     if (request.as === 'boolean') return number === 0 || number === 1 ? number : Number.POSITIVE_INFINITY;
     if (request.as !== 'level') return number;
-    if (request.missingTexts?.includes(foldCell(String(value)))) return Number.NaN;
-    if (typeof value === 'boolean') return request.levels.indexOf(String(value));
+    if (typeof value === 'boolean') {
+      return request.missingTexts?.includes(String(value)) === true
+        ? Number.NaN
+        : request.levels.indexOf(String(value));
+    }
+    if (request.missingTexts?.some((marker) => numberOfText(marker) === number) === true) return Number.NaN;
     return request.levels.findIndex((level) => numberOfText(level) === number);
   }
   throw new OctomilError(
