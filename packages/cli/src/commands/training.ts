@@ -85,7 +85,8 @@ export function register(program: Command, define: DefineCommand): void {
       // Beside what was asked for: without it, the session is still shown.
       const drift = await (await connect()).features.drift(session.sessionId).catch(() => undefined);
       const line = drift === undefined ? undefined : driftLine(drift);
-      return line === undefined ? fields(session) : `${fields(session)}\n\n${line}`;
+      const shown = fields(withoutDoubles(session));
+      return line === undefined ? shown : `${shown}\n\n${line}`;
     });
   });
   for (const action of ['pause', 'resume', 'cancel'] as const) {
@@ -148,3 +149,10 @@ async function run(sessionId: string | undefined): Promise<import('@octomil/sdk'
 function progress(done: unknown, total: unknown): string | null {
   return typeof done === 'number' && typeof total === 'number' ? `${done}/${total}` : null;
 }
+
+/** What has two names is shown once; what the sites told is for `features show` and `--json`. */
+function withoutDoubles(session: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(session).filter(([name]) => !DOUBLES.has(name)));
+}
+
+const DOUBLES: ReadonlySet<string> = new Set(['id', 'state', 'totalRounds', 'report']);

@@ -9,22 +9,80 @@ export interface Column<T> {
   readonly align?: 'left' | 'right';
 }
 
-/** Rows under their titles; a dash for what is not there. Plain characters where the output is not a terminal. */
+/**
+ * Rows under their titles; a dash for what is not there. Plain characters where the output is not a terminal. What does
+ * not fit into a terminal is wrapped between words; where that does not do either, each row is fields under each other,
+ * so that nothing is cut and ids can be copied.
+ */
 export async function table<T>(
   rows: readonly T[],
   columns: readonly Column<T>[],
   none = 'There is nothing to show.',
 ): Promise<string> {
   if (rows.length === 0) return none;
+  const cells = rows.map((row) => columns.map((column) => String(column.value(row) ?? '–')));
+  const titles = columns.map((column) => column.title);
+  const isTerminal = process.stdout.isTTY === true;
+  // A terminal may claim to have no columns at all.
+  const widths = isTerminal ? columnWidths([titles, ...cells], process.stdout.columns || 80) : 'natural';
+  if (widths === undefined) return records(titles, cells);
   const { default: Table } = await import('cli-table3');
   const drawn = new Table({
-    head: columns.map((column) => column.title),
+    head: titles,
     colAligns: columns.map((column) => column.align ?? 'left'),
     style: { head: [], border: [], compact: true },
-    ...(process.stdout.isTTY ? {} : { chars: PLAIN }),
+    ...(isTerminal ? {} : { chars: PLAIN }),
+    ...(widths === 'natural' ? {} : { colWidths: widths.map((width) => width + PADDING), wordWrap: true }),
   });
-  for (const row of rows) drawn.push(columns.map((column) => String(column.value(row) ?? '–')));
+  for (const row of cells) drawn.push(row);
   return drawn.toString();
+}
+
+/** Of a cell, left and right. */
+const PADDING = 2;
+
+/**
+ * How wide each column is so that the table fits.
+ *
+ * @returns undefined where it cannot, not even wrapped between words
+ */
+export function columnWidths(
+  cells: readonly (readonly string[])[],
+  terminalColumns: number,
+): readonly number[] | 'natural' | undefined {
+  const count = cells[0]?.length ?? 0;
+  const column = (index: number): string[] => cells.map((row) => row[index] ?? '');
+  const longest = (texts: readonly string[]): number => texts.reduce((most, one) => Math.max(most, shownWidth(one)), 0);
+  const wanted = Array.from({ length: count }, (_, index) => longest(column(index)));
+  const least = Array.from({ length: count }, (_, index) => longest(column(index).flatMap((one) => one.split(/\s+/))));
+  const room = terminalColumns - count * (PADDING + 1) - 1;
+  const sum = (widths: readonly number[]): number => widths.reduce((total, width) => total + width, 0);
+  if (sum(wanted) <= room) return 'natural';
+  let free = room - sum(least);
+  if (free < 0) return undefined;
+  // One after the other, so that all columns that are cut short are about as wide.
+  while (free > 0) {
+    const narrowest = least
+      .map((width, index) => ({ width, index }))
+      .filter(({ width, index }) => width < (wanted[index] ?? 0))
+      .sort((a, b) => a.width - b.width)[0];
+    if (narrowest === undefined) break;
+    least[narrowest.index] = narrowest.width + 1;
+    free--;
+  }
+  return least;
+}
+
+/** Columns of a terminal; from the CJK radicals on, characters may take two. */
+function shownWidth(text: string): number {
+  return [...text].reduce((width, character) => width + ((character.codePointAt(0) ?? 0) >= 0x2e80 ? 2 : 1), 0);
+}
+
+function records(titles: readonly string[], cells: readonly (readonly string[])[]): string {
+  const width = Math.max(...titles.map(shownWidth));
+  return cells
+    .map((row) => row.map((cell, index) => `${(titles[index] ?? '').padEnd(width)}  ${cell}`).join('\n'))
+    .join('\n\n');
 }
 
 const PLAIN = {
@@ -45,15 +103,29 @@ const PLAIN = {
   middle: ' ',
 };
 
-/** Fields under each other; nested values as JSON, nothing for what is null. */
+/** Fields under each other; nested values as JSON, indented where they are long; nothing for what is null. */
 export function fields(value: Readonly<Record<string, unknown>>): string {
-  const shown = Object.entries(value).filter(([, inner]) => inner !== null && inner !== undefined && inner !== '');
+  const shown = shownFields(value);
   const width = Math.max(0, ...shown.map(([name]) => name.length));
-  return shown
-    .map(
-      ([name, inner]) => `${name.padEnd(width)}  ${typeof inner === 'object' ? JSON.stringify(inner) : String(inner)}`,
-    )
-    .join('\n');
+  return shown.map(([name, inner]) => `${name.padEnd(width)}  ${fieldText(inner, width + 2)}`).join('\n');
+}
+
+/** Longer nested values are a line for each of their fields. */
+const INLINE_CHARACTERS = 100;
+
+function fieldText(value: unknown, indent: number): string {
+  if (typeof value !== 'object' || value === null) return String(value);
+  const json = JSON.stringify(value);
+  if (Array.isArray(value) || indent + json.length <= INLINE_CHARACTERS) return json;
+  const inner = shownFields(value as Readonly<Record<string, unknown>>);
+  const width = Math.max(0, ...inner.map(([name]) => name.length));
+  return inner
+    .map(([name, one]) => `${name.padEnd(width)}  ${typeof one === 'object' ? JSON.stringify(one) : String(one)}`)
+    .join(`\n${' '.repeat(indent)}`);
+}
+
+function shownFields(value: Readonly<Record<string, unknown>>): [string, unknown][] {
+  return Object.entries(value).filter(([, inner]) => inner !== null && inner !== undefined && inner !== '');
 }
 
 /** A cell: nothing for what is not there. */

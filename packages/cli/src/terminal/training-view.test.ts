@@ -50,6 +50,30 @@ test('names sites that refuse, fail or are rejected, with their reason', () => {
   ]);
 });
 
+test('says once what stays the same from round to round, and from try to try', () => {
+  const warning = 'column "ca": 90 % is missing';
+  const refused = event('assignment', { ...ROUND_2, device: 'basel', state: 'refused', reason: 'no rule allows it' });
+  const short = event('round', { ...ROUND_2, state: 'insufficient_updates', reason: '0 of 2 updates' });
+  const { lines } = fold([
+    event('drift', { sites: { basel: [warning], chur: [warning] } }),
+    event('drift', { sites: { basel: [warning], chur: [warning] } }),
+    event('drift', { sites: { basel: [warning] } }),
+    refused,
+    short,
+    refused,
+    short,
+    event('session', { state: 'paused', reason: '0 of 2 updates' }),
+  ]);
+  expect(lines).toEqual([
+    `drift at basel (and 1 more site): ${warning}`,
+    `drift at basel: ${warning}`,
+    'basel: refused, no rule allows it',
+    'round 2/3: 0 of 2 updates',
+    'round 2/3: the same again',
+    'session paused',
+  ]);
+});
+
 test('draws a bar per site and starts anew with each round', () => {
   const first = fold([
     event('round', { ...ROUND_2, state: 'selecting' }),

@@ -25,6 +25,10 @@ export interface TrainingView {
   readonly version: string | undefined;
   /** Set by an event that deserves a line of its own, undefined after every other one. */
   readonly line: string | undefined;
+  /** Lines about trouble and drift that were said: what stays as it is from round to round is said once. */
+  readonly said: ReadonlySet<string>;
+  /** Why the latest round did not count. */
+  readonly roundReason: string | undefined;
 }
 
 export function emptyView(rounds: number): TrainingView {
@@ -39,6 +43,8 @@ export function emptyView(rounds: number): TrainingView {
     overall: undefined,
     version: undefined,
     line: undefined,
+    said: new Set(),
+    roundReason: undefined,
   };
 }
 
@@ -64,8 +70,13 @@ function foldDrift(view: TrainingView, data: Data): TrainingView {
   const sites = Object.entries((data['sites'] ?? {}) as Readonly<Record<string, readonly string[]>>);
   const [[name, [warning]] = ['', []]] = sites;
   if (warning === undefined) return view;
-  const others = sites.length > 1 ? ` (and ${sites.length - 1} more sites)` : '';
-  return { ...view, line: `drift at ${name}${others}: ${warning}` };
+  const more = sites.length - 1;
+  const others = more === 0 ? '' : ` (and ${more} more ${more === 1 ? 'site' : 'sites'})`;
+  return saidOnce(view, `drift at ${name}${others}: ${warning}`);
+}
+
+function saidOnce(view: TrainingView, line: string): TrainingView {
+  return view.said.has(line) ? view : { ...view, line, said: new Set([...view.said, line]) };
 }
 
 function foldVersion(view: TrainingView, data: Data): TrainingView {
@@ -90,7 +101,10 @@ function foldRound(view: TrainingView, data: Data): TrainingView {
     needed: number(data, 'minUpdates') ?? view.needed,
     accepted: fresh ? 0 : view.accepted,
     sites: fresh ? new Map() : view.sites,
-    line: trouble ? `${roundName(kind, round, rounds)}: ${reason ?? state}` : undefined,
+    roundReason: trouble ? reason : view.roundReason,
+    line: trouble
+      ? `${roundName(kind, round, rounds)}: ${reason !== undefined && reason === view.roundReason ? 'the same again' : (reason ?? state)}`
+      : undefined,
   };
 }
 
@@ -110,11 +124,8 @@ function foldAssignment(view: TrainingView, data: Data): TrainingView {
     reason,
   };
   const trouble = ['refused', 'failed', 'expired'].includes(state);
-  return {
-    ...view,
-    sites: new Map([...view.sites, [name, site]]),
-    line: trouble ? `${name}: ${state}${reason === undefined ? '' : `, ${reason}`}` : undefined,
-  };
+  const next = { ...view, sites: new Map([...view.sites, [name, site]]) };
+  return trouble ? saidOnce(next, `${name}: ${state}${reason === undefined ? '' : `, ${reason}`}`) : next;
 }
 
 function foldUpdate(view: TrainingView, data: Data): TrainingView {
@@ -155,7 +166,8 @@ function foldSession(view: TrainingView, data: Data): TrainingView {
   if (state === undefined || state === 'running' || (state === 'completed' && reason === undefined)) {
     return { ...view, rounds };
   }
-  return { ...view, rounds, line: `session ${state}${reason === undefined ? '' : `: ${reason}`}` };
+  const known = reason === undefined || reason === view.roundReason;
+  return { ...view, rounds, line: `session ${state}${known ? '' : `: ${reason}`}` };
 }
 
 /** `loss 0.412  accuracy 0.812  AUC 0.873  (181 rows)` */
