@@ -7,7 +7,7 @@ import {
   type SiteEntry,
   sealFeatureSpec,
 } from '@octomil/shared/features';
-import { contradictionOf, describedBy } from './contradiction.js';
+import { contradictionOf, ToldColumns } from './contradiction.js';
 
 /** Makes the column of a name as the sites' statistics give it with these hints; `undefined` where it cannot serve. */
 export type MakeColumn = (name: string, hints: Readonly<Record<string, unknown>>) => FeatureColumn | undefined;
@@ -35,17 +35,19 @@ export function confirmedSpec(
   }
   requireUntouched(edited, proposed);
   const before = new Map(proposed.columns.map((column) => [foldName(column.name), column]));
-  const columns = edited['columns'].map((column: unknown, place) => completed(column, place, before, sites, make));
+  const known = knownNames(sites);
+  const columns = edited['columns'].map((column: unknown, place) => completed(column, place, before, known, make));
   if (columns.length === 0) {
     throw new OctomilError('invalid_input', 'the edited spec has no columns left; a model needs at least one', {
       details: { field: 'spec.columns' },
     });
   }
   const spec = sealed({ ...proposed, columns: columns as FeatureColumn[] });
+  const told = new ToldColumns(sites);
   for (const column of spec.columns) {
     const same = before.get(foldName(column.name));
     if (same !== undefined && canonical(same) === canonical(column)) continue;
-    const problem = contradictionOf(column, describedBy(sites, column));
+    const problem = contradictionOf(column, told.of(column));
     if (problem !== undefined) throw refusal(column.name, problem);
   }
   return spec;
@@ -55,7 +57,7 @@ function completed(
   column: unknown,
   place: number,
   before: ReadonlyMap<string, FeatureColumn>,
-  sites: readonly SiteEntry[],
+  known: ReadonlySet<string>,
   make: MakeColumn,
 ): unknown {
   if (!isObject(column) || typeof column['name'] !== 'string' || column['name'] === '') {
@@ -68,11 +70,11 @@ function completed(
     ? column['aliases'].filter((alias) => typeof alias === 'string')
     : [];
   // A new name for what sites have under the old one.
-  const [known] = [name, ...aliases].flatMap((key) => before.get(foldName(key)) ?? []);
-  if (known === undefined && !isKnown(sites, [name, ...aliases])) {
+  const [proposed] = [name, ...aliases].flatMap((key) => before.get(foldName(key)) ?? []);
+  if (proposed === undefined && ![name, ...aliases].some((key) => known.has(foldName(key)))) {
     throw refusal(name, 'is in no data that a site described; check its name, or give it an alias');
   }
-  if (known !== undefined && known.kind === column['kind']) return column;
+  if (proposed !== undefined && proposed.kind === column['kind']) return column;
   const hints = Object.fromEntries(
     HINTED.flatMap((field) => (column[field] === undefined ? [] : [[field, column[field]]])),
   );
@@ -88,10 +90,12 @@ function completed(
   return { ...made, ...own };
 }
 
-function isKnown(sites: readonly SiteEntry[], names: readonly string[]): boolean {
-  const keys = new Set(names.map(foldName));
-  return sites.some(({ statistics: { columns, excluded } }) =>
-    [...columns, ...excluded].some(({ name }) => keys.has(foldName(name))),
+/** Of all columns that a site has, whether it told of them or left them out. */
+function knownNames(sites: readonly SiteEntry[]): Set<string> {
+  return new Set(
+    sites.flatMap(({ statistics: { columns, excluded } }) =>
+      [...columns, ...excluded].map(({ name }) => foldName(name)),
+    ),
   );
 }
 

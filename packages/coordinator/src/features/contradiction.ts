@@ -6,17 +6,26 @@ export interface Described {
   readonly column: ColumnStatistics;
 }
 
-/** What the sites told of a column, which they may know by one of its aliases. */
-export function describedBy(
-  sites: readonly SiteEntry[],
-  column: { readonly name: string; readonly aliases?: readonly string[] },
-): Described[] {
-  const keys = new Set([column.name, ...(column.aliases ?? [])].map(foldName));
-  return sites.flatMap(({ name, statistics }) =>
-    statistics.columns
-      .filter((found) => keys.has(foldName(found.name)))
-      .map((found) => ({ site: name, column: found })),
-  );
+/** What the sites told of each column, found by name: a proposal may have thousands of them. */
+export class ToldColumns {
+  readonly #byKey = new Map<string, Described[]>();
+
+  constructor(sites: readonly SiteEntry[]) {
+    for (const { name: site, statistics } of sites) {
+      for (const column of statistics.columns) {
+        const key = foldName(column.name);
+        const told = this.#byKey.get(key);
+        if (told === undefined) this.#byKey.set(key, [{ site, column }]);
+        else told.push({ site, column });
+      }
+    }
+  }
+
+  /** Sites may know it by one of its aliases. */
+  of({ name, aliases = [] }: { readonly name: string; readonly aliases?: readonly string[] }): Described[] {
+    const keys = new Set([name, ...aliases].map(foldName));
+    return [...keys].flatMap((key) => this.#byKey.get(key) ?? []);
+  }
 }
 
 const SEEN_WORDS: Readonly<Record<ColumnStatistics['seen'], string>> = {

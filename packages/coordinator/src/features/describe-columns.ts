@@ -8,7 +8,7 @@ import {
   type SiteEntry,
 } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
-import { type Described, describedBy } from './contradiction.js';
+import { type Described, ToldColumns } from './contradiction.js';
 
 /** A column of a proposal as people read it. */
 export interface ColumnView {
@@ -37,15 +37,10 @@ export interface LeftOutView {
 }
 
 /** What becomes of each column, where it is, and why. */
-export function describeColumns(
-  spec: FeatureSpec,
-  sites: readonly SiteEntry[],
-  request: JsonObject,
-  proposed: FeatureSpec = spec,
-): ColumnView[] {
+export function describeColumns(spec: FeatureSpec, sites: readonly SiteEntry[], request: JsonObject): ColumnView[] {
   const coverage = columnCoverage(sites, spec);
+  const told = new ToldColumns(sites);
   const hints = byKey((request['hints'] ?? {}) as JsonObject);
-  const before = new Map(proposed.columns.map((column) => [foldName(column.name), column.kind]));
   return spec.columns.map((column, place): ColumnView => {
     const covered = coverage[place];
     const hint = hints.get(foldName(column.name)) as JsonObject | undefined;
@@ -62,10 +57,7 @@ export function describeColumns(
         (covered?.sites ?? []).map(({ name, present, missingRatio }) => [name, present ? rounded(missingRatio) : null]),
       ),
       missing_markers: column.missingMarkers,
-      why:
-        before.get(foldName(column.name)) === column.kind
-          ? whyOf(column, describedBy(sites, column), hint?.['kind'] !== undefined)
-          : 'as edited',
+      why: whyOf(column, told.of(column), hint?.['kind'] !== undefined),
     };
   });
 }
@@ -88,17 +80,22 @@ export function describeLeftOut(
     found.set(key, entry);
   };
   const hints = byKey((request['hints'] ?? {}) as JsonObject);
+  const dropped = whyLeftOut(warnings);
   for (const { name: site, statistics } of sites) {
     for (const { name, reason } of statistics.excluded) note(name, site, reason, EXCLUSION_WORDS[reason] ?? reason);
     for (const { name } of statistics.columns) {
-      const warning = warnings.find((text) => text.startsWith(`column "${name}" is left out`));
       const unwanted = (hints.get(foldName(name)) as JsonObject | undefined)?.['exclude'] === true;
       if (unwanted) note(name, site, 'excluded', 'a hint excludes it');
-      else
-        note(name, site, 'left_out', warning?.replace(/^[^:]*: /, '') ?? 'dropped by whoever confirmed the features');
+      else note(name, site, 'left_out', dropped.get(foldName(name)) ?? 'dropped by whoever confirmed the features');
     }
   }
   return [...found.values()];
+}
+
+/** By column, as the merge has warned of it. */
+function whyLeftOut(warnings: readonly string[]): Map<string, string> {
+  const found = warnings.map((text) => /^column "(.*?)" is left out: (.*)$/s.exec(text));
+  return new Map(found.flatMap((match) => (match === null ? [] : [[foldName(match[1] ?? ''), match[2] ?? '']])));
 }
 
 const EXCLUSION_WORDS: Partial<Record<ExcludedColumn['reason'], string>> = {

@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import type { ColumnStatistics, SiteStatistics } from '@octomil/shared/features';
+import { type ColumnStatistics, mergeStatistics, parseTargetRule, type SiteStatistics } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
 import type { TrainingEngine } from '../training/index.js';
 import { TEST_DATABASES } from '../training/testing/test-databases.js';
 import { assignmentOf, type Fixture, keyOf, openFixture, until } from '../training/testing/training-fixture.js';
+import { confirmedSpec } from './confirm-spec.js';
+import { describeColumns, describeLeftOut } from './describe-columns.js';
 import { memberProposalJson, proposalJson } from './proposal-json.js';
 import { ProposalService } from './proposal-service.js';
 import { type Proposal, ProposalStore } from './proposal-store.js';
@@ -268,3 +270,36 @@ for (const kind of TEST_DATABASES) {
     });
   });
 }
+
+test('thousands of columns are described, and edits held against them, without looking through all for each', () => {
+  const columns = Array.from({ length: 1_000 }, (_, at) => {
+    const column = numeric(`some column ${at}`, 1);
+    return at % 2 === 0 ? column : { ...column, moments: { count: 100, mean: 1, deviation: 0 } };
+  });
+  const excluded = columns.map(({ name }) => ({ name: `${name} id`, reason: 'identifier' as const }));
+  let looks = 0;
+  const statistics: SiteStatistics = {
+    ...STATISTICS,
+    excluded,
+    get columns() {
+      looks++;
+      return columns;
+    },
+  };
+  const sites = ['a', 'b', 'c'].map((name) => ({ deviceId: name, name, statistics }));
+  const warnings: string[] = [];
+  const spec = mergeStatistics(sites, { target: parseTargetRule('num>0'), onWarning: (text) => warnings.push(text) });
+  expect(spec.columns).toHaveLength(500);
+  looks = 0;
+  const described = describeColumns(spec, sites, {});
+  const leftOut = describeLeftOut(spec, sites, warnings, {});
+  const renamed = spec.columns.map((column) => ({ ...column, aliases: [`${column.name} too`] }));
+  expect(confirmedSpec({ ...spec, columns: renamed }, spec, sites, () => undefined).columns).toHaveLength(500);
+  expect(looks).toBeLessThan(30);
+  expect(described[7]).toMatchObject({ why: 'numbers at 3 sites', missing: { a: 0, b: 0, c: 0 } });
+  expect(leftOut).toHaveLength(1_500);
+  expect(leftOut).toContainEqual({
+    ...{ name: 'some column 1', reason: 'left_out', sites: ['a', 'b', 'c'] },
+    why: 'it is the same in all rows that may be counted',
+  });
+});
