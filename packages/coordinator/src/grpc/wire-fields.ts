@@ -11,6 +11,7 @@ import {
   type UpdateHeader,
 } from '@octomil/proto';
 import { type ErrorBody, OctomilError } from '@octomil/shared/errors';
+import { checkBodyShape } from '../http/body-shape.js';
 import type { DesiredModels, RawObservedModel } from '../rollouts/index.js';
 import type { AssignmentKey, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
 import { withoutNul } from './without-nul.js';
@@ -48,17 +49,21 @@ export function readJson(text: string, field: string): Record<string, unknown> {
   return value as Record<string, unknown>;
 }
 
-/** @throws `invalid_input` when the text is not JSON or longer than 1 MiB */
+/** @throws `invalid_input` when the text is not JSON, longer than 1 MiB, or cannot be kept (`checkBodyShape`) */
 export function readAnyJson(text: string, field: string): unknown {
   if (text.length > MAX_JSON_BYTES) {
     throw new OctomilError('invalid_input', `${field} has ${text.length} characters, more than ${MAX_JSON_BYTES}`);
   }
+  let value: unknown;
   try {
     // Raw NUL is not JSON: it comes only as an escape.
-    return text.includes('\\u0000') ? withoutNul(JSON.parse(text)) : JSON.parse(text);
+    value = text.includes('\\u0000') ? withoutNul(JSON.parse(text)) : JSON.parse(text);
   } catch (error) {
     throw new OctomilError('invalid_input', `${field} is not JSON`, { cause: error });
   }
+  // One statement keeps the answers of several devices: none of them may be what makes it fail.
+  checkBodyShape(value, field);
+  return value;
 }
 
 /** @throws `invalid_input` naming the field that is missing or wrong */
@@ -87,7 +92,7 @@ export function readHeader(header: UpdateHeader | undefined): UpdateHeaderFields
 /** What an agent says went wrong. An unknown code becomes `unknown`; texts are cut to a length fit for a row. */
 export function readProblem(problem: Problem | undefined): ErrorBody {
   const details = problem?.detailsJson === undefined ? {} : readJson(problem.detailsJson, 'details_json');
-  const message = (problem?.message ?? 'no reason was given').slice(0, MAX_TEXT_LENGTH);
+  const message = (problem?.message ?? 'no reason was given').slice(0, MAX_TEXT_LENGTH).toWellFormed();
   return OctomilError.fromBody({ code: problem?.code, message, details }).toBody();
 }
 

@@ -161,7 +161,7 @@ export class Assignments implements AssignmentPort {
 
   async #end(deviceId: string, key: AssignmentKey, state: 'refused' | 'failed', problem: ErrorBody): Promise<void> {
     const { facts, known } = await this.#mine(deviceId, key);
-    const reason = `[${problem.code}] ${problem.message}`.slice(0, 1_000);
+    const reason = `[${problem.code}] ${problem.message}`.slice(0, 1_000).toWellFormed();
     const events = [assignmentEvent(facts, known, { state, reason_code: problem.code, reason })];
     if (!(await this.#on.store.finish(facts, deviceId, key, { state, code: problem.code, reason }, events))) {
       await this.#refuseToCount(deviceId, key);
@@ -181,7 +181,7 @@ export class Assignments implements AssignmentPort {
     // One that this process has not heard of, such as after a restart, is kept at once: its lease may be running out.
     if (lastMs !== undefined && nowMs - lastMs < PROGRESS_EVERY_MS) return;
     this.#lastProgress.set(key.assignmentId, nowMs);
-    const phase = step.phase.slice(0, 40);
+    const phase = step.phase.slice(0, 40).toWellFormed();
     const counts = { completed: wholeNumber(step.completed), total: wholeNumber(step.total) };
     const loss = Number.isFinite(step.loss) ? { loss: step.loss } : {};
     const event = assignmentEvent(facts, known, { state: 'accepted', phase, ...counts, ...loss });
@@ -337,7 +337,7 @@ export class Assignments implements AssignmentPort {
 
   async #reject(facts: RoundFacts, known: Known, header: UpdateHeaderFields, error: OctomilError): Promise<Verdict> {
     const { key } = header;
-    const reason = error.reason.slice(0, 1_000);
+    const reason = error.reason.slice(0, 1_000).toWellFormed();
     const label = { reason_code: error.code, reason };
     const kept = await this.#on.store.finish(
       facts,

@@ -360,7 +360,7 @@ export class RoundDriver {
         ? `${deviceName}: did not answer`
         : `${deviceName}: ${state}${reason === null ? '' : ` (${reason})`}`,
     );
-    const reason = [outcome.reason, ...named].join('; ').slice(0, 4_000);
+    const reason = [outcome.reason, ...named].join('; ').slice(0, 4_000).toWellFormed();
     const codes = new Set(sites.map(({ reasonCode }) => reasonCode));
     // Sites whose columns do not fit what was asked would answer another attempt, or another person, alike.
     const misfit = facts.kind === 'describe' && codes.size > 0 && [...codes].every(isHopeless);

@@ -67,7 +67,7 @@ export function trainingMetrics(answers: readonly (SiteReport & { readonly sampl
           train_loss: finite(metrics['trainLoss']),
           steps: finite(metrics['steps']),
           seconds: finite(metrics['seconds']),
-          backend: typeof metrics['backend'] === 'string' ? metrics['backend'].slice(0, 40) : null,
+          backend: typeof metrics['backend'] === 'string' ? metrics['backend'].slice(0, 40).toWellFormed() : null,
           ...optional('best_epoch', finite(metrics['bestEpoch'])),
           ...optional('personal_started_from', text(asRecord(metrics['personalization'])['startedFrom'])),
           ...optional('personal_reason', text(asRecord(metrics['personalization'])['reason'])),
@@ -114,7 +114,7 @@ function finite(value: unknown): number | null {
   return typeof value === 'number' && Number.isFinite(value) ? value : null;
 }
 
-const text = (value: unknown): string | null => (typeof value === 'string' ? value.slice(0, 200) : null);
+const text = (value: unknown): string | null => (typeof value === 'string' ? value.slice(0, 200).toWellFormed() : null);
 
 const optional = (name: string, value: number | string | null): JsonObject => (value === null ? {} : { [name]: value });
 

@@ -21,6 +21,9 @@ const DRIFT = {
   warnings: ['column "chol" is 3.3 standard deviations above what the features were made of; is its unit right?'],
 };
 
+/** Where it is cut to what is kept, a character is halved; no JSON column takes that. */
+const HALVED = `${'x'.repeat(499)}😀`;
+
 test('what a site says of its drift is kept within bounds, and nothing else is', () => {
   expect(readDrift(undefined)).toBeNull();
   expect(readDrift('much')).toBeNull();
@@ -37,6 +40,10 @@ test('what a site says of its drift is kept within bounds, and nothing else is',
   expect(bounded?.columns.length).toBeLessThanOrEqual(200);
   expect(bounded?.columns[0]).toEqual({ name: 'n'.repeat(500) });
   expect(JSON.stringify(bounded).length).toBeLessThan(40_000);
+  const name = `${'n'.repeat(499)}😀`;
+  const cut = readDrift({ columns: [{ name, ['m'.repeat(10_000)]: 1, shift: 2 }], warnings: [name] });
+  expect(cut?.columns).toEqual([{ name: expect.stringMatching(/^n{499}.$/), shift: 2 }]);
+  expect(JSON.stringify(cut)).not.toContain('\\ud83d');
 });
 
 for (const kind of TEST_DATABASES) {
@@ -57,26 +64,33 @@ for (const kind of TEST_DATABASES) {
         await until(async () => (await engine.assignments.openAssignments(device)).length > 0);
         const bytes = updateOf(name);
         const key = keyOf(await assignmentOf(engine, device));
-        const drift = name === 'a' ? DRIFT : { ...DRIFT, columns: [], warnings: [] };
-        await engine.assignments.submitUpdate(device, headerOf(key, bytes, { metrics: { trainLoss: 0.5, drift } }), {
-          bytes,
-        });
+        const drift =
+          name === 'a' ? { ...DRIFT, warnings: [...DRIFT.warnings, HALVED] } : { ...DRIFT, columns: [], warnings: [] };
+        await engine.assignments.submitUpdate(
+          device,
+          headerOf(key, bytes, { metrics: { trainLoss: 0.5, drift, backend: HALVED.slice(460) } }),
+          {
+            bytes,
+          },
+        );
       }
       await until(async () => (await on.state(session)).state === 'completed');
       const rows = await engine.store.rounds(session);
       const [round] = driftRounds(rows);
       expect(round).toMatchObject({ round_number: 1, reporting_sites: 2, drifted_sites: 1 });
       expect(round?.['sites']).toEqual({
-        a: { columns: DRIFT.columns, warnings: DRIFT.warnings },
+        a: { columns: DRIFT.columns, warnings: [...DRIFT.warnings, expect.stringMatching(/^x{499}.$/)] },
         b: { columns: [], warnings: [] },
       });
       const [row] = rows;
       if (row === undefined || round === undefined) return;
-      expect(roundView(row, rows)).toMatchObject({ drift: { a: { warnings: DRIFT.warnings } } });
+      expect(roundView(row, rows)).toMatchObject({ drift: { a: { columns: DRIFT.columns } } });
       expect(JSON.stringify([memberRoundView(row, rows), memberDriftRound(round)])).not.toContain('chol');
       expect(memberDriftRound(round)).toMatchObject({ drifted_sites: 1, sites: {} });
       const told = (await on.events(engine, session)).filter(({ type }) => type === 'drift');
-      expect(told).toMatchObject([{ data: { round_number: 1, sites: { a: DRIFT.warnings } } }]);
+      expect(told).toMatchObject([
+        { data: { round_number: 1, sites: { a: [...DRIFT.warnings, expect.any(String)] } } },
+      ]);
     });
   });
 }

@@ -11,6 +11,7 @@ export interface DriftReport {
 
 const MAX_COLUMNS = 200;
 const MAX_MEASURES = 12;
+const MAX_MEASURE_NAME = 60;
 const MAX_WARNINGS = 50;
 const MAX_TEXT = 500;
 
@@ -32,7 +33,7 @@ export function readDrift(value: unknown): DriftReport | null {
       ? warnings
           .filter((warning) => typeof warning === 'string')
           .slice(0, MAX_WARNINGS)
-          .map((warning) => warning.slice(0, MAX_TEXT))
+          .map(cut)
       : [],
   };
 }
@@ -42,9 +43,15 @@ function readColumn(column: unknown): Readonly<Record<string, string | number>> 
   const { name } = column;
   if (typeof name !== 'string') return null;
   const measures = Object.entries(column).filter(
-    (entry): entry is [string, number] => typeof entry[1] === 'number' && Number.isFinite(entry[1]),
+    (entry): entry is [string, number] =>
+      entry[0].length <= MAX_MEASURE_NAME && typeof entry[1] === 'number' && Number.isFinite(entry[1]),
   );
-  return { name: name.slice(0, MAX_TEXT), ...Object.fromEntries(measures.slice(0, MAX_MEASURES)) };
+  return { name: cut(name), ...Object.fromEntries(measures.slice(0, MAX_MEASURES)) };
+}
+
+/** Cutting may halve a surrogate pair, which no JSON column takes. */
+function cut(text: string): string {
+  return text.slice(0, MAX_TEXT).toWellFormed();
 }
 
 /** The drift of each train round that counted, oldest first. */
