@@ -1,28 +1,28 @@
 import { rm } from 'node:fs/promises';
+import { listPersonal } from '@octomil/shared/training';
 import { openStateFolder } from './state-folder.js';
 
 /**
- * Forgets the credential and everything that was fetched or made with it. The audit log stays. What the coordinator knows
- * of the device ends there, with `octomil devices revoke`.
+ * Forgets the credential and everything that was fetched or made with it, temporary copies of data that a killed agent left
+ * included. The audit log stays, and so do personal models, which are the site's own, unless they are to go as well. What the
+ * coordinator knows of the device ends there, with `octomil devices revoke`.
  *
+ * @returns how many personal models are kept
  * @throws OctomilError `store_locked` while the agent runs
  */
-export async function unenrol(stateDir: string): Promise<void> {
+export async function unenrol(
+  stateDir: string,
+  { personal = false }: { readonly personal?: boolean } = {},
+): Promise<{ readonly personalModels: number }> {
   const folder = await openStateFolder(stateDir, Date.now);
+  const { credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath } = folder;
+  const { controlVariatesPath, sourcesPath, personalPath } = folder;
+  const paths = [credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath, controlVariatesPath];
   try {
-    const { credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath, controlVariatesPath } =
-      folder;
-    for (const path of [
-      credentialPath,
-      modelsPath,
-      updatesPath,
-      workPath,
-      journalPath,
-      questionsPath,
-      controlVariatesPath,
-    ]) {
+    for (const path of [...paths, sourcesPath, ...(personal ? [personalPath] : [])]) {
       await rm(path, { recursive: true, force: true });
     }
+    return { personalModels: (await listPersonal(personalPath)).length };
   } finally {
     await folder.close();
   }

@@ -140,12 +140,16 @@ export async function pause(options: Options, paused: boolean): Promise<void> {
 /** Forgets the credential of this site. */
 export async function unenrol(options: Options): Promise<void> {
   const { stateDir, deviceIdentifier } = configOf(options);
-  await forget(stateDir);
+  const { personalModels } = await forget(stateDir, { personal: options['personal'] === true });
+  const kept =
+    personalModels === 0
+      ? ''
+      : `\nPersonal models stay there too (${personalModels}); they go with: octomil agent unenrol --personal`;
   await print(
     options['json'],
-    { device: deviceIdentifier, unenrolled: true },
+    { device: deviceIdentifier, unenrolled: true, personal_models: personalModels },
     () =>
-      `${deviceIdentifier} holds no credential any more; its audit log stays in ${stateDir}.\nThe coordinator's side ends with: octomil devices revoke`,
+      `${deviceIdentifier} holds no credential any more; its audit log stays in ${stateDir}.${kept}\nThe coordinator's side ends with: octomil devices revoke`,
   );
 }
 

@@ -110,7 +110,7 @@ export function register(program: Command, define: DefineCommand): void {
     agent,
     'unenrol',
     'forget the credential, bases and updates of this site; the audit log stays (stop the agent first)',
-    ofAgent,
+    (command) => ofAgent(command).option('--personal', 'its personal models as well'),
     async (options) => (await import('./agent-site.js')).unenrol(options),
   );
   const policy = program.command('policy').description('what a site allows');
