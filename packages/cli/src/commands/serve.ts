@@ -44,9 +44,8 @@ export async function serve(options: Options, model: string | undefined): Promis
       maxQueueDepth: Number(options['maxQueue']),
       preload: autoRoute || names.length === 1,
       logger,
-      openEngine: ({ path: modelPath, contextTokens, parallelSequences, threads, gpu, draftModelPath }) => {
-        const settings = { modelPath, contextTokens, parallelSequences, threads, gpu, draftModelPath };
-        const engine = new LlamaEngine({ ...settings, logger });
+      openEngine: ({ path: modelPath, tier: _, paramB: __, ...settings }) => {
+        const engine = new LlamaEngine({ ...settings, modelPath, logger });
         engines.push(engine);
         return engine;
       },

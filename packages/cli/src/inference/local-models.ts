@@ -102,9 +102,17 @@ export class LocalModels {
   #start(name: string): LlamaEngine {
     const source = this.#models[name];
     if (source === undefined) throw new OctomilError('internal', `${name} was never found`);
-    const { path: modelPath, contextTokens, threads, gpu, draftModelPath } = source;
+    const { path: modelPath, contextTokens, threads, gpu, draftModelPath, maxMemoryBytes } = source;
     // One question at a time.
-    const engine = new LlamaEngine({ modelPath, contextTokens, parallelSequences: 1, threads, gpu, draftModelPath });
+    const engine = new LlamaEngine({
+      modelPath,
+      contextTokens,
+      parallelSequences: 1,
+      threads,
+      gpu,
+      draftModelPath,
+      maxMemoryBytes,
+    });
     this.#engines.set(name, engine);
     return engine;
   }

@@ -13,8 +13,12 @@ export class EngineChild {
   readonly #listeners = new Map<number, (message: FromEngine) => void>();
   #tail = '';
   #rssBytes: number | undefined;
+  #heardAtMs: number;
+  #killedFor: string | undefined;
 
-  constructor(entry: EntryPoint, onMessage: (message: FromEngine) => void) {
+  /** @param nowMs tells when it was heard */
+  constructor(entry: EntryPoint, onMessage: (message: FromEngine) => void, nowMs: () => number = Date.now) {
+    this.#heardAtMs = nowMs();
     this.#process = fork(entry.path, {
       execArgv: entry.execArgv,
       serialization: 'advanced',
@@ -30,6 +34,7 @@ export class EngineChild {
       });
     }
     child.on('message', (message: FromEngine) => {
+      this.#heardAtMs = nowMs();
       if ('rssBytes' in message) this.#rssBytes = message.rssBytes;
       if (message.type === 'text') {
         for (const chunk of message.chunks) this.#listeners.get(chunk[0])?.({ type: 'text', chunks: [chunk] });
@@ -41,7 +46,7 @@ export class EngineChild {
     });
     this.ended = new Promise((resolve) => {
       child.on('close', (code, signal) =>
-        resolve(signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`),
+        resolve(this.#killedFor ?? (signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`)),
       );
       child.on('error', (error) => {
         this.#tail += error.message;
@@ -57,6 +62,11 @@ export class EngineChild {
 
   get rssBytes(): number | undefined {
     return this.#rssBytes;
+  }
+
+  /** When it last said anything. */
+  get heardAtMs(): number {
+    return this.#heardAtMs;
   }
 
   /** The last line that it wrote, which says what llama.cpp stumbled on; empty where there is none. */
@@ -89,8 +99,9 @@ export class EngineChild {
     if (this.#process.connected) this.#process.send(message, () => undefined);
   }
 
-  /** It holds nothing that a clean end would save. */
-  async kill(): Promise<void> {
+  /** It holds nothing that a clean end would save. `why` is what `ended` tells. */
+  async kill(why?: string): Promise<void> {
+    this.#killedFor ??= why;
     this.#keepAlive(true);
     this.#process.kill('SIGKILL');
     await this.ended;

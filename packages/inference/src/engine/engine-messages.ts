@@ -8,6 +8,8 @@ export interface LoadOptions {
   readonly parallelSequences: number;
   readonly threads: number;
   readonly gpu: boolean;
+  /** How often the process says that it is there. */
+  readonly aliveEveryMs: number;
 }
 
 /** A request whose format has become a grammar (GBNF) that every token is held to. */

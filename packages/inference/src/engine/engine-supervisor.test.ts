@@ -37,6 +37,9 @@ test('failed loads wait ever longer; a process that lived long begins with the s
     },
     entry: { path: join(folder, 'child.mjs'), execArgv: [] },
     loadTimeoutMs: 120_000,
+    // Seldom enough not to be taken for a restart.
+    silenceLimitMs: 6_000_000,
+    maxMemoryBytes: undefined,
     clock,
     logger: silentLogger,
     check: async () => {

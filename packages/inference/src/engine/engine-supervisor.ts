@@ -3,11 +3,16 @@ import type { Clock, EntryPoint, Logger } from '@octomil/shared/runtime';
 import type { EngineHealth } from './engine.js';
 import { EngineChild } from './engine-child.js';
 import type { FromEngine, LoadOptions } from './engine-messages.js';
+import { beatMs, memoryFault, watchEngine } from './engine-watch.js';
 
 export interface SupervisorOptions {
-  readonly load: LoadOptions;
+  readonly load: Omit<LoadOptions, 'aliveEveryMs'>;
   readonly entry: EntryPoint;
   readonly loadTimeoutMs: number;
+  /** A process that says nothing for longer hangs, and is started anew. */
+  readonly silenceLimitMs: number;
+  /** Resident memory that it may have; undefined: no limit. */
+  readonly maxMemoryBytes: number | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Run before each start, so that what would end the process is found first. @throws OctomilError */
@@ -30,6 +35,8 @@ export class EngineSupervisor {
   #loaded: Promise<EngineChild>;
   #state: EngineHealth['state'] = 'loading';
   #failure: OctomilError | undefined;
+  /** Why the process had to be ended, until it has. */
+  #fault: OctomilError | undefined;
   #failures = 0;
   #starts = 0;
   #retryAtMs = 0;
@@ -87,17 +94,23 @@ export class EngineSupervisor {
   }
 
   async #load(): Promise<EngineChild> {
-    const { entry, load, clock, loadTimeoutMs, logger, check } = this.#options;
+    const { entry, load, clock, loadTimeoutMs, silenceLimitMs, maxMemoryBytes, logger, check } = this.#options;
     let child: EngineChild | undefined;
+    let isLoaded = false;
+    this.#fault = undefined;
     try {
       await check();
       const outcome = Promise.withResolvers<void>();
       const onMessage = (message: FromEngine): void => {
-        if (message.type === 'loaded') outcome.resolve();
+        if (message.type === 'loaded') {
+          const fault = memoryFault(message, maxMemoryBytes);
+          if (fault === undefined) outcome.resolve();
+          else outcome.reject(fault);
+        }
         if (message.type === 'load_failed') outcome.reject(OctomilError.fromBody(message.error));
       };
       this.#requireRunning();
-      child = new EngineChild(entry, onMessage);
+      child = new EngineChild(entry, onMessage, () => clock.now());
       const started = child;
       this.#child = started;
       const callOff = clock.after(loadTimeoutMs, () =>
@@ -105,13 +118,25 @@ export class EngineSupervisor {
           new OctomilError('model_load_failed', `the model was not loaded within ${loadTimeoutMs} ms, the limit`),
         ),
       );
+      const endWatch = watchEngine(started, () => isLoaded, {
+        clock,
+        silenceLimitMs,
+        maxMemoryBytes,
+        onFault: (fault) => {
+          outcome.reject(fault);
+          this.#fault = fault;
+          void started.kill(fault.reason);
+        },
+      });
       void started.ended.then((how) => {
+        endWatch();
         outcome.reject(diedLoading(how, started.lastLine));
         this.#onEnd(started, how);
       });
-      started.send({ type: 'load', options: load });
+      started.send({ type: 'load', options: { ...load, aliveEveryMs: beatMs(silenceLimitMs) } });
       await outcome.promise.finally(callOff);
       this.#requireRunning();
+      isLoaded = true;
       this.#state = 'ready';
       this.#failure = undefined;
       this.#readyAtMs = clock.now();
@@ -133,7 +158,9 @@ export class EngineSupervisor {
     const { clock, logger } = this.#options;
     if (clock.now() - this.#readyAtMs > STEADY_MS) this.#failures = 0;
     logger.warn({ how, lastLine: child.lastLine }, 'the engine process ended; it will be started anew');
-    this.#fail(new OctomilError('model_load_failed', `the engine process is being started anew: ${how}`));
+    const fault = this.#fault;
+    this.#fault = undefined;
+    this.#fail(fault ?? new OctomilError('model_load_failed', `the engine process is being started anew: ${how}`));
   }
 
   #fail(failure: OctomilError): void {

@@ -1,10 +1,9 @@
 /** The process of one model: requests come in over IPC, text goes back as it is generated. */
+import { writeFile } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { Credit } from './credit.js';
 import { charactersOf, type FromEngine, type SaidOnWire, type ToEngine, WINDOW_CHARACTERS } from './engine-messages.js';
 import { LoadedModel } from './llama-model.js';
-
-const ALIVE_INTERVAL_MS = 5_000;
 
 interface Running {
   readonly controller: AbortController;
@@ -34,9 +33,10 @@ function flush(): void {
 
 async function load(options: Extract<ToEngine, { type: 'load' }>['options']): Promise<void> {
   try {
+    // While it loads, too: that is when it grows.
+    setInterval(() => send({ type: 'alive', rssBytes: process.memoryUsage.rss() }), options.aliveEveryMs).unref();
     model = await LoadedModel.load(options);
     send({ type: 'loaded', contextTokens: model.contextTokens, rssBytes: process.memoryUsage.rss() });
-    setInterval(() => send({ type: 'alive', rssBytes: process.memoryUsage.rss() }), ALIVE_INTERVAL_MS).unref();
   } catch (error) {
     send({ type: 'load_failed', error: toOctomilError(error, 'model_load_failed').toBody() });
   }
@@ -95,6 +95,8 @@ process.on('message', (message: ToEngine) => {
       running.get(message.id)?.credit.grant(message.characters);
   }
 });
+// Where memory runs out, the system ends this process rather than the server.
+if (process.platform === 'linux') void writeFile('/proc/self/oom_score_adj', '500').catch(() => undefined);
 // An engine never outlives its server.
 process.on('disconnect', () => process.exit(0));
 // The server decides when it ends; a Ctrl-C in its terminal reaches this process too.

@@ -37,6 +37,10 @@ export interface LlamaEngineOptions {
   readonly draftModelPath?: string | undefined;
   /** Default 120,000. */
   readonly loadTimeoutMs?: number | undefined;
+  /** A process that says nothing for longer hangs, and is started anew; in milliseconds. Default 30,000. */
+  readonly silenceLimitMs?: number | undefined;
+  /** Resident memory that the process may have, with the pages of the model file. Default: no limit. */
+  readonly maxMemoryBytes?: number | undefined;
   readonly logger?: Logger;
   readonly clock?: Clock;
   /** The program of the process. Default: this package's. */
@@ -71,6 +75,8 @@ export class LlamaEngine implements GenerationEngine {
       load,
       entry: options.entry ?? entryPoint(import.meta.url, 'llama-child'),
       loadTimeoutMs: options.loadTimeoutMs ?? 120_000,
+      silenceLimitMs: options.silenceLimitMs ?? 30_000,
+      maxMemoryBytes: options.maxMemoryBytes,
       clock: options.clock ?? systemClock,
       logger: options.logger ?? silentLogger,
       check: async () => {

@@ -22,6 +22,8 @@ export interface ServedModelSource {
   readonly gpu?: boolean;
   /** A small model with the same vocabulary that proposes tokens. */
   readonly draftModelPath?: string;
+  /** Resident memory that its process may have, with the pages of its file. Default: no limit. */
+  readonly maxMemoryBytes?: number;
 }
 
 /** Names, as requests give them, with where the models are; from small to large. */
@@ -39,6 +41,7 @@ const Entry = Type.Object(
     threads: Type.Optional(Type.Integer({ minimum: 1, maximum: 1024 })),
     gpu: Type.Optional(Type.Boolean()),
     draft: Type.Optional(Path),
+    max_memory_mb: Type.Optional(Type.Integer({ minimum: 64 })),
   },
   closed,
 );
@@ -62,6 +65,7 @@ const File = Type.Object(
  *     threads: 6
  *     gpu: false
  *     draft: ./phi-draft.gguf   # the same vocabulary
+ *     max_memory_mb: 6000
  * ```
  *
  * @throws OctomilError `config_invalid` with every problem of the file, or because it cannot be read
@@ -108,7 +112,17 @@ function problemsOf(given: unknown): string[] {
 }
 
 function sourceOf(entry: Type.Static<typeof Entry>, at: (file: string) => string): ServedModelSource {
-  const { path, tier, params_b: paramB, context_tokens: contextTokens, parallel, threads, gpu, draft } = entry;
+  const {
+    path,
+    tier,
+    params_b: paramB,
+    context_tokens: contextTokens,
+    parallel,
+    threads,
+    gpu,
+    draft,
+    max_memory_mb: maxMemory,
+  } = entry;
   const given = {
     path: at(path),
     tier,
@@ -118,6 +132,7 @@ function sourceOf(entry: Type.Static<typeof Entry>, at: (file: string) => string
     threads,
     gpu,
     draftModelPath: draft === undefined ? undefined : at(draft),
+    maxMemoryBytes: maxMemory === undefined ? undefined : maxMemory * 1_048_576,
   };
   return Object.fromEntries(
     Object.entries(given).filter(([, value]) => value !== undefined),

@@ -26,14 +26,15 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 async function serve(
   models: Parameters<typeof startServe>[0]['models'],
-  onEngine: (engine: LlamaEngine) => void = () => undefined,
+  onEngine: (engine: LlamaEngine, path: string) => void = () => undefined,
+  silenceLimitMs?: number,
 ): Promise<{ client: OpenAI; url: string }> {
   const server = await startServe({
     models,
     port: 0,
     openEngine: ({ path: modelPath, ...options }): GenerationEngine => {
-      const engine = new LlamaEngine({ modelPath, ...options, threads: 1 });
-      onEngine(engine);
+      const engine = new LlamaEngine({ modelPath, ...options, threads: 1, silenceLimitMs });
+      onEngine(engine, modelPath);
       return engine;
     },
   });
@@ -158,4 +159,62 @@ withLlama(
     await client.chat.completions.create({ model: 'good', messages, max_tokens: 2 });
     expect(await (await fetch(`${url}/health`)).json()).toMatchObject({ status: 'degraded' });
   },
+);
+
+withLlama(
+  'an engine that hangs alive: its request fails, 503 says why, others go on, and it is started anew (needs node-llama-cpp)',
+  async () => {
+    const engines = new Map<string, LlamaEngine>();
+    const models = { tiny: { path: path('random'), parallelSequences: 1 }, other: { path: path('bigram') } };
+    const { client, url } = await serve(models, (engine, file) => engines.set(file, engine), 2_000);
+    await client.chat.completions.create({ model: 'other', messages, max_tokens: 2 });
+    const stream = await client.chat.completions.create({
+      model: 'tiny',
+      messages,
+      stream: true,
+      response_format: {
+        type: 'json_schema',
+        json_schema: { name: 'n', schema: { type: 'array', items: { type: 'integer' }, minItems: 900 } },
+      },
+    });
+    const before = engines.get(path('random'))?.pid;
+    const reading = (async () => {
+      for await (const chunk of stream) if (chunk.choices[0]?.delta.content) process.kill(before ?? 0, 'SIGSTOP');
+      return 'ended';
+    })().catch((error: unknown) => error);
+    await client.chat.completions.create({ model: 'other', messages, max_tokens: 2 });
+    const failure = await reading;
+    expect(failure).toBeInstanceOf(OpenAI.APIError);
+    expect((failure as Error).message).toContain('hung');
+    const refused = await client.chat.completions.create({ model: 'tiny', messages }).catch((error: unknown) => error);
+    expect(refused).toMatchObject({ status: 503, message: expect.stringContaining('hung') });
+    expect(Number((refused as { headers: Headers }).headers.get('retry-after'))).toBeGreaterThan(0);
+    await client.chat.completions.create({ model: 'other', messages, max_tokens: 2 });
+    const running = engines.get(path('random'));
+    while (running?.health().state === 'failed') await new Promise((resolve) => setTimeout(resolve, 50));
+    await client.chat.completions.create({ model: 'tiny', messages, max_tokens: 2 });
+    expect(running?.pid).not.toBe(before);
+    expect(await (await fetch(`${url}/health`)).json()).toMatchObject({
+      models: { tiny: { state: 'ready', restarts: 1 }, other: { state: 'ready', restarts: 0 } },
+    });
+  },
+  60_000,
+);
+
+withLlama(
+  'an engine that takes more memory than it may: 503 with both figures, and others go on (needs node-llama-cpp)',
+  async () => {
+    const { client } = await serve({
+      large: { path: path('random'), maxMemoryBytes: 40 * 1_048_576 },
+      other: { path: path('bigram'), maxMemoryBytes: 4_096 * 1_048_576 },
+    });
+    const refused = await client.chat.completions.create({ model: 'large', messages }).catch((error: unknown) => error);
+    expect(refused).toMatchObject({
+      status: 503,
+      code: 'insufficient_memory',
+      message: expect.stringContaining('40 MiB'),
+    });
+    await client.chat.completions.create({ model: 'other', messages, max_tokens: 2 });
+  },
+  60_000,
 );

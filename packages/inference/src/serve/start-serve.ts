@@ -152,6 +152,6 @@ function servedModels(options: ServeOptions, clock: Clock, logger: Logger): Serv
   );
 }
 
-function engineOptions({ contextTokens, parallelSequences, threads, gpu, draftModelPath }: ServedModelSource): object {
-  return { contextTokens, parallelSequences, threads, gpu, draftModelPath };
+function engineOptions({ path: _, tier: __, paramB: ___, ...options }: ServedModelSource): object {
+  return options;
 }
