@@ -1,3 +1,5 @@
+import { plain } from './plain.js';
+
 /** What every error of ours has, from whichever package: a code, and a message without it. */
 interface NamedFailure {
   readonly code: string;
@@ -14,10 +16,10 @@ export function reportFailure(error: unknown): number {
   const debug = process.env['OCTOMIL_DEBUG'];
   if (isNamed(error)) {
     const request = typeof error.requestId === 'string' ? ` (request ${error.requestId})` : '';
-    process.stderr.write(`error [${error.code}]: ${error.reason}${request}\n`);
+    process.stderr.write(plain(`error [${error.code}]: ${error.reason}${request}\n`));
   } else {
     const message = error instanceof Error ? error.message : String(error);
-    process.stderr.write(`error [unknown]: ${message}\n`);
+    process.stderr.write(plain(`error [unknown]: ${message}\n`));
     if (debug === undefined) process.stderr.write('Set OCTOMIL_DEBUG=1 to see where it came from.\n');
   }
   if (debug !== undefined && debug !== '' && debug !== '0') {

@@ -1,6 +1,8 @@
+import { plain } from './plain.js';
+
 /** Prints JSON for programs, or text for people. */
 export async function print(json: unknown, value: unknown, text: () => string | Promise<string>): Promise<void> {
-  process.stdout.write(json === true ? `${JSON.stringify(value)}\n` : `${await text()}\n`);
+  process.stdout.write(json === true ? `${JSON.stringify(value)}\n` : `${plain(await text())}\n`);
 }
 
 export interface Column<T> {

@@ -1,4 +1,5 @@
 import type { TrainingEvent } from '@octomil/sdk';
+import { plain } from './plain.js';
 import { drawView, emptyView, foldEvent } from './training-view.js';
 
 /** Shows a training while it happens. */
@@ -32,7 +33,7 @@ export async function openProgress(options: ProgressOptions): Promise<Progress> 
   return {
     show: (event) => {
       view = foldEvent(view, event);
-      if (view.line !== undefined) process.stdout.write(`${view.line}\n`);
+      if (view.line !== undefined) process.stdout.write(plain(`${view.line}\n`));
     },
     end: () => undefined,
   };
@@ -44,7 +45,7 @@ async function bars({ rounds, lookAt }: ProgressOptions): Promise<Progress> {
   let roundId: string | undefined;
   let ended = false;
   // A terminal may claim to have no columns at all.
-  const redraw = (): void => draw(drawView(view, process.stdout.columns || 80));
+  const redraw = (): void => draw(plain(drawView(view, process.stdout.columns || 80)));
   const look = async (): Promise<void> => {
     const asked = roundId;
     if (asked === undefined || lookAt === undefined) return;
@@ -65,7 +66,7 @@ async function bars({ rounds, lookAt }: ProgressOptions): Promise<Progress> {
         const running = event.data['state'] === 'collecting' || event.data['state'] === 'selecting';
         roundId = running ? event.data['roundId'] : undefined;
       }
-      if (view.line !== undefined) draw.persist(view.line);
+      if (view.line !== undefined) draw.persist(plain(view.line));
       redraw();
     },
     end: () => {
