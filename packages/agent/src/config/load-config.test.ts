@@ -39,6 +39,7 @@ test('reads a whole file, with paths relative to it, and freezes it', () => {
         'data_sets:',
         '  a: a.csv',
         '  b: {path: /data/b.txt, format: csv, delimiter: ";", decimal_separator: ","}',
+        '  c: {path: scans, images: {labels: who.csv, column: scan}}',
         'policy: policy.yaml',
         'metrics: {port: 9100}',
         'trainer: {idle_seconds: 60}',
@@ -51,6 +52,7 @@ test('reads a whole file, with paths relative to it, and freezes it', () => {
       dataSets: {
         a: { path: join(folder, 'a.csv') },
         b: { path: '/data/b.txt', format: 'csv', delimiter: ';', decimalSeparator: ',' },
+        c: { path: join(folder, 'scans'), images: { labels: 'who.csv', column: 'scan' } },
       },
       policy: { allow: [{ name: 'r', federations: ['heart'], models: ['*'], dataSets: ['a'] }] },
       metrics: { host: '127.0.0.1', port: 9100 },

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -49,6 +49,37 @@ test('a dry run shows what would leave: no column that the rule does not name, n
   await expect(dryRun(configWith({}), { ...asked, target: 'secret' })).rejects.toMatchObject({ code: 'policy_denied' });
   const paused = dryRun(configWith({ paused: true }), { ...asked, target: 'sick' });
   await expect(paused).rejects.toMatchObject({ code: 'policy_denied' });
+}, 60_000);
+
+// One pixel each, black and white.
+const PIXELS = [
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4AWNgAAAAAgABc3UBGAAAAABJRU5ErkJggg==',
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4AWP4DwABAQEAiuJTfQAAAABJRU5ErkJggg==',
+];
+
+test('a dry run on pictures tells how many there are and how bright they are, and no name of a file', async () => {
+  for (let i = 0; i < 60; i++) {
+    const label = i % 2 === 0 ? 'ill' : 'well';
+    await mkdir(join(folder, 'scans', label), { recursive: true });
+    await writeFile(join(folder, 'scans', label, `smith${i}.png`), Buffer.from(PIXELS[i % 2] ?? '', 'base64'));
+  }
+  const rule = { name: 'scans', federations: ['*'], models: ['*'], data_sets: ['*'], columns: ['image', 'label'] };
+  const config = parseAgentConfig(
+    {
+      ...{ coordinator: 'grpc://127.0.0.1:1', device_identifier: 'd', state_dir: 'state' },
+      data_sets: { scans: { path: 'scans', images: {} } },
+      policy: { allow: [rule] },
+    },
+    { folder, environment: {} },
+  );
+  const report = await dryRun(config, { ...asked, target: 'label' });
+  expect(report.siteSummary.dataSets).toMatchObject([{ name: 'scans', rowCount: 60, format: 'images', problem: '' }]);
+  expect(report.statistics).toMatchObject({
+    columns: [
+      { name: 'image', seen: 'image', count: 60, image: { moments: [{ count: 60, mean: 0.5, deviation: 0.5 }] } },
+    ],
+  });
+  expect(JSON.stringify(report)).not.toContain('smith');
 }, 60_000);
 
 test('a pause holds until it is ended, over what the policy says', async () => {

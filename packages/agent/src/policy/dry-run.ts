@@ -57,6 +57,9 @@ export function dryRun(config: AgentConfig, options: DryRunOptions): Promise<Dry
   return withSiteData(config, (data) => roundAlone(config, data, options));
 }
 
+/** What pictures are resized to where no model says it. */
+const DRY_RUN_PICTURES = { height: 32, width: 32, channels: 1 } as const;
+
 async function roundAlone(config: AgentConfig, data: SiteData, options: DryRunOptions): Promise<DryRun> {
   const dataSet = chooseDataSet(config.dataSets, options.dataSet ?? '');
   const source = config.dataSets[dataSet];
@@ -77,11 +80,19 @@ async function roundAlone(config: AgentConfig, data: SiteData, options: DryRunOp
   const trainer = new FetchingTrainer(inner, data);
   const folder = await mkdtemp(join(tmpdir(), 'octomil-dry-run-'));
   try {
-    const described = await trainer.run({ kind: 'describe', source, target });
+    // Pictures need a size, which the session's model would give.
+    const isPictures = source.images !== undefined;
+    const described = await trainer.run({
+      kind: 'describe',
+      source,
+      target,
+      ...(isPictures ? { imageShape: DRY_RUN_PICTURES } : {}),
+    });
     const statistics = JSON.parse(allowedStatistics(JSON.stringify(described), decision.columns)) as typeof described;
     const spec = mergeStatistics([{ deviceId: 'here', name: config.deviceIdentifier, statistics }], {
       target,
       missingMarkers: {},
+      ...(isPictures ? { layout: 'grid' } : {}),
     });
     const architecture = { ...parseArchitecture(options.architecture ?? 'logistic'), output: spec.target.output };
     const basePath = join(folder, 'base.safetensors');

@@ -175,6 +175,7 @@ test.each([
   ['a PNG without rows', Buffer.concat([SIGNATURE, pngHeader(2, 2), END]), /cannot be read/],
   ['a JPEG of vast size', vast, /65000 × 65000 .* over/],
   ['a JPEG cut off', wholeJpeg.subarray(0, frame + 4), /no JPEG frame|cut off/],
+  ['a JPEG cut off in its picture', plainJpeg.subarray(0, -100), /cannot be read/],
   ['two JPEG frames', Buffer.concat([wholeJpeg.subarray(0, frame + 19), wholeJpeg.subarray(frame)]), /two JPEG frames/],
   [
     'a thousand scans',
