@@ -1,5 +1,5 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import { type FeatureHints, parseTargetRule } from '@octomil/shared/features';
+import { type FeatureHints, parseHints, parseTargetRule } from '@octomil/shared/features';
 import { type Architecture, parseArchitecture } from '@octomil/shared/models';
 import {
   type LocalOptions,
@@ -12,7 +12,6 @@ import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
 import { parseVersion } from '../models/version-number.js';
-import { parseHints } from './feature-hints.js';
 
 const Name = Type.String({ minLength: 1, maxLength: 200 });
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));

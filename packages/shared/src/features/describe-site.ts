@@ -17,6 +17,7 @@ import { checkImageShape, describeImages } from './describe-image.js';
 import type { FeatureHints } from './feature-hints.js';
 import { hintedNames, hintsByKey } from './feature-hints.js';
 import { allMoments } from './moments.js';
+import { parseHints } from './parse-hints.js';
 import { siteUnits, withSiteNames } from './site-names.js';
 import {
   type ColumnStatistics,
@@ -73,7 +74,7 @@ export async function describeTable(
   signal?: AbortSignal,
 ): Promise<SiteStatistics> {
   if (request.imageShape !== undefined) checkImageShape(request.imageShape);
-  const hints = hintsByKey(request.hints);
+  const hints = hintsByKey(request.hints === undefined ? undefined : parseHints(request.hints));
   const reader = withSiteNames(opened, [...hints.values()].map(({ name }) => name).concat([...hints.keys()]));
   const rows = await reader.countRows();
   refuseCancelled(signal);

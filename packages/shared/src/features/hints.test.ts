@@ -274,6 +274,7 @@ test('specs whose parts contradict each other are refused', () => {
   const scaling = { mean: 0, deviation: 1 };
   expect(spec({ kind: 'numeric', ...scaling, aliases: ['d', 'D '] })).toThrow('twice');
   expect(spec({ kind: 'numeric', ...scaling, clip: [1, 1] })).toThrow('clipped');
+  expect(spec({ kind: 'numeric', ...scaling, units: { g: { factor: 0, offset: 1 } } })).toThrow('factor of 0');
   expect(spec({ kind: 'ordinal', ...scaling, levels: ['a', 'a'], values: 'text' })).toThrow('"a" twice');
   expect(spec({ kind: 'datetime', format: 'iso', parts: [{ part: 'days', ...scaling }] })).toThrow('from when');
   expect(spec({ kind: 'datetime', format: 'iso', parts: [{ part: 'month' }], from: 'soon' })).toThrow('"soon"');
@@ -289,4 +290,30 @@ test('limits that a few values lie beyond, or between, tell nothing of them', as
   expect(await asked(6, 60, [49, 50])).toMatchObject([{ moments: { mean: 49, deviation: 0 } }]);
   expect(await asked(6, 49.5, [49, 50])).toMatchObject([{ moments: { mean: 49, deviation: 0 } }]);
   expect(await asked(60, 60, [49, 50])).toMatchObject([{ moments: { mean: expect.closeTo(49.3, 1) } }]);
+});
+
+test.each<[unknown, RegExp]>([
+  [[], /must be an object/],
+  [{ x: null }, /"x" is null, not an object/],
+  [{ x: { aliases: 5 } }, /"x" has aliases = 5/],
+  [{ x: { clip: [1] } }, /"x" has clip = \[1\]/],
+  [{ x: { clip: [1, null] } }, /"x" has clip/],
+  [{ x: { buckets: 1e9 } }, /"x" has buckets = 1000000000/],
+  [{ x: { format: '(a+)+$' } }, /"x" has format/],
+  [{ x: { unit: 'mg/dl', units: { 'mmol/l': 0 } } }, /"x" converts mmol\/l by a factor of 0/],
+])('hints that a site cannot take by their word are refused there: %j', async (hints, message) => {
+  const path = file({ x: age });
+  await expect(describeSite({ path }, { target, hints: hints as FeatureHints })).rejects.toMatchObject({
+    code: 'invalid_input',
+    reason: expect.stringMatching(message),
+  });
+});
+
+test('a unit called like what every object has is a unit like any other', async () => {
+  const source = { path: file({ x: age }), units: { x: 'constructor' } };
+  expect(await refusal(() => agree([source], { x: { unit: 'kg' } }))).toMatch(
+    /is in constructor, for which no conversion to kg/,
+  );
+  const { columns } = await agree([source], { x: { unit: 'kg', units: { constructor: 2 } } });
+  expect(columns['x']).toMatchObject({ unit: 'kg', mean: expect.closeTo(108, 0) });
 });

@@ -13,7 +13,6 @@ export { decodePictures } from './encode-pictures.js';
 export {
   FEATURE_KINDS,
   type FeatureHint,
-  FeatureHintSchema,
   type FeatureHints,
   type HintedConversion,
 } from './feature-hints.js';
@@ -40,6 +39,7 @@ export { DATE_CYCLES, DATE_SPANS } from './feature-spec.js';
 export { encodeTable, type LoadOptions, loadDataset } from './load-dataset.js';
 export { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-statistics.js';
 export { CLIP_DEVIATIONS } from './number-encoder.js';
+export { parseHints } from './parse-hints.js';
 export { MAX_ENCODED_WIDTH, MAX_SPEC_COLUMNS, parseFeatureSpec } from './parse-spec.js';
 export type { ColumnDrift, SiteDrift } from './site-drift.js';
 export {

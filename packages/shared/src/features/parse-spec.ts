@@ -195,9 +195,12 @@ function checkMeaning({ columns, target }: FeatureSpec): void {
 }
 
 function checkColumn(column: FeatureColumn): void {
-  const { name, range, reference } = column;
+  const { name, range, reference, units = {} } = column;
   const refuse = (why: string) => new OctomilError('invalid_input', `the column "${name}" of the feature spec ${why}`);
   if (range !== undefined && range[0] > range[1]) throw refuse(`has the range ${range.join(' to ')}, which is empty`);
+  for (const [unit, { factor }] of Object.entries(units)) {
+    if (factor === 0) throw refuse(`converts ${unit} by a factor of 0`);
+  }
   switch (column.kind) {
     case 'numeric':
       if (column.clip !== undefined && column.clip[0] >= column.clip[1]) {
@@ -206,7 +209,8 @@ function checkColumn(column: FeatureColumn): void {
       break;
     case 'categorical':
     case 'ordinal': {
-      const twice = column.levels.find((level, place) => column.levels.indexOf(level) !== place);
+      const seen = new Set<string>();
+      const twice = column.levels.find((level) => seen.size === seen.add(level).size);
       if (twice !== undefined) throw refuse(`has the level "${twice}" twice`);
       const told = reference?.levelRatios?.length ?? column.levels.length + 1;
       if (told !== column.levels.length + 1)

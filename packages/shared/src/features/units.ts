@@ -24,15 +24,17 @@ const KNOWN: readonly KnownConversion[] = [
   { from: 'mg/dl', to: 'mmol/l', factor: 10 / 386.65, offset: 0, analyte: /chol|(^|_)[hl]dl(_|$)/ },
 ];
 
-const SYNONYMS: Readonly<Record<string, string>> = {
-  celsius: 'c',
-  fahrenheit: 'f',
-  lbs: 'lb',
-  pound: 'lb',
-  pounds: 'lb',
-  inch: 'in',
-  inches: 'in',
-};
+const SYNONYMS = new Map(
+  Object.entries({
+    celsius: 'c',
+    fahrenheit: 'f',
+    lbs: 'lb',
+    pound: 'lb',
+    pounds: 'lb',
+    inch: 'in',
+    inches: 'in',
+  }),
+);
 
 /** Two spellings of a unit are the same when these are: `mg/dL` and `mg / dl`, `°F` and `deg F`. */
 export function foldUnit(unit: string): string {
@@ -40,7 +42,7 @@ export function foldUnit(unit: string): string {
     .normalize('NFKC')
     .toLowerCase()
     .replace(/[\s°]+|^deg(rees?)?/gu, '');
-  return SYNONYMS[folded] ?? folded;
+  return SYNONYMS.get(folded) ?? folded;
 }
 
 /** What brings `from` to `to`; undefined where no conversion is known. */
@@ -53,7 +55,7 @@ export function conversionBetween(
   const [wanted, goal] = [foldUnit(from), foldUnit(to)];
   if (wanted === goal) return { factor: 1, offset: 0 };
   const given = Object.entries(units).find(([unit]) => foldUnit(unit) === wanted);
-  return given?.[1] ?? knownUnits(to, names)[wanted];
+  return given?.[1] ?? Object.entries(knownUnits(to, names)).find(([unit]) => unit === wanted)?.[1];
 }
 
 /** Units that are known to convert to this one, for a column of these names. */

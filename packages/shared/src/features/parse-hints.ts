@@ -1,0 +1,49 @@
+import { OctomilError } from '@octomil/shared/errors';
+import { Value } from 'typebox/value';
+import { FEATURE_KINDS, FeatureHintSchema, type FeatureHints, hintedUnits } from './feature-hints.js';
+
+/** More columns than a table may have. */
+const MAX_HINTS = 10_000;
+
+/**
+ * Checks hints that came from outside: at the coordinator, and again at each site, before anything is read by them.
+ *
+ * @throws OctomilError `invalid_input` naming column, field and value
+ */
+export function parseHints(hints: unknown): FeatureHints {
+  if (typeof hints !== 'object' || hints === null || Array.isArray(hints)) {
+    throw new OctomilError('invalid_input', 'hints must be an object with a hint for each column', {
+      details: { field: 'features.hints' },
+    });
+  }
+  const all = Object.entries(hints);
+  if (all.length > MAX_HINTS) {
+    throw new OctomilError('invalid_input', `there are ${all.length} hints; at most ${MAX_HINTS} are allowed`);
+  }
+  for (const [column, hint] of all) {
+    const problem = problemOf(hint);
+    if (problem === undefined) continue;
+    const name = column.slice(0, 200);
+    throw new OctomilError('invalid_input', `the hint for column "${name}" ${problem}`, {
+      details: { field: `features.hints.${name}` },
+    });
+  }
+  return hints as FeatureHints;
+}
+
+function problemOf(hint: unknown): string | undefined {
+  if (Value.Check(FeatureHintSchema, hint)) {
+    const [unit] = Object.entries(hintedUnits(hint)).find(([, { factor }]) => factor === 0) ?? [];
+    return unit === undefined ? undefined : `converts ${unit} by a factor of 0, which leaves nothing of its values`;
+  }
+  if (typeof hint !== 'object' || hint === null) return `is ${JSON.stringify(hint)}, not an object`;
+  const fields = Object.keys(FeatureHintSchema.properties);
+  const unknown = Object.keys(hint).filter((field) => !fields.includes(field));
+  if (unknown.length > 0) return `has no field ${unknown.join(', ').slice(0, 200)}; it has ${fields.join(', ')}`;
+  // A union reports each of its branches first.
+  const error = Value.Errors(FeatureHintSchema, hint).at(-1);
+  const path = error?.instancePath.slice(1).split('/') ?? [];
+  const field = path[0] ?? '';
+  const value = JSON.stringify((hint as Record<string, unknown>)[field])?.slice(0, 200);
+  return `has ${field} = ${value}: ${field === 'kind' ? `it must be one of ${FEATURE_KINDS.join(', ')}` : (error?.message ?? 'it is not valid')}`;
+}
