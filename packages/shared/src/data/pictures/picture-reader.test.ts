@@ -10,6 +10,7 @@ import { openTable } from '../open-table.js';
 import type { DataSource } from '../source.js';
 import type { CellRequest } from '../table-reader.js';
 import { locateData } from './locate-data.js';
+import { isPictureFolder } from './locate-pictures.js';
 import { pictureChunkRows } from './picture-reader.js';
 import { greyPng, pngOf, writeFiles } from './testing/pictures.js';
 
@@ -227,6 +228,15 @@ test('the digest changes with bytes, names and settings, and with nothing else',
   expect(await digestOf(source())).toBe(before);
   await writeFile(join(folder, 'n/a.png'), greyPng(3));
   expect(await digestOf(source())).not.toBe(before);
+});
+
+test('a folder is taken for one of pictures only where nothing else is in it', async () => {
+  await writeFiles(folder, { 'n/a.png': greyPng(1), 'labels.csv': 'image\n', 'notes.md': 'x' });
+  expect(isPictureFolder(folder)).toBe(true);
+  await writeFiles(folder, { 'patients.csv': 'a\n1\n' });
+  expect(isPictureFolder(folder)).toBe(false);
+  await rm(join(folder, 'n'), { recursive: true });
+  expect(isPictureFolder(folder)).toBe(false);
 });
 
 test('many files are found at once', async () => {
