@@ -128,6 +128,7 @@ export async function startContext(
     clock,
     logger,
     downloads,
+    jobs,
     signingSecret: (keyId) => keys.signingSecret(keyId),
     publicUrl: config.publicUrl,
   });
@@ -254,6 +255,8 @@ export async function startContext(
   lifecycle.onStop('health object', () => objects.delete(`health/${coordinatorId}`));
   models.artifacts.start();
   lifecycle.onStop('artifact sweep', () => models.artifacts.stop());
+  await models.direct.start();
+  lifecycle.onStop('uploads to the bucket', () => models.direct.stop());
   await transfers.start();
   lifecycle.onStop('transfers', () => transfers.stop());
   await devices.start();

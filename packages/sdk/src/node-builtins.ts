@@ -12,6 +12,11 @@ export function nodeModule<Name extends keyof NodeModules>(name: Name, otherwise
   return builtin(name) as NodeModules[Name];
 }
 
+/** Whether this is Node, and no browser. */
+export function inNode(): boolean {
+  return typeof process !== 'undefined' && process.getBuiltinModule !== undefined;
+}
+
 interface NodeModules {
   'node:crypto': typeof import('node:crypto');
   'node:fs': typeof import('node:fs');

@@ -13,7 +13,13 @@ export function register(program: Command, define: DefineCommand): void {
     'list versions, newest first',
     (command) =>
       command.addOption(
-        new Option('--status <status>', 'only these').choices(['converting', 'draft', 'published', 'deprecated']),
+        new Option('--status <status>', 'only these').choices([
+          'validating',
+          'converting',
+          'draft',
+          'published',
+          'deprecated',
+        ]),
       ),
     async ({ json, status }, model) => {
       const rows = await (await registry()).versions(model ?? '', typeof status === 'string' ? { status } : {});

@@ -6,6 +6,7 @@ import * as registryAndRollouts from './migrations/0002-registry-and-rollouts.js
 import * as inference from './migrations/0003-inference.js';
 import * as featureProposals from './migrations/0004-feature-proposals.js';
 import * as arrivedUpdates from './migrations/0005-arrived-updates.js';
+import * as artifactUploads from './migrations/0006-artifact-uploads.js';
 import { withTransactionScope } from './transaction-guard.js';
 
 /** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
@@ -15,6 +16,7 @@ export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0003-inference': inference,
   '0004-feature-proposals': featureProposals,
   '0005-arrived-updates': arrivedUpdates,
+  '0006-artifact-uploads': artifactUploads,
 };
 
 /**

@@ -131,7 +131,7 @@ export interface ModelsTable {
 }
 
 /** `converting`: formats that were asked for do not exist yet, so it cannot be published. */
-export type VersionStatus = 'converting' | 'draft' | 'published' | 'deprecated';
+export type VersionStatus = 'validating' | 'converting' | 'draft' | 'published' | 'deprecated';
 
 export interface VersionsTable {
   id: string;
@@ -511,6 +511,29 @@ export interface UploadTicketsTable {
   problem: Json<JsonObject> | null;
 }
 
+export interface ArtifactUploadsTable {
+  id: string;
+  storage_key: string;
+  model_id: string;
+  /** Of the version that it is or will be a file of; null until it arrived. */
+  version_id: string | null;
+  format: string | null;
+  /** Its file name, who may send it, and what was asked when it was confirmed. */
+  header: Json<JsonObject>;
+  size_bytes: number;
+  part_size_bytes: number;
+  part_count: number;
+  /** `arrived`: in the bucket, and looked at by a job. */
+  state: 'open' | 'arrived' | 'completed' | 'abandoned';
+  expires_at: Timestamp;
+  created_at: Timestamp;
+  claimed_by: string | null;
+  claimed_until: Timestamp | null;
+  attempts: Generated<number>;
+  /** Why it does not count. */
+  problem: Json<JsonObject> | null;
+}
+
 export interface CheckpointsTable {
   id: string;
   organization_id: string;
@@ -614,6 +637,7 @@ export interface Tables {
   assignments: AssignmentsTable;
   updates: UpdatesTable;
   upload_tickets: UploadTicketsTable;
+  artifact_uploads: ArtifactUploadsTable;
   checkpoints: CheckpointsTable;
   session_events: SessionEventsTable;
   site_statistics: SiteStatisticsTable;

@@ -103,8 +103,11 @@ export function registerModelRoutes(app: App, { database, registry, removal }: M
     { schema: schema('A model with its versions', { params: ModelParams }) },
     async (request) => {
       const { organizationId } = requireScope(request, 'models:read');
-      const model = await models.getReadable(organizationId, request.params.id);
-      const all = (await versions.list(model.id)).flatMap((row) => versionFor(organizationId, model, row) ?? []);
+      const { id } = request.params;
+      // Most ask by id: its versions are read beside it, and shown only to who may read the model.
+      const [model, listed] = await Promise.all([models.getReadable(organizationId, id), versions.list(id)]);
+      const found = model.id === id ? listed : await versions.list(model.id);
+      const all = found.flatMap((row) => versionFor(organizationId, model, row) ?? []);
       return { ...modelJson(model, all[0]), versions: all.map(numberedVersionJson) };
     },
   );

@@ -7,7 +7,8 @@ import type { KeyPrincipal } from '../http/principal.js';
 import { UPLOADS } from './artifact-objects.js';
 import type { Model } from './model-store.js';
 import type { Version } from './version-store.js';
-import { type VersionUploads, wrongDigest } from './version-upload.js';
+import type { VersionUploads } from './version-upload.js';
+import { wrongDigest } from './wrong-digest.js';
 
 export interface RegistrationRequest {
   readonly version: string | null;

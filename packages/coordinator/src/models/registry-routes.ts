@@ -2,9 +2,11 @@ import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
 import type { App } from '../http/app.js';
+import type { Jobs } from '../jobs/index.js';
 import type { DirectDownloads } from '../transfers/index.js';
 import { ArtifactObjects } from './artifact-objects.js';
 import type { VersionConversions } from './conversion-port.js';
+import { DirectArtifacts } from './direct-artifacts.js';
 import { registerDownloadRoutes } from './download-routes.js';
 import { registerModelRoutes } from './model-routes.js';
 import { RegisteredFiles } from './registered-files.js';
@@ -29,18 +31,35 @@ export interface RegistryRoutesOptions {
   readonly conversions?: VersionConversions;
   /** Default: downloads come from here. */
   readonly downloads?: DirectDownloads;
+  /** Wake-ups for who checks what was sent to the bucket. */
+  readonly jobs?: Jobs;
+  /** Of who checks it. Default 30 s. */
+  readonly checkLeaseMs?: number | undefined;
 }
 
 /** The whole Models API over one registry, and the sweep of what uploads and deletions leave. */
 export function createRegistryRoutes(options: RegistryRoutesOptions): {
   register(app: App): void;
   readonly artifacts: ArtifactObjects;
+  readonly direct: DirectArtifacts;
 } {
-  const { registry, database, objects, clock, logger, publicUrl, conversions, downloads } = options;
+  const { registry, database, objects, clock, logger, publicUrl, conversions, downloads, jobs, checkLeaseMs } = options;
   const signingSecret = signingSecrets(database, options.signingSecret);
   const artifacts = new ArtifactObjects({ database, objects, clock, logger });
   const removal = new Removal(database, artifacts);
+  const direct = new DirectArtifacts({
+    database,
+    registry,
+    objects,
+    artifacts,
+    jobs,
+    checkLeaseMs,
+    clock,
+    logger,
+    ...(conversions === undefined ? {} : { conversions }),
+  });
   const uploads = new VersionUploads({
+    direct,
     registry,
     objects,
     artifacts,
@@ -50,6 +69,7 @@ export function createRegistryRoutes(options: RegistryRoutesOptions): {
   });
   return {
     artifacts,
+    direct,
     register(app) {
       registerModelRoutes(app, { database, registry, removal });
       registerVersionRoutes(app, { registry, database, uploads, removal });

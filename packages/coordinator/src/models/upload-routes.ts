@@ -1,5 +1,5 @@
 import multipart, { type MultipartFile } from '@fastify/multipart';
-import { OctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import { Value } from 'typebox/value';
@@ -108,6 +108,7 @@ export function registerUploadRoutes(
         storage_key: target.storageKey,
         expires_at: target.expiresAt.toISOString(),
         ...(partCount === 0 ? {} : { part_size_bytes: target.plan.partSizeBytes, parts }),
+        ...(target.direct ? { direct: true } : {}),
       };
     },
   );
@@ -118,7 +119,7 @@ export function registerUploadRoutes(
     async (request, reply) => {
       const { key, model } = await modelOf(request, request.params.id);
       const { version = null, storage_key, file_size, description = '', format, formats = '', sha256 } = request.body;
-      const row = await uploads.confirm(model.id, {
+      const confirmation = {
         version,
         storageKey: storage_key,
         sizeBytes: Number(file_size),
@@ -127,8 +128,18 @@ export function registerUploadRoutes(
         createdBy: `key:${key.keyId}`,
         ...(format === undefined ? {} : { format: parseFormat(format) }),
         ...(sha256 === undefined ? {} : { sha256: plainSha256(sha256) }),
+      };
+      const made = await answer(await uploads.confirm(model.id, confirmation)).catch(async (error: unknown) => {
+        if (toOctomilError(error).code !== 'version_not_found') throw error;
+        // Its file was refused meanwhile, and asking again says why.
+        return answer(await uploads.confirm(model.id, confirmation));
       });
-      return reply.code(201).send(versionJson(await answer(row)));
+      if (made.status === 'validating') {
+        // What went past the coordinator counts when it was checked.
+        request.auditNote = { resource: `models/${model.id}/versions/${made.version}` };
+        reply.code(202);
+      } else reply.code(201);
+      return reply.send(versionJson(made));
     },
   );
 
@@ -200,14 +211,44 @@ export function registerUploadRoutes(
           return { number, size_bytes: await uploads.receivePart(token, number, source) };
         }),
     );
+    scope.post(
+      '/api/v1/uploads/:token/direct',
+      {
+        config,
+        schema: {
+          summary: 'Requests that send missing parts straight to the bucket; none: they come here',
+          tags,
+          params: TokenParams,
+        },
+      },
+      async (request, reply) => {
+        discardRest(request.raw);
+        const { parts, received, more, arrived, inOrder } = await uploads.requests(
+          (request.params as { token: string }).token,
+        );
+        // Whoever has them may send these parts.
+        reply.header('cache-control', 'no-store');
+        return {
+          parts: parts.map(({ number, method, url, headers }) => ({ number: number + 1, method, url, headers })),
+          received_parts: received.map((number) => number + 1),
+          more,
+          arrived,
+          in_order: inOrder,
+        };
+      },
+    );
     scope.get(
       '/api/v1/uploads/:token',
       { config, schema: { summary: 'What has arrived of an upload', tags, params: TokenParams } },
       async (request) => {
-        const { plan, receivedBytes, parts, expiresAt } = await uploads.progress(
+        const { plan, receivedBytes, parts, expiresAt, state, versionId, problem } = await uploads.progress(
           (request.params as { token: string }).token,
         );
         return {
+          state,
+          version_id: versionId,
+          code: problem?.code ?? null,
+          reason: problem?.reason ?? null,
           size_bytes: plan.sizeBytes ?? null,
           part_size_bytes: plan.partSizeBytes ?? null,
           part_count: layoutOf(plan).partCount,

@@ -18,6 +18,7 @@ import { versionJson } from './wire.js';
 const DEFAULT_LIMIT = 100;
 
 const Status = Type.Union([
+  Type.Literal('validating'),
   Type.Literal('converting'),
   Type.Literal('draft'),
   Type.Literal('published'),
@@ -45,8 +46,10 @@ export function registerVersionRoutes(app: App, { registry, database, uploads, r
 
   const readable = async (request: FastifyRequest, id: string, version: string): Promise<VersionWithArtifacts> => {
     const { organizationId } = requireScope(request, 'models:read');
-    const model = await models.getReadable(organizationId, id);
-    return requireReadable(organizationId, model, await versions.get(model.id, version));
+    // Most ask by the model's id: the version is read beside it, and shown only to who may read the model.
+    const [model, beside] = await Promise.all([models.getReadable(organizationId, id), versions.find(id, version)]);
+    const isIts = beside !== undefined && model.id === id;
+    return requireReadable(organizationId, model, isIts ? beside : await versions.get(model.id, version));
   };
   const own = async (request: FastifyRequest, id: string, version: string): Promise<VersionWithArtifacts> => {
     const { organizationId } = requireScope(request, 'models:write');

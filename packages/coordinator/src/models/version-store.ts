@@ -17,11 +17,14 @@ export type Version = Selectable<VersionsTable>;
 export type Artifact = Selectable<ArtifactsTable>;
 export type NewArtifact = Omit<Artifact, 'version_id' | 'created_at'>;
 
+/** Of versions that take more files. */
+export const OPEN_STATUSES: ReadonlySet<VersionStatus> = new Set(['draft', 'converting', 'validating']);
+
 export interface NewVersion {
   readonly modelId: string;
   /** null: the minor after the highest. */
   readonly requestedVersion: string | null;
-  readonly status: 'draft' | 'published';
+  readonly status: 'validating' | 'draft' | 'published';
   readonly description: string;
   readonly baseVersionId: string | null;
   readonly checkpointId: string | null;
@@ -167,8 +170,10 @@ export class VersionStore {
         .select('format')
         .where('version_id', '=', same.id)
         .execute();
-      const open = same.status === 'draft' || same.status === 'converting';
-      if (!open || formats.some(({ format }) => artifacts.some((artifact) => artifact.format === format))) {
+      if (
+        !OPEN_STATUSES.has(same.status) ||
+        formats.some(({ format }) => artifacts.some((artifact) => artifact.format === format))
+      ) {
         throw taken(same.version);
       }
       for (const artifact of artifacts) await insertArtifact(transaction, same.id, artifact);
@@ -290,7 +295,8 @@ export class VersionStore {
   /**
    * Safe to repeat.
    *
-   * @throws OctomilError `wrong_state` for a deprecated version, and for one that is converting, naming its formats
+   * @throws OctomilError `wrong_state` for a deprecated version, one that is validating, and one that is converting, naming
+   * its formats
    */
   async publish(version: Version): Promise<void> {
     const published = await this.#database.kysely
@@ -303,6 +309,13 @@ export class VersionStore {
     if (published !== undefined) return;
     const now = (await this.byId(version.id))?.version;
     if (now?.status === 'published') return;
+    if (now?.status === 'validating') {
+      throw new OctomilError(
+        'wrong_state',
+        `version ${version.version} is validating: a file of it that went straight to the bucket is being checked; publish it when it is a draft`,
+        { details: { status: 'validating' } },
+      );
+    }
     if (now?.status === 'converting') {
       const missing = now.conversions.filter(({ state }) => state !== 'ready');
       const formats = missing.map(
@@ -383,7 +396,7 @@ function withParts(row: Version & Parts): VersionWithArtifacts {
   return { ...row, artifacts: row.artifacts.map((file) => ({ ...file, created_at: new Date(file.created_at) })) };
 }
 
-async function lockVersions(
+export async function lockVersions(
   transaction: Kysely<Tables>,
   modelId: string,
 ): Promise<Pick<Version, 'id' | 'version' | 'sequence' | 'status'>[]> {
@@ -397,7 +410,7 @@ async function lockVersions(
 }
 
 /** What was uploaded need not be made any more. */
-async function endConversions(
+export async function endConversions(
   transaction: Kysely<Tables>,
   versionId: string,
   artifacts: readonly NewArtifact[],
@@ -423,14 +436,18 @@ function versionOfUpload(kysely: Kysely<Tables>, modelId: string, storageKey: st
     .executeTakeFirst();
 }
 
-async function insertArtifact(transaction: Kysely<Tables>, versionId: string, artifact: NewArtifact): Promise<void> {
+export async function insertArtifact(
+  transaction: Kysely<Tables>,
+  versionId: string,
+  artifact: NewArtifact,
+): Promise<void> {
   await transaction
     .insertInto('artifacts')
     .values({ ...artifact, version_id: versionId })
     .execute();
 }
 
-function taken(version: string): OctomilError {
+export function taken(version: string): OctomilError {
   return new OctomilError('conflict', `version ${version} exists, and versions do not change; choose another number`, {
     details: { version },
   });

@@ -1,19 +1,22 @@
 import { createHash, type Hash, randomBytes, randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { parseModelDocument } from '@octomil/shared/models';
 import { type Clock, noteNetworkGarbage } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
-import { readLayout } from '@octomil/shared/tensors';
 import type { JsonObject } from '../database/tables.js';
+import type { DirectRequests } from '../transfers/direct-uploads.js';
 import { type ArtifactObjects, artifactKey, moveObject, UPLOADS } from './artifact-objects.js';
-import type { VersionConversions } from './conversion-port.js';
+import type { ArtifactUpload } from './artifact-upload-store.js';
+import { checkModelFile, isOurs, requireContent } from './check-model-file.js';
+import { requestFormats, type VersionConversions } from './conversion-port.js';
+import type { DirectArtifacts } from './direct-artifacts.js';
 import { formatOf, keyWord, plainFileName } from './file-formats.js';
-import { DOCUMENT_FORMAT, MAX_DOCUMENT_BYTES, type Registry, WEIGHTS_FORMAT } from './registry.js';
+import type { Registry } from './registry.js';
 import type { SignedAddresses } from './signed-address.js';
 import { unstalled } from './unstalled.js';
 import { layoutOf, parsePlan, UploadParts, type UploadPlan } from './upload-parts.js';
 import { parseVersion } from './version-number.js';
 import type { Version } from './version-store.js';
+import { wrongDigest } from './wrong-digest.js';
 
 export interface UploadTarget {
   readonly storageKey: string;
@@ -21,6 +24,22 @@ export interface UploadTarget {
   readonly token: string;
   readonly expiresAt: Date;
   readonly plan: UploadPlan;
+  /** Its parts may go straight to a bucket. */
+  readonly direct: boolean;
+}
+
+/** Where an upload stands. */
+export interface UploadProgress {
+  readonly plan: UploadPlan;
+  readonly receivedBytes: number;
+  readonly parts: readonly number[];
+  readonly expiresAt: Date;
+  /** `validating`: it is in the bucket, and being checked. */
+  readonly state: 'open' | 'validating' | 'completed' | 'rejected';
+  /** Of the version that it became or will become. */
+  readonly versionId: string | null;
+  /** Why it was rejected. */
+  readonly problem: OctomilError | undefined;
 }
 
 export interface VersionUploadsOptions {
@@ -31,6 +50,8 @@ export interface VersionUploadsOptions {
   readonly clock: Clock;
   /** Without it, a version has the formats that are uploaded. */
   readonly conversions?: VersionConversions;
+  /** Uploads that go past this process. */
+  readonly direct?: DirectArtifacts;
 }
 
 /** A file in the store that is out of reach of everybody else, and not part of a version yet. */
@@ -66,6 +87,8 @@ export const MAX_UPLOAD_BYTES = 64 * 1024 ** 3;
 /** An upload that sends nothing for so long is given up. */
 const IDLE_MS = 60_000;
 const RECEIVED = `${UPLOADS}received`;
+/** As others see them. */
+const STATES = { arrived: 'validating', completed: 'completed', abandoned: 'rejected' } as const;
 /** Where a version's own word stands in a key, when it is numbered at the end. */
 const NEXT = 'next';
 
@@ -97,7 +120,8 @@ export class VersionUploads {
     const storageKey = `${folder}/${keyWord(plan.fileName)}`;
     const { token, expiresAt } = await this.#on.addresses.sign(keyId, storageKey, UPLOAD_VALID_MS);
     await this.#parts.keepPlan(storageKey, plan);
-    return { storageKey, token, expiresAt, plan };
+    const direct = this.#on.direct?.offered === true && plan.sizeBytes !== undefined && plan.sizeBytes > 0;
+    return { storageKey, token, expiresAt, plan, direct };
   }
 
   /**
@@ -120,15 +144,47 @@ export class VersionUploads {
   }
 
   /** What has arrived, so that an upload can go on where it was cut off. @throws OctomilError as `receive` */
-  async progress(
-    token: string,
-  ): Promise<{ plan: UploadPlan; receivedBytes: number; parts: number[]; expiresAt: Date }> {
+  async progress(token: string): Promise<UploadProgress> {
     const { subject, expiresAtMs } = await this.#on.addresses.verify(token);
+    const expiresAt = new Date(expiresAtMs);
+    const row = await this.#on.direct?.find(subject);
+    if (row !== undefined && (row.state !== 'abandoned' || row.problem !== undefined) && row.state !== 'open') {
+      const { layout, fileName, problem, versionId } = row;
+      const plan = { fileName, sizeBytes: layout.sizeBytes, partSizeBytes: layout.partSizeBytes };
+      const parts = Array.from({ length: layout.partCount }, (_, index) => index + 1);
+      const state = STATES[row.state];
+      return { plan, receivedBytes: layout.sizeBytes, parts, expiresAt, state, versionId, problem };
+    }
     const plan = await this.#parts.planOf(subject);
     const whole = await this.#on.objects.stat(subject);
     const parts = await this.#parts.arrived(subject);
     const receivedBytes = whole?.sizeBytes ?? parts.reduce((sum, part) => sum + part.sizeBytes, 0);
-    return { plan, receivedBytes, parts: parts.map(({ number }) => number), expiresAt: new Date(expiresAtMs) };
+    const numbers = parts.map(({ number }) => number);
+    return { plan, receivedBytes, parts: numbers, expiresAt, state: 'open', versionId: null, problem: undefined };
+  }
+
+  /**
+   * Requests that send missing parts straight to the bucket. What began here goes on here.
+   *
+   * @throws OctomilError as `receive`
+   */
+  async requests(token: string): Promise<DirectRequests & { readonly inOrder: boolean }> {
+    const { subject, expiresAtMs } = await this.#on.addresses.verify(token);
+    const { direct } = this.#on;
+    const none = { parts: [], received: [], more: false, arrived: false, inOrder: false };
+    if (direct?.offered !== true) return none;
+    const known = await direct.find(subject);
+    if (known?.state === 'arrived' || known?.state === 'completed') return { ...none, arrived: true };
+    if (known?.state === 'abandoned') return none;
+    const plan = await this.#parts.planOf(subject);
+    const { sizeBytes, partSizeBytes } = plan;
+    if (sizeBytes === undefined || sizeBytes === 0 || partSizeBytes === undefined) return none;
+    if ((await this.#parts.arrived(subject)).length > 0) return none;
+    const layout = { sizeBytes, partSizeBytes, partCount: layoutOf(plan).partCount };
+    const modelId = subject.slice(UPLOADS.length).split('/')[0] ?? '';
+    const { fileName } = plan;
+    const upload = { storageKey: subject, modelId, fileName, layout, expiresAt: new Date(expiresAtMs) };
+    return { ...(await direct.requests(upload)), inOrder: direct.inOrder };
   }
 
   /** Whether an upload was begun for this version and not confirmed. */
@@ -155,6 +211,9 @@ export class VersionUploads {
     }
     const made = await registry.versions.ofUpload(modelId, storageKey);
     if (made !== undefined) return made;
+    const past = await this.#on.direct?.find(storageKey);
+    const awaiting = past === undefined ? undefined : await this.#confirmDirect(past, request);
+    if (awaiting !== undefined) return awaiting;
     const plan = await this.#parts.planOf(storageKey);
     const format = request.format ?? formatOf(plan.fileName);
     const key = `${RECEIVED}/${randomUUID()}`;
@@ -180,6 +239,7 @@ export class VersionUploads {
       }
       const version = await this.#addVersion(modelId, request, [file], storageKey);
       await this.#parts.discard(storageKey);
+      if (past !== undefined) await this.#on.direct?.giveUp(past);
       return version;
     } finally {
       await objects.delete(key);
@@ -223,8 +283,30 @@ export class VersionUploads {
     await this.#inspect(file.objectKey, file.format, file.sizeBytes);
     return this.#on.registry.versions.addUpload(
       { modelId, ...fields, artifacts: [artifactRow(file, file.objectKey)] },
-      (version, transaction) => this.#request(version, fields.formats, [file.format], transaction),
+      (version, transaction) => {
+        const formats = { asked: fields.formats, uploaded: [file.format] };
+        return requestFormats(this.#on.conversions, version.id, formats, transaction);
+      },
     );
+  }
+
+  /** The version that awaits what arrived in the bucket; undefined where the bytes came here, or not all came. */
+  async #confirmDirect(upload: ArtifactUpload, request: Confirmation): Promise<Version | undefined> {
+    const { direct, registry } = this.#on;
+    if (upload.state === 'open') {
+      const { layout, storageKey } = upload;
+      const here = (await this.#on.objects.stat(storageKey)) ?? (await this.#parts.arrived(storageKey))[0];
+      if (here !== undefined) return undefined;
+      if (request.sizeBytes !== layout.sizeBytes) throw incomplete(layout.sizeBytes, request.sizeBytes);
+    }
+    const { storageKey: _, sizeBytes: __, format = formatOf(upload.fileName), ...fields } = request;
+    const versionId = await direct?.confirm(upload, { ...fields, format });
+    if (versionId === undefined) return undefined;
+    const found = await registry.versions.byId(versionId);
+    if (found !== undefined) return found.version;
+    // Refused between two looks, or deleted since.
+    const now = await direct?.find(upload.storageKey);
+    throw now?.problem ?? new OctomilError('version_not_found', 'the version of this upload was deleted');
   }
 
   async *#received(source: AsyncIterable<Uint8Array>, limitBytes: number, hash?: Hash): AsyncGenerator<Uint8Array> {
@@ -256,8 +338,8 @@ export class VersionUploads {
       return await registry.versions.addUpload(
         { modelId, ...fields, artifacts: rows, ...(storageKey === undefined ? {} : { storageKey }) },
         async (version, transaction) => {
-          const formats = files.map(({ format }) => format);
-          await this.#request(version, fields.formats, formats, transaction);
+          const formats = { asked: fields.formats, uploaded: files.map(({ format }) => format) };
+          await requestFormats(this.#on.conversions, version.id, formats, transaction);
           // Last, because it cannot be undone with the transaction.
           for (const file of files) await artifacts.keep(file.key, file.sha256, file.sizeBytes, transaction);
         },
@@ -266,24 +348,6 @@ export class VersionUploads {
       await artifacts.deleteUnreferenced(rows.map(({ object_key }) => object_key));
       throw error;
     }
-  }
-
-  async #request(
-    version: Version,
-    asked: readonly string[],
-    uploaded: readonly string[],
-    transaction: Parameters<VersionConversions['request']>[2],
-  ): Promise<void> {
-    const formats = asked.filter((format) => !uploaded.includes(format));
-    if (formats.length === 0) return;
-    const { conversions } = this.#on;
-    if (conversions === undefined) {
-      throw new OctomilError(
-        'invalid_input',
-        `formats asks for ${formats.join(', ')}, and this coordinator converts nothing; upload the files themselves`,
-      );
-    }
-    await conversions.request(version.id, formats, transaction);
   }
 
   async #joinParts(storageKey: string, plan: UploadPlan, key: string, format: string): Promise<ReceivedFile> {
@@ -296,12 +360,11 @@ export class VersionUploads {
   /** What is ours must be readable; what is foreign is kept as it is, and never opened. */
   async #inspect(key: string, format: string, sizeBytes: number): Promise<void> {
     const { objects } = this.#on;
-    if (sizeBytes === 0) throw new OctomilError('invalid_input', 'file is empty; upload one that holds a model');
-    if (format === DOCUMENT_FORMAT) parseModelDocument(await objects.readAll(key, MAX_DOCUMENT_BYTES));
-    if (format !== WEIGHTS_FORMAT) return;
+    requireContent(sizeBytes);
+    if (!isOurs(format)) return;
     const local = await objects.localFile(key);
     try {
-      await readLayout(local.path);
+      await checkModelFile(local.path, format, sizeBytes);
     } finally {
       await local.release();
     }
@@ -351,13 +414,5 @@ function incomplete(arrivedBytes: number, expectedBytes: number): OctomilError {
     'transfer_incomplete',
     `${arrivedBytes} of ${expectedBytes} bytes have arrived; upload the file again`,
     { details: { received_bytes: arrivedBytes, file_size: expectedBytes } },
-  );
-}
-
-export function wrongDigest(actual: string, expected: string): OctomilError {
-  return new OctomilError(
-    'checksum_mismatch',
-    `the file has SHA-256 ${actual}, not the ${expected} that was given; upload it again`,
-    { details: { sha256: actual, expected } },
   );
 }

@@ -5,6 +5,7 @@ import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { hashSecret, sameHash } from '../devices/device-credential.js';
 import type { UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
+import { ArrivingRows, inMs } from './arriving-rows.js';
 import { cutIntoParts, type PartLayout } from './part-layout.js';
 
 export interface Ticket {
@@ -39,19 +40,20 @@ interface StoredHeader extends Record<string, unknown> {
 }
 
 /** Rows of upload tickets. Times are the database's. */
-export class TicketStore {
+export class TicketStore extends ArrivingRows {
   readonly #database: Database;
   readonly #partSizeBytes: number;
   readonly #lifetimeMs: number;
 
   constructor(database: Database, partSizeBytes: number, lifetimeMs: number) {
+    super(database, 'upload_tickets');
     this.#database = database;
     this.#partSizeBytes = partSizeBytes;
     this.#lifetimeMs = lifetimeMs;
   }
 
   #expiry(): RawBuilder<Date> {
-    return sql<Date>`now() + ${this.#lifetimeMs}::double precision * interval '1 millisecond'`;
+    return inMs(this.#lifetimeMs);
   }
 
   /** What became of these very bytes, if they were completed under a ticket before. */
@@ -200,28 +202,14 @@ export class TicketStore {
       .execute();
   }
 
-  /** Arrived tickets that nobody checks, or whose checker let its lease end; at most 20. */
-  async unclaimed(): Promise<string[]> {
-    const rows = await this.#database.kysely
-      .selectFrom('upload_tickets')
-      .select('id')
-      .where('state', '=', 'arrived')
-      .where((where) => where.or([where('claimed_until', 'is', null), where('claimed_until', '<', sql<Date>`now()`)]))
-      .orderBy('created_at')
-      .limit(20)
-      .execute();
-    return rows.map(({ id }) => id);
-  }
-
   /** Takes an arrived ticket; undefined where somebody else has it, or it is settled. */
   async claim(ticketId: string, ownerId: string, leaseMs: number): Promise<ClaimedTicket | undefined> {
+    const attempts = await this.take(ticketId, ownerId, leaseMs);
+    if (attempts === undefined) return undefined;
     const row = await this.#database.kysely
-      .updateTable('upload_tickets')
-      .set({ claimed_by: ownerId, claimed_until: inMs(leaseMs), attempts: sql`attempts + 1` })
+      .selectFrom('upload_tickets')
+      .selectAll()
       .where('id', '=', ticketId)
-      .where('state', '=', 'arrived')
-      .where((where) => where.or([where('claimed_until', 'is', null), where('claimed_until', '<', sql<Date>`now()`)]))
-      .returningAll()
       .executeTakeFirst();
     if (row === undefined) return undefined;
     return {
@@ -233,37 +221,20 @@ export class TicketStore {
       problem: undefined,
       verdict: undefined,
       expiresInMs: this.#lifetimeMs,
-      attempts: row.attempts,
+      attempts,
     };
-  }
-
-  async renew(ticketId: string, ownerId: string, leaseMs: number): Promise<void> {
-    await this.#claimed(ticketId, ownerId)
-      .set({ claimed_until: inMs(leaseMs) })
-      .execute();
-  }
-
-  /** To be tried again after a while, by whoever finds it. */
-  async release(ticketId: string, ownerId: string, delayMs: number): Promise<void> {
-    await this.#claimed(ticketId, ownerId)
-      .set({ claimed_by: null, claimed_until: inMs(delayMs) })
-      .execute();
   }
 
   /** What came does not count; its sender may send it again. */
   async reopen(ticketId: string, ownerId: string, problem: OctomilError): Promise<void> {
     const stored = JSON.stringify(problem.toBody());
-    await this.#claimed(ticketId, ownerId)
-      .set({ state: 'open', claimed_by: null, claimed_until: null, problem: stored, expires_at: this.#expiry() })
-      .execute();
-  }
-
-  #claimed(ticketId: string, ownerId: string) {
-    return this.#database.kysely
+    await this.#database.kysely
       .updateTable('upload_tickets')
+      .set({ state: 'open', claimed_by: null, claimed_until: null, problem: stored, expires_at: this.#expiry() })
       .where('id', '=', ticketId)
       .where('state', '=', 'arrived')
-      .where('claimed_by', '=', ownerId);
+      .where('claimed_by', '=', ownerId)
+      .execute();
   }
 
   /** What became of a ticket. `problem` says why where that is no verdict. */
@@ -287,44 +258,6 @@ export class TicketStore {
     };
   }
 
-  /** The upload to the bucket that was begun for a ticket. */
-  async directOf(ticketId: string): Promise<PartUpload | undefined> {
-    const row = await this.#database.kysely
-      .selectFrom('upload_tickets')
-      .select('header')
-      .where('id', '=', ticketId)
-      .executeTakeFirst();
-    return (row?.header as unknown as StoredHeader | undefined)?.direct;
-  }
-
-  async rememberDirect(ticketId: string, upload: PartUpload): Promise<void> {
-    await this.#database.kysely
-      .updateTable('upload_tickets')
-      .set({ header: sql`header::jsonb || ${JSON.stringify({ direct: upload })}::jsonb` })
-      .where('id', '=', ticketId)
-      .execute();
-  }
-
-  async forgetDirect(ticketId: string): Promise<void> {
-    await this.#database.kysely
-      .updateTable('upload_tickets')
-      .set({ header: sql`header::jsonb - 'direct'` })
-      .where('id', '=', ticketId)
-      .execute();
-  }
-
-  /** Tickets that are over and may still have something in the bucket; at most 100. */
-  async settledWithDirect(): Promise<string[]> {
-    const rows = await this.#database.kysely
-      .selectFrom('upload_tickets')
-      .select('id')
-      .where('state', 'in', ['completed', 'abandoned'])
-      .where(sql<boolean>`(header -> 'direct') is not null`)
-      .limit(100)
-      .execute();
-    return rows.map(({ id }) => id);
-  }
-
   /** Gives up what has expired, then answers which of `ticketIds` are still open. */
   async stillOpen(ticketIds: readonly string[]): Promise<Set<string>> {
     await this.#database.kysely
@@ -344,10 +277,6 @@ export class TicketStore {
   }
 }
 
-function inMs(ms: number): RawBuilder<Date> {
-  return sql<Date>`now() + ${ms}::double precision * interval '1 millisecond'`;
-}
-
-function problemOf(stored: unknown): OctomilError | undefined {
+export function problemOf(stored: unknown): OctomilError | undefined {
   return stored === null || stored === undefined ? undefined : OctomilError.fromBody(stored as ErrorBody);
 }

@@ -8,7 +8,7 @@ import type { SessionHub } from '../devices/index.js';
 import type { Jobs } from '../jobs/index.js';
 import type { DownloadPort } from '../rollouts/index.js';
 import type { AssignmentPort, UpdateHeaderFields, Verdict } from '../training/assignment-port.js';
-import { ArrivedUpdates } from './arrived-updates.js';
+import { ArrivedUploads } from './arrived-uploads.js';
 import { ChunkReceiver } from './chunk-receiver.js';
 import type { DirectAddress, DirectDownloads } from './direct-downloads.js';
 import { type DirectPart, DirectUploads } from './direct-uploads.js';
@@ -19,7 +19,7 @@ import { gatherParts, siblingParts } from './sibling-parts.js';
 import { pumpBytes, SMALL_FILE_BYTES, SmallFiles } from './small-files.js';
 import { StagedUpload } from './staged-upload.js';
 import { StagingFolder } from './staging-folder.js';
-import { type IssuedTicket, type Ticket, TicketStore } from './ticket-store.js';
+import { type ClaimedTicket, type IssuedTicket, type Ticket, TicketStore } from './ticket-store.js';
 
 export interface TransferSettings {
   /** Folder for unfinished uploads; processes may share it. */
@@ -123,6 +123,7 @@ const FORGET_AFTER_MS = 900_000;
 const PROGRESS_EVERY_MS = 1000;
 /** For who does not ask again. */
 const VERDICT_WAIT_MS = 240_000;
+const LOOK_AGAIN_MS = 250;
 /** Left free on the staging disk for everything else. */
 const DISK_RESERVE_BYTES = 64 * 1024 * 1024;
 
@@ -137,13 +138,15 @@ export function createTransferService(options: TransferServiceOptions): Transfer
   }
   const maxUpdateBytes = settings.maxUpdateBytes ?? 4 * 1024 ** 3;
   const tickets = new TicketStore(database, partSizeBytes, settings.ticketLifetimeMs ?? 3_600_000);
-  const direct = new DirectUploads({ objects, tickets, clock, logger });
+  const direct = new DirectUploads({ objects, rows: tickets, clock, logger });
   const uploads = new Map<string, { staged: Promise<StagedUpload>; usedAtMs: number }>();
   const completing = new Map<string, Promise<Verdict>>();
-  const arrived = new ArrivedUpdates({
-    tickets,
+  const ownerId = randomUUID();
+  const arrived = new ArrivedUploads<ClaimedTicket>({
+    queue: 'arrived-updates',
+    rows: tickets,
     jobs: options.jobs,
-    ownerId: randomUUID(),
+    ownerId,
     leaseMs: settings.checkLeaseMs,
     clock,
     logger,
@@ -154,7 +157,16 @@ export function createTransferService(options: TransferServiceOptions): Transfer
         .progress(ticket.deviceId, ticket.header.key, { phase: 'validate', completed: sizeBytes, total: sizeBytes })
         .catch((error: unknown) => logger.debug({ error, ticketId: ticket.id }, 'progress was not recorded'));
     },
-    drop: (ticketId) => direct.drop(ticketId),
+    refused: async (ticket, error, why) => {
+      if (why === 'final') {
+        await tickets.abandon(ticket.id, error);
+        await direct.drop(ticket.id);
+      } else {
+        // Its sender may send it again, to the coordinator.
+        await direct.drop(ticket.id);
+        await tickets.reopen(ticket.id, ownerId, error);
+      }
+    },
   });
   const smallFiles = new SmallFiles();
   const lastProgressMs = new Map<string, number>();
@@ -309,15 +321,33 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     return verdict;
   };
 
+  /** The verdict, once there is one within this time; undefined while the update is still being looked at. */
+  const verdictOn = async (ticketId: string, waitMs: number): Promise<Verdict | undefined> => {
+    const untilMs = clock.now() + waitMs;
+    for (;;) {
+      const { state, verdict, problem } = await tickets.outcome(ticketId);
+      if (verdict !== undefined) return verdict;
+      if (state !== 'arrived') throw problem;
+      const leftMs = untilMs - clock.now();
+      if (leftMs <= 0) return undefined;
+      const pause = clock.sleep(Math.min(LOOK_AGAIN_MS, leftMs));
+      await Promise.race([pause, arrived.checking(ticketId) ?? pause]);
+    }
+  };
+
   const complete = async (proof: TicketProof, waitMs: number): Promise<Verdict | undefined> => {
     const ticket = await tickets.find(proof.ticketId, proof.token, proof.deviceId);
     if (ticket.verdict !== undefined) return ticket.verdict;
-    if (ticket.state === 'arrived') return arrived.verdict(ticket.id, waitMs);
+    if (ticket.state === 'arrived') return verdictOn(ticket.id, waitMs);
     const staged = await stagedUpload(ticket);
-    if (!completing.has(ticket.id) && (await direct.arrived(ticket, staged))) {
+    if (
+      !completing.has(ticket.id) &&
+      staged.received.length < ticket.layout.partCount &&
+      (await direct.arrived(ticket))
+    ) {
       await tickets.arrive(ticket.id);
       await arrived.add(ticket.id);
-      return arrived.verdict(ticket.id, waitMs);
+      return verdictOn(ticket.id, waitMs);
     }
     if (ticket.problem !== undefined && staged.received.length === 0) throw ticket.problem;
     let running = completing.get(ticket.id);

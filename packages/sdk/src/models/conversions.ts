@@ -56,7 +56,7 @@ export class Conversions {
     while (true) {
       const answer = await this.#http.json('GET', versionPath(options), { signal: options.signal });
       const version = readVersion(answer);
-      if (version.status !== 'converting') return version;
+      if (version.status !== 'converting' && version.status !== 'validating') return version;
       const failed = conversionsOf(answer).filter(({ state }) => state === 'failed');
       if (failed.length > 0) {
         const reasons = failed.map(({ format, reason }) => `${format}: ${reason ?? 'no reason was given'}`).join('; ');

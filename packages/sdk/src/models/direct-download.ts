@@ -1,17 +1,10 @@
 import type { HttpClient } from '../http-client.js';
 import { plainDigest } from '../training-run.js';
 import { wirePath } from '../wire-path.js';
+import { leaveBucketAlone, mayGoDirect } from './bucket-rest.js';
 import type { FileFacts, PullOptions } from './file-facts.js';
 
-/** How long a bucket that cannot be used from here is left alone. */
-const REST_MS = 10 * 60_000;
 const CONNECT_MS = 20_000;
-const restsUntilMs = new WeakMap<HttpClient, number>();
-
-/** Whether no bucket has failed lately. */
-export function mayGoDirect(http: HttpClient): boolean {
-  return (restsUntilMs.get(http) ?? 0) <= Date.now();
-}
 
 /** @returns an address of this very file in the bucket; a secret until it expires */
 async function addressOf(http: HttpClient, options: PullOptions, { digest }: FileFacts): Promise<string | undefined> {
@@ -47,7 +40,7 @@ export class DirectDownload {
       await response?.body?.cancel();
       if (response === undefined) break;
     }
-    restsUntilMs.set(this.#http, Date.now() + REST_MS);
+    leaveBucketAlone(this.#http);
     return undefined;
   }
 

@@ -6,12 +6,12 @@ export interface Model {
   readonly [field: string]: unknown;
 }
 
-export type VersionStatus = 'converting' | 'draft' | 'published' | 'deprecated';
+export type VersionStatus = 'validating' | 'converting' | 'draft' | 'published' | 'deprecated';
 
 export interface ModelVersion {
   /** Semantic version. */
   readonly version: string;
-  /** `converting` until every format that was asked for exists; then `draft`, until it is published. */
+  /** `validating` while a file that went past the coordinator is checked, `converting` until every format exists; then `draft`, until it is published. */
   readonly status: VersionStatus | (string & {});
   readonly [field: string]: unknown;
 }

@@ -4,7 +4,8 @@ import { nodeModule } from '../node-builtins.js';
 import { bodyChunks } from '../read-whole.js';
 import { plainDigest } from '../training-run.js';
 import { wirePath } from '../wire-path.js';
-import { DirectDownload, mayGoDirect } from './direct-download.js';
+import { mayGoDirect } from './bucket-rest.js';
+import { DirectDownload } from './direct-download.js';
 import { type FileFacts, type PullOptions, plainName } from './file-facts.js';
 
 export type { PullOptions };

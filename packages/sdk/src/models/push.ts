@@ -1,8 +1,12 @@
+import { isErrorCode } from '@octomil/shared/errors';
 import { OctomilClientError } from '../client-error.js';
 import type { HttpClient } from '../http-client.js';
-import { nodeModule } from '../node-builtins.js';
+import { inNode, nodeModule } from '../node-builtins.js';
 import { listOf } from '../training-session.js';
 import { wirePath } from '../wire-path.js';
+import { mayGoDirect } from './bucket-rest.js';
+import { versionPath } from './conversions.js';
+import { sendDirect } from './direct-upload.js';
 import { type ModelVersion, readVersion } from './model.js';
 
 export interface NewVersion {
@@ -15,6 +19,11 @@ export interface NewVersion {
   /** To make of it, such as `['onnx', 'safetensors']` or `'onnx,safetensors'`; the version is `converting` until all exist. */
   readonly formats?: string | readonly string[];
   readonly description?: string;
+  /**
+   * Waits until the coordinator has checked a file that went straight to its bucket. Without it the answer may be a
+   * version that is `validating`, and that goes again where the file is refused. Default true.
+   */
+  readonly waitUntilChecked?: boolean;
   /** Waits until no conversion is under way. Default false. */
   readonly waitUntilReady?: boolean;
   /** Hears of every part that has arrived. */
@@ -32,6 +41,8 @@ export interface UploadTicket {
   readonly storageKey: string;
   /** Null: the file goes whole. */
   readonly partSizeBytes: number | null;
+  /** Parts may go straight to the coordinator's bucket. */
+  readonly direct?: boolean;
 }
 
 export interface UploadOptions extends NewVersion {
@@ -46,8 +57,11 @@ export interface BlobUploadOptions extends NewVersion {
   readonly sha256?: string | (() => Promise<string>);
 }
 
-/** A file up to this size goes whole. */
+/** A file up to this size goes whole, where it goes to the coordinator. */
 const WHOLE_BYTES = 16 * 1024 * 1024;
+/** What is smaller is sooner at the coordinator than a request for the bucket. */
+const DIRECT_FROM_BYTES = 1024 * 1024;
+const CHECK_LOOK_MS = { first: 100, longest: 2000 };
 /** A coordinator that restarts in the middle of an hour's upload is waited for. */
 const PATIENT_ATTEMPTS = 20;
 
@@ -67,15 +81,17 @@ export async function openFile(filePath: string): Promise<Pick<BlobUploadOptions
   }
 }
 
-/** The three steps: an address, the bytes, the confirmation that makes the version. */
+/**
+ * The three steps: an address, the bytes, the confirmation that makes the version. From Node the bytes go straight to the
+ * coordinator's bucket, where it has one that can be reached; a page of a browser would need the bucket's consent (CORS).
+ */
 export async function pushVersion(http: HttpClient, options: BlobUploadOptions): Promise<ModelVersion> {
   const { version, content, signal, sha256 } = options;
   const base = `${wirePath('models', options.modelId)}/versions`;
   const ticket = options.resume ?? (await askForTicket(http, `${base}/upload-url`, options));
   options.onTicket?.(ticket);
   const digest = typeof sha256 === 'function' ? await sha256() : sha256;
-  if (ticket.partSizeBytes === null) await sendWhole(http, ticket, options);
-  else await sendParts(http, ticket, ticket.partSizeBytes, options);
+  await send(http, ticket, options);
   const confirmed = await http.json('POST', `${base}/confirm-upload`, {
     body: new URLSearchParams({
       ...(version === undefined ? {} : { version }),
@@ -90,7 +106,39 @@ export async function pushVersion(http: HttpClient, options: BlobUploadOptions):
     timeoutMs: transferTimeoutMs(content.size),
     signal,
   });
-  return readVersion(confirmed);
+  const made = readVersion(confirmed);
+  if (made.status !== 'validating' || options.waitUntilChecked === false) return made;
+  await checked(http, ticket, signal);
+  return readVersion(
+    await http.json('GET', versionPath({ modelId: options.modelId, version: made.version }), { signal }),
+  );
+}
+
+async function send(http: HttpClient, ticket: UploadTicket, options: BlobUploadOptions): Promise<void> {
+  const { content, onProgress, signal } = options;
+  if (ticket.direct === true && mayGoDirect(http) && inNode()) {
+    const { uploadUrl } = ticket;
+    const partSizeBytes = ticket.partSizeBytes ?? WHOLE_BYTES;
+    if (await sendDirect(http, { content, uploadUrl, partSizeBytes, onProgress, signal })) return;
+  }
+  if (ticket.partSizeBytes === null || content.size <= WHOLE_BYTES) await sendWhole(http, ticket, options);
+  else await sendParts(http, ticket, ticket.partSizeBytes, options);
+}
+
+/** Resolves when what went to the bucket counts. @throws OctomilClientError with the code and reason of its refusal */
+async function checked(http: HttpClient, { uploadUrl }: UploadTicket, signal: AbortSignal | undefined): Promise<void> {
+  for (let pauseMs = CHECK_LOOK_MS.first; ; pauseMs = Math.min(CHECK_LOOK_MS.longest, pauseMs * 2)) {
+    const { state, code, reason } = await http.json<Record<string, unknown>>('GET', uploadUrl, {
+      maxAttempts: PATIENT_ATTEMPTS,
+      signal,
+    });
+    if (state === 'rejected') {
+      const named = isErrorCode(code) ? code : 'unknown';
+      throw new OctomilClientError(named, String(reason ?? 'the file was refused'));
+    }
+    if (state !== 'validating') return;
+    await http.sleep(pauseMs, signal);
+  }
 }
 
 /** As forms carry it: `onnx,safetensors`. */
@@ -101,21 +149,29 @@ export function formatList(formats: string | readonly string[]): string {
 async function askForTicket(http: HttpClient, path: string, options: BlobUploadOptions): Promise<UploadTicket> {
   const { version, fileName, content, signal } = options;
   const whole = content.size <= WHOLE_BYTES;
-  const target = await http.json<{ upload_url: string; storage_key: string; part_size_bytes?: number | null }>(
-    'POST',
-    path,
-    {
-      body: new URLSearchParams({
-        ...(version === undefined ? {} : { version }),
-        filename: fileName,
-        content_type: 'application/octet-stream',
-        ...(whole ? {} : { size_bytes: String(content.size), part_size_bytes: String(WHOLE_BYTES) }),
-      }),
-      signal,
-    },
-  );
-  const partSizeBytes = whole ? null : (target.part_size_bytes ?? null);
-  return { uploadUrl: target.upload_url, storageKey: target.storage_key, partSizeBytes };
+  const announced = !whole || (content.size >= DIRECT_FROM_BYTES && mayGoDirect(http) && inNode());
+  const target = await http.json<{
+    upload_url: string;
+    storage_key: string;
+    part_size_bytes?: number | null;
+    direct?: boolean;
+  }>('POST', path, {
+    body: new URLSearchParams({
+      ...(version === undefined ? {} : { version }),
+      filename: fileName,
+      content_type: 'application/octet-stream',
+      ...(!announced ? {} : { size_bytes: String(content.size), part_size_bytes: String(WHOLE_BYTES) }),
+    }),
+    signal,
+  });
+  const direct = target.direct === true;
+  const partSizeBytes = whole && !direct ? null : (target.part_size_bytes ?? null);
+  return {
+    uploadUrl: target.upload_url,
+    storageKey: target.storage_key,
+    partSizeBytes,
+    ...(direct ? { direct } : {}),
+  };
 }
 
 async function sendWhole(http: HttpClient, { uploadUrl }: UploadTicket, options: BlobUploadOptions): Promise<void> {
