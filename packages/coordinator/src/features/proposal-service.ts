@@ -107,14 +107,14 @@ export class ProposalService {
     const proposal = await this.#own(id, asker);
     const spec =
       edited === undefined ? proposal.spec : confirmedSpec(edited, proposal.spec, proposal.sites, maker(proposal));
-    if (proposal.state === 'confirmed') {
-      if (spec.hash === proposal.spec.hash) return proposal;
+    if (proposal.confirmedAt !== null && spec.hash !== proposal.spec.hash) {
       throw new OctomilError(
         'wrong_state',
-        `proposal ${id} is confirmed, and sessions may have trained by it; propose again to change it`,
+        `proposal ${id} was confirmed and is ${proposal.state}; sessions may have trained by it, so propose again to change it`,
         { details: { state: proposal.state } },
       );
     }
+    if (proposal.state === 'confirmed') return proposal;
     await this.store.confirm(proposal, spec, asker.name, CONFIRMABLE);
     return this.store.get(asker.organizationId, id);
   }

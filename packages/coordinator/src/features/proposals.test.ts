@@ -170,7 +170,10 @@ for (const kind of TEST_DATABASES) {
         code: 'wrong_state',
         message: expect.stringContaining('propose again'),
       });
-      // What was confirmed before may be confirmed again, and what is confirmed taken back.
+      // What was confirmed before may be confirmed again as it was, and what is confirmed taken back.
+      await expect(
+        proposals.confirm(first.id, { ...first.spec, columns: columnsOf(first).slice(0, 2) }, asker),
+      ).rejects.toMatchObject({ code: 'wrong_state', message: expect.stringContaining('is superseded') });
       await proposals.confirm(first.id, undefined, asker);
       const third = await proposals.propose(REQUEST, asker, new AbortController().signal);
       await Promise.allSettled([second.id, third.id].map((id) => proposals.confirm(id, undefined, asker)));

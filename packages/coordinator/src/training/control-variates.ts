@@ -142,8 +142,5 @@ export function requireControllable(
   if (local.optimizer !== 'sgd') {
     invalid('local.optimizer', `is defined for plain SGD, without momentum: use "sgd", not "${local.optimizer}"`);
   }
-  if (local.earlyStop !== undefined) {
-    invalid('local.early_stop', 'counts the steps that weights are away from their start; use max_steps');
-  }
   if (local.proximalMu !== 0) invalid('local.proximal_mu', 'has a correction of its own; leave proximal_mu out');
 }
