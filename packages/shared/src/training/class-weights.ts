@@ -1,4 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
+import { MINIMUM_ROWS } from '@octomil/shared/features';
 import type { Output } from '@octomil/shared/models';
 import type { LocalOptions } from './local-options.js';
 
@@ -11,7 +12,8 @@ import type { LocalOptions } from './local-options.js';
  *
  * @param y class index of each train row
  * @param names the classes in the order of the model's outputs; without them classes are `0`, `1`, …
- * @throws OctomilError `invalid_input` for a regression, or a class that there is not, naming those that there are
+ * @throws OctomilError `invalid_input` for a regression, or a class that there is not, naming those that there are;
+ * `too_few_rows` for given weights by which fewer than 10 rows decide
  */
 export function classWeightsOf(
   wanted: NonNullable<LocalOptions['classWeights']>,
@@ -40,7 +42,29 @@ export function classWeightsOf(
     }
     weights[index] = weight;
   }
+  requireRows(weights, y);
   return weights;
+}
+
+/**
+ * A site takes part with 10 rows at least, and weights of 0 or of millions would leave fewer. Counted as the effective size
+ * of a weighted sample, (Σw)² ÷ Σw² (Kish 1965, "Survey Sampling").
+ */
+function requireRows(weights: Float32Array, y: Float32Array): void {
+  if (y.length < MINIMUM_ROWS) return;
+  let [sum, squares] = [0, 0];
+  for (const label of y) {
+    const weight = weights[label] ?? 1;
+    sum += weight;
+    squares += weight * weight;
+  }
+  if (sum * sum >= MINIMUM_ROWS * squares && sum > 0) return;
+  throw new OctomilError(
+    'too_few_rows',
+    // Not how many: this goes to the coordinator, which must not learn a number below the limit.
+    `by these class weights fewer than ${MINIMUM_ROWS} rows of this site would decide; take weights that are closer, or "balanced"`,
+    { details: { limit: MINIMUM_ROWS } },
+  );
 }
 
 function balanced(classes: number, y: Float32Array): Float32Array {

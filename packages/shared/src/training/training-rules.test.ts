@@ -64,6 +64,19 @@ test('balanced weights are n / (k · nᵢ), and those that are given have their 
     /the class "maybe"; the target's classes are yes, no/,
   );
   expect(() => classWeightsOf('balanced', { kind: 'regression' }, y)).toThrow(/learns a number/);
+  // Weights must not single out a few rows, be it by 0 or by far larger ones.
+  const rare = Float32Array.from({ length: 1_000 }, (_, row) => (row < 3 ? 1 : 0));
+  const weigh = (no: number, yes: number) => classWeightsOf({ no, yes }, { kind: 'binary' }, rare, ['no', 'yes']);
+  for (const [no, yes] of [
+    [0, 1],
+    [0, 0],
+    [0.000_001, 1_000_000],
+    [1, 1_000],
+  ] as const) {
+    expect(() => weigh(no, yes)).toThrow(/too_few_rows/);
+  }
+  expect([...weigh(1, 50)]).toEqual([1, 50]);
+  expect([...weigh(1, 0)]).toEqual([1, 0]);
 });
 
 test.each([
