@@ -44,6 +44,8 @@ export async function gatewayBench(options: GatewayBenchOptions): Promise<Benchm
     const upstream = await startPeer(peers, 'upstream');
     const bare = await startPeer(peers, 'proxy', upstream);
     process.env['OLLAMA_BASE_URL'] = upstream;
+    // All streams are of one organization.
+    process.env['LLM_MAX_SHARE'] = '1';
     coordinator = await startCoordinatorProcess({
       dataDir: folder,
       restPort: await freePort(),

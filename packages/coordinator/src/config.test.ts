@@ -99,6 +99,7 @@ test('model servers of inference: defaults, none, problems, and no key shown', (
     ollamaBaseUrl: 'http://localhost:11434',
     openAiEndpoint: undefined,
     timeoutMs: 30_000,
+    maxShareRatio: 0.8,
   });
   const config = read({ OLLAMA_BASE_URL: 'none', OPENAI_API_ENDPOINT: 'http://h/v1', OPENAI_API_KEY: 'sk-hunter2' });
   expect(config.inference).toMatchObject({ ollamaBaseUrl: undefined, openAiEndpoint: 'http://h/v1' });
@@ -106,4 +107,5 @@ test('model servers of inference: defaults, none, problems, and no key shown', (
   expect(JSON.stringify(redactedCoordinatorConfig(config))).not.toContain('hunter2');
   expect(() => read({ OLLAMA_BASE_URL: 'ollama:11434' })).toThrow(/OLLAMA_BASE_URL must be a URL/);
   expect(() => read({ LLM_BACKEND_TIMEOUT: 'soon' })).toThrow(/LLM_BACKEND_TIMEOUT=soon/);
+  expect(() => read({ LLM_MAX_SHARE: '1.5' })).toThrow(/LLM_MAX_SHARE=1.5/);
 });

@@ -77,6 +77,11 @@ const SETTINGS = {
     '30',
     'seconds for a whole answer of a model server, or for the first and each next token of a stream',
   ),
+  llmMaxShare: textSetting(
+    'LLM_MAX_SHARE',
+    '0.8',
+    'of the generations that run at once, what one organization may have: above 0, at most 1',
+  ),
   logLevel: choiceSetting('OCTOMIL_LOG_LEVEL', 'info', LOG_LEVELS, 'debug, info, warn, error or silent'),
 };
 
@@ -257,6 +262,7 @@ function inferenceOf(
     readonly ollamaBaseUrl: string;
     readonly openAiEndpoint: string | undefined;
     readonly llmBackendTimeout: string;
+    readonly llmMaxShare: string;
   },
   problems: string[],
 ): CoordinatorConfig['inference'] {
@@ -265,11 +271,12 @@ function inferenceOf(
       OLLAMA_BASE_URL: values.ollamaBaseUrl,
       OPENAI_API_ENDPOINT: values.openAiEndpoint,
       LLM_BACKEND_TIMEOUT: values.llmBackendTimeout,
+      LLM_MAX_SHARE: values.llmMaxShare,
     });
     return Object.freeze(inference);
   } catch (error) {
     problems.push(error instanceof OctomilError ? error.reason : String(error));
-    return { ollamaBaseUrl: undefined, openAiEndpoint: undefined, timeoutMs: 0 };
+    return { ollamaBaseUrl: undefined, openAiEndpoint: undefined, timeoutMs: 0, maxShareRatio: 1 };
   }
 }
 

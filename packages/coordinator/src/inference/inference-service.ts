@@ -35,7 +35,12 @@ const GATEWAY_VERSION = 'cloud';
 
 /** Inference through the coordinator: the gateway to model servers, what happened there, and how it went. */
 export function createInferenceService({ database, config, clock, logger }: InferenceServiceOptions): InferenceService {
-  const gateway = createGateway({ backends: backendsOf(config, clock), clock, logger });
+  const gateway = createGateway({
+    backends: backendsOf(config, clock),
+    clock,
+    logger,
+    limits: { maxShareRatio: config.maxShareRatio },
+  });
   const intake = new EventIntake({ database, clock, logger });
   const sweeper = new EventSweeper({ database, clock, logger });
   return {
@@ -47,6 +52,7 @@ export function createInferenceService({ database, config, clock, logger }: Infe
         gateway,
         clock,
         authorize: (request) => callerOf(request, 'cloud:inference'),
+        groupOf: ({ organizationId }) => organizationId,
         recordEvent: ({ organizationId, deviceId }, event) =>
           intake.note(organizationId, {
             ...event,

@@ -54,6 +54,7 @@ beforeAll(async () => {
       openAiEndpoint: undefined,
       openAiApiKey: undefined,
       timeoutMs: 5_000,
+      maxShareRatio: 0.8,
     },
     clock: systemClock,
     logger: silentLogger,

@@ -19,7 +19,8 @@ export type CircuitOutcome = 'success' | 'failure' | 'unknown';
 export interface CircuitPass {
   /** A probe that takes minutes to be whole must not keep everybody else out until then. */
   answering(): void;
-  leave(outcome: CircuitOutcome, reason?: string): void;
+  /** @param mayBeItsOwn whether the failure may come of what was asked, rather than of the server */
+  leave(outcome: CircuitOutcome, reason?: string, mayBeItsOwn?: boolean): void;
 }
 
 /**

@@ -11,15 +11,18 @@ export interface GatewayConfig {
   readonly openAiApiKey: string | undefined;
   /** `LLM_BACKEND_TIMEOUT`: a whole answer, or the first and each next text of a stream. */
   readonly timeoutMs: number;
+  /** `LLM_MAX_SHARE`: of what may run at once, what one organization may have. */
+  readonly maxShareRatio: number;
 }
 
 export const DEFAULT_OLLAMA_BASE_URL = 'http://localhost:11434';
 const DEFAULT_TIMEOUT_SECONDS = 30;
 const MAX_TIMEOUT_SECONDS = 86_400;
+const DEFAULT_MAX_SHARE = 0.8;
 
 /**
  * Reads `OLLAMA_BASE_URL` (default `http://localhost:11434`; `none` for no Ollama), `OPENAI_API_ENDPOINT`,
- * `OPENAI_API_KEY` and `LLM_BACKEND_TIMEOUT` (seconds, default 30).
+ * `OPENAI_API_KEY`, `LLM_BACKEND_TIMEOUT` (seconds, default 30) and `LLM_MAX_SHARE` (default 0.8).
  *
  * @throws OctomilError `config_invalid` naming the variable
  */
@@ -32,6 +35,13 @@ export function gatewayConfigFromEnvironment(environment: Readonly<Record<string
       `LLM_BACKEND_TIMEOUT=${environment['LLM_BACKEND_TIMEOUT']} must be seconds, more than 0 and at most ${MAX_TIMEOUT_SECONDS}`,
     );
   }
+  const maxShareRatio = Number(read('LLM_MAX_SHARE') ?? DEFAULT_MAX_SHARE);
+  if (!(maxShareRatio > 0 && maxShareRatio <= 1)) {
+    throw new OctomilError(
+      'config_invalid',
+      `LLM_MAX_SHARE=${environment['LLM_MAX_SHARE']} must be more than 0 and at most 1`,
+    );
+  }
   const ollama = read('OLLAMA_BASE_URL') ?? DEFAULT_OLLAMA_BASE_URL;
   return {
     ollamaBaseUrl: ollama === 'none' ? undefined : checkUrl('OLLAMA_BASE_URL', ollama),
@@ -39,6 +49,7 @@ export function gatewayConfigFromEnvironment(environment: Readonly<Record<string
     // A file that holds a key often ends with a line's end, which no header can.
     openAiApiKey: read('OPENAI_API_KEY')?.trim(),
     timeoutMs: seconds * 1000,
+    maxShareRatio,
   };
 }
 

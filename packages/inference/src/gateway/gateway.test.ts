@@ -505,6 +505,74 @@ test('more generations than may run at once are asked to wait', async () => {
   await until(() => ollama.aborted === 2);
 });
 
+const asOrganization = (organization: string) => (app: GatewayApp, path: string, body: object, signal?: AbortSignal) =>
+  fetch(`${app.url}${path}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'x-organization': organization },
+    body: JSON.stringify(body),
+    ...(signal === undefined ? {} : { signal }),
+  });
+
+test('one organization cannot take all that may run at once', async () => {
+  const ollama = await upstream((_, response) => {
+    response.writeHead(200).flushHeaders();
+  });
+  const app = await gatewayApp({ ollama: ollama.url, grouped: true, limits: { maxConcurrent: 5, maxShareRatio: 0.8 } });
+  const [one, other] = [asOrganization('one'), asOrganization('other')];
+  const client = new AbortController();
+  const hold = (ask: typeof one) => ask(app, '/api/v1/inference/stream', ASK, client.signal).catch(() => undefined);
+  const held = Array.from({ length: 4 }, () => hold(one));
+  await until(() => ollama.requests.length === 4);
+  for (const path of ['/api/v1/inference', '/api/v1/embeddings']) {
+    const refused = await one(app, path, { ...ASK, input: 'x' });
+    expect([refused.status, await refused.json()]).toEqual([
+      429,
+      expect.objectContaining({ code: 'rate_limited', details: { max_concurrent: 4 } }),
+    ]);
+  }
+  held.push(hold(other));
+  await until(() => ollama.requests.length === 5);
+  client.abort();
+  await Promise.all(held);
+  await until(() => ollama.aborted === 5);
+  ollama.answer = ollamaAnswer(['a']);
+  expect((await one(app, '/api/v1/inference', ASK)).status).toBe(200);
+});
+
+test("failures that one caller's questions cause leave the server to the others, and not to that caller", async () => {
+  const ollama = await upstream(({ body }, response) =>
+    JSON.stringify(body).includes('crash')
+      ? json(response, 500, { error: 'crashed' })
+      : ollamaAnswer(['a'])({ body } as never, response),
+  );
+  const app = await gatewayApp({
+    ollama: ollama.url,
+    grouped: true,
+    limits: { circuit: { failures: 5, openMs: 60_000 } },
+  });
+  const [bad, good] = [asOrganization('bad'), asOrganization('good')];
+  const crash = { ...ASK, messages: [{ role: 'user', content: 'crash' }] };
+  for (let index = 0; index < 8; index += 1) expect((await bad(app, '/api/v1/inference', crash)).status).toBe(503);
+  expect(ollama.requests).toHaveLength(5);
+  expect((await good(app, '/api/v1/inference', ASK)).status).toBe(200);
+  expect((await bad(app, '/api/v1/inference', ASK)).status).toBe(503);
+});
+
+test('failures that several callers meet, and a server that nobody reaches, open the circuit for all', async () => {
+  const ollama = await upstream((_, response) => json(response, 500, { error: 'down' }));
+  const limits = { circuit: { failures: 3, openMs: 60_000 } };
+  const app = await gatewayApp({ ollama: ollama.url, grouped: true, limits });
+  for (const name of ['one', 'other', 'one', 'other', 'third'])
+    await asOrganization(name)(app, '/api/v1/inference', ASK);
+  const asked = ollama.requests.length;
+  await asOrganization('fourth')(app, '/api/v1/inference', ASK);
+  expect(ollama.requests).toHaveLength(asked);
+  const away = await gatewayApp({ ollama: 'http://127.0.0.1:9', grouped: true, limits });
+  for (let index = 0; index < 3; index += 1) await asOrganization('one')(away, '/api/v1/inference', ASK);
+  const refused = await asOrganization('other')(away, '/api/v1/inference', ASK);
+  expect(await refused.text()).toContain('is left alone');
+});
+
 test.each([
   [{ ...ASK, parameters: { temperature: -1 } }, 'temperature'],
   [{ ...ASK, parameters: { temperature: '0.5' } }, 'temperature'],

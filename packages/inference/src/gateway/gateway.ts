@@ -9,6 +9,8 @@ import { mayFallBack } from './upstream-failure.js';
 export interface GatewayLimits {
   /** Generations and embeddings under way at once, in this process; more are answered 429. Default 500. */
   readonly maxConcurrent: number;
+  /** Of these, what one caller may have, above 0 and at most 1. Default 0.8. */
+  readonly maxShareRatio: number;
   readonly circuit: Omit<CircuitBreakerOptions, 'clock'>;
 }
 
@@ -23,6 +25,8 @@ export interface GatewayOptions {
 export interface GatewayCall {
   readonly signal: AbortSignal;
   readonly streaming: boolean;
+  /** On whose behalf, such as an organization; undefined where callers are not told apart. */
+  readonly caller?: string | undefined;
   /** From one backend only: none is left once it has sent a text. */
   readonly onTexts: (texts: readonly string[], provider: string, flow: FlowControl) => void;
 }
@@ -49,7 +53,7 @@ export interface Gateway {
   /**
    * Generates with the first backend that can. Another one is tried only until the first text.
    *
-   * @throws OctomilError `rate_limited` beyond `maxConcurrent`, `model_not_found` with the near names,
+   * @throws OctomilError `rate_limited` beyond `maxConcurrent`, or a caller's share of it, `model_not_found` with the near names,
    * `network_unavailable` naming what was tried and why it failed, and as `InferenceBackend.generate`
    */
   generate(request: ChatRequest, call: GatewayCall): Promise<GatewayAnswer>;
@@ -58,6 +62,7 @@ export interface Gateway {
     model: string,
     inputs: readonly string[],
     signal: AbortSignal,
+    caller?: string,
   ): Promise<Embedded & { readonly provider: string }>;
   health(): Promise<GatewayHealth>;
   models(): Promise<readonly ListedModel[]>;
@@ -66,6 +71,7 @@ export interface Gateway {
 }
 
 const DEFAULT_MAX_CONCURRENT = 500;
+const DEFAULT_MAX_SHARE_RATIO = 0.8;
 
 interface Attempt {
   readonly provider: string;
@@ -73,16 +79,25 @@ interface Attempt {
 }
 
 export function createGateway({ backends, clock, logger, limits = {} }: GatewayOptions): Gateway {
-  const { maxConcurrent = DEFAULT_MAX_CONCURRENT, circuit = {} } = limits;
+  const { maxConcurrent = DEFAULT_MAX_CONCURRENT, maxShareRatio = DEFAULT_MAX_SHARE_RATIO, circuit = {} } = limits;
+  const maxEach = Math.max(1, Math.floor(maxConcurrent * maxShareRatio));
   const guarded = backends.map((backend) => new GuardedBackend(backend, clock, circuit));
   /** Of what is under way. */
   const active = new Set<AbortController>();
+  const activeOf = new Map<string, number>();
   let stopped = false;
+
+  const release = (caller: string): void => {
+    const left = (activeOf.get(caller) ?? 1) - 1;
+    if (left > 0) activeOf.set(caller, left);
+    else activeOf.delete(caller);
+  };
 
   /** Tries the backends in their order while `mayGoOn` says so. */
   const tryEach = async <T>(
     model: string,
     outer: AbortSignal,
+    caller: string | undefined,
     work: (backend: InferenceBackend, signal: AbortSignal, answering: () => void) => Promise<T>,
     mayGoOn: () => boolean,
   ): Promise<T> => {
@@ -95,16 +110,25 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
         { retryAfterSeconds: 1, details: { max_concurrent: maxConcurrent } },
       );
     }
+    const own = caller === undefined ? 0 : (activeOf.get(caller) ?? 0);
+    if (own >= maxEach) {
+      throw new OctomilError(
+        'rate_limited',
+        `${own} requests of yours are under way, which is all that one organization may have; try again in a second`,
+        { retryAfterSeconds: 1, details: { max_concurrent: maxEach } },
+      );
+    }
     const controller = new AbortController();
     const { signal } = controller;
     const leave = (): void => controller.abort(outer.reason);
     outer.addEventListener('abort', leave, { once: true });
     active.add(controller);
+    if (caller !== undefined) activeOf.set(caller, own + 1);
     const tried: Attempt[] = [];
     try {
       for (const one of guarded) {
         try {
-          return await one.run((backend, answering) => work(backend, signal, answering), signal);
+          return await one.run((backend, answering) => work(backend, signal, answering), signal, caller);
         } catch (thrown) {
           const error = toOctomilError(thrown);
           if (signal.aborted || !mayGoOn() || !mayFallBack(error)) throw error;
@@ -117,6 +141,7 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
       }
     } finally {
       active.delete(controller);
+      if (caller !== undefined) release(caller);
       outer.removeEventListener('abort', leave);
     }
     throw await allFailed(model, tried, guarded);
@@ -128,6 +153,7 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
       return tryEach(
         request.model,
         call.signal,
+        call.caller,
         async ({ name, generate }, signal, answering) => {
           const generated = await generate(request, {
             signal,
@@ -143,10 +169,11 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
         () => !hasText,
       );
     },
-    embed: (model, inputs, signal) =>
+    embed: (model, inputs, signal, caller) =>
       tryEach(
         model,
         signal,
+        caller,
         async ({ name, embed }, inner) => ({ ...(await embed(model, inputs, inner)), provider: name }),
         () => true,
       ),

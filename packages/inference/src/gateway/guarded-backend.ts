@@ -1,8 +1,9 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { BackendHealth, InferenceBackend } from './backend.js';
-import { CircuitBreaker, type CircuitBreakerOptions, type CircuitState } from './circuit-breaker.js';
-import { isBackendFault, isCutAtLimit } from './upstream-failure.js';
+import { CallerCircuits } from './caller-circuits.js';
+import type { CircuitBreaker, CircuitBreakerOptions, CircuitState } from './circuit-breaker.js';
+import { isBackendFault, isCutAtLimit, mayBeOfOneCaller } from './upstream-failure.js';
 
 const LIST_FRESH_MS = 30_000;
 
@@ -20,7 +21,7 @@ export interface BackendReport {
 /** A backend with its circuit and the list of its models. */
 export class GuardedBackend {
   readonly backend: InferenceBackend;
-  readonly circuit: CircuitBreaker;
+  readonly #circuits: CallerCircuits;
   readonly #clock: Clock;
   #models: readonly string[] = [];
   #listedAtMs = Number.NEGATIVE_INFINITY;
@@ -29,7 +30,12 @@ export class GuardedBackend {
   constructor(backend: InferenceBackend, clock: Clock, circuit: Omit<CircuitBreakerOptions, 'clock'>) {
     this.backend = backend;
     this.#clock = clock;
-    this.circuit = new CircuitBreaker({ clock, ...circuit });
+    this.#circuits = new CallerCircuits({ clock, ...circuit });
+  }
+
+  /** Of all callers together. */
+  get circuit(): CircuitBreaker {
+    return this.#circuits.shared;
   }
 
   /** What it had when it was last asked, however long ago. */
@@ -40,15 +46,18 @@ export class GuardedBackend {
   /**
    * `work` says `answering` with the first text.
    *
+   * @param caller what it asks may fail for itself alone; undefined where callers are not told apart
    * @throws OctomilError `network_unavailable` while the circuit is open; whatever `work` throws
    */
   async run<T>(
     work: (backend: InferenceBackend, answering: () => void) => Promise<T>,
     signal: AbortSignal,
+    caller?: string,
   ): Promise<T> {
-    const { circuit, backend } = this;
-    const pass = circuit.enter();
-    if (pass === undefined) {
+    const { backend } = this;
+    const pass = this.#circuits.enter(caller);
+    if (pass.refusedBy !== undefined) {
+      const circuit = pass.refusedBy;
       throw new OctomilError(
         'network_unavailable',
         `${backend.name} is left alone for ${Math.ceil(circuit.retryAfterMs)} ms, since it failed: ${circuit.reason ?? 'a probe is under way'}`,
@@ -70,7 +79,7 @@ export class GuardedBackend {
       // A long answer that was cut at its limit says nothing against a server that was writing it.
       if (signal.aborted || (isAnswering && isCutAtLimit(error))) pass.leave('unknown');
       // By its code: a server's own words may repeat what this caller asked, and others are told why it is left alone.
-      else if (isBackendFault(error)) pass.leave('failure', error.code);
+      else if (isBackendFault(error)) pass.leave('failure', error.code, mayBeOfOneCaller(error));
       // It answered: that the request or the key was wrong does not make it a broken one.
       else pass.leave('success');
       throw error;

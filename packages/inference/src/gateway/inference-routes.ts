@@ -31,6 +31,7 @@ export function registerInferenceRoutes<Caller>(app: RouteHost, options: Inferen
     new GenerationSession(readInferenceRequest(model, input, field), {
       gateway,
       clock,
+      caller: options.groupOf?.(caller),
       record: (event) => recordEvent(caller, event),
     });
   const complete = async (session: GenerationSession, signal: AbortSignal) => {
@@ -180,9 +181,9 @@ export function registerInferenceRoutes<Caller>(app: RouteHost, options: Inferen
 
 /** OpenAI's shape of embeddings. @throws OctomilError as `Gateway.embed`; `invalid_input` without a model */
 export async function embed<Caller>(
-  { gateway }: InferenceRoutesOptions<Caller>,
+  { gateway, groupOf }: InferenceRoutesOptions<Caller>,
   body: Static<typeof EmbeddingsBody>,
-  _caller: Caller,
+  caller: Caller,
   raw: ConstructorParameters<typeof ClientPresence>[0],
 ): Promise<Record<string, unknown>> {
   const model = body.model_id ?? body.model;
@@ -192,7 +193,7 @@ export async function embed<Caller>(
   const inputs = typeof body.input === 'string' ? [body.input] : body.input;
   const client = new ClientPresence(raw);
   try {
-    const { vectors, promptTokens, provider } = await gateway.embed(model, inputs, client.signal);
+    const { vectors, promptTokens, provider } = await gateway.embed(model, inputs, client.signal, groupOf?.(caller));
     const tokens = promptTokens ?? Math.ceil(inputs.reduce((sum, input) => sum + input.length, 0) / 4);
     const encode = (vector: readonly number[]) =>
       body.encoding_format === 'base64' ? Buffer.from(new Float32Array(vector).buffer).toString('base64') : vector;

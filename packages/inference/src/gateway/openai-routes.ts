@@ -33,6 +33,7 @@ export function registerOpenAiRoutes<Caller>(app: RouteHost, options: InferenceR
         const session = new GenerationSession(readChatCompletion(body), {
           gateway,
           clock,
+          caller: options.groupOf?.(caller),
           record: (event) => recordEvent(caller, event),
         });
         const common = { id: `chatcmpl-${session.id}`, created: Math.floor(clock.now() / 1000), model: body.model };

@@ -18,6 +18,8 @@ export interface InferenceRoutesOptions<Caller> {
   readonly clock: Clock;
   /** Who asks. Throws when they may not. */
   readonly authorize: (request: FastifyRequest) => Caller;
+  /** Which of them share limits and failures, such as those of an organization. Default: all together. */
+  readonly groupOf?: (caller: Caller) => string;
   /** What happened, for the figures. Must neither wait nor throw. */
   readonly recordEvent: (caller: Caller, event: InferenceEvent) => void;
 }

@@ -12,6 +12,8 @@ const MAX_ANSWER_CHARACTERS = 16 * 1024 * 1024;
 export interface SessionOptions {
   readonly gateway: Gateway;
   readonly clock: Clock;
+  /** As `GatewayCall.caller`. */
+  readonly caller?: string | undefined;
   /** Must neither wait nor throw. */
   readonly record: (event: InferenceEvent) => void;
 }
@@ -43,13 +45,14 @@ export class GenerationSession {
 
   /** @throws OctomilError as `Gateway.generate`; what was generated until then is recorded */
   async run(call: GatewayCall): Promise<SessionAnswer> {
-    const { gateway } = this.#options;
+    const { gateway, caller } = this.#options;
     const { onTexts } = call;
     let characters = 0;
     this.#record('generation_started', {});
     try {
       const { provider, finishReason, usage } = await gateway.generate(this.#request, {
         ...call,
+        caller,
         onTexts: (texts, from, flow) => {
           this.meter.chunk(texts.length);
           if (!call.streaming) for (const text of texts) characters += text.length;

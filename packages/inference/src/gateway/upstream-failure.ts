@@ -73,6 +73,14 @@ export function isBackendFault({ code }: OctomilError): boolean {
   return FAULTS.has(code);
 }
 
+/**
+ * Whether a fault may come of what one caller asked: a prompt that crashes a model fails for whoever sends it, and says
+ * nothing of the server's other models and callers. Not so where the server was not reached at all.
+ */
+export function mayBeOfOneCaller({ code, details }: OctomilError): boolean {
+  return code !== 'network_unavailable' && (code !== 'request_timeout' || details?.['limit'] !== undefined);
+}
+
 /** Whether the time for the whole answer was over, whatever was written until then. */
 export function isCutAtLimit({ code, details }: OctomilError): boolean {
   return code === 'request_timeout' && details?.['limit'] === 'total';
