@@ -189,7 +189,10 @@ export class SiteRunner implements AssignmentRunner {
     if (work.signal.aborted) throw thrown;
     const { config, audit, logger } = this.#options;
     const paths = Object.values(config.dataSets).flatMap(pathsOf);
-    const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths);
+    const columnsAreListed = config.policy.allow.some(
+      ({ name, columns }) => name === context?.rule && columns !== undefined,
+    );
+    const error = outgoingProblem(toOctomilError(thrown, 'training_failed'), paths, columnsAreListed);
     if (error.code === 'policy_denied') {
       logger.warn({ ...work.key, ...context, error }, `assignment refused: ${error.reason}`);
       return { kind: 'refused', problem: error.toBody() };
