@@ -38,6 +38,19 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
       });
     },
   },
+  peers: {
+    summary: 'the same rounds by Flower (scripts/install-peers.js), for their ratio',
+    options: { agents: 2, 'size-mb': 1, rounds: 10 },
+    needsPostgres: () => true,
+    run: async (options) => {
+      const { peersBench } = await import('./peers.js');
+      return peersBench({
+        agents: option(options, 'agents'),
+        sizeMb: option(options, 'size-mb'),
+        rounds: option(options, 'rounds'),
+      });
+    },
+  },
   uploads: {
     summary: 'coordinator memory while many devices upload at once, against eight',
     options: { agents: 64, 'size-mb': 100 },
@@ -117,7 +130,8 @@ export const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     },
   },
   ranges: {
-    summary: 'three of thirty columns of a remote Parquet file beside the whole: requests and bytes on S3, GCS and Azure',
+    summary:
+      'three of thirty columns of a remote Parquet file beside the whole: requests and bytes on S3, GCS and Azure',
     options: { rows: 710_000 },
     needsPostgres: () => false,
     needsClouds: true,
