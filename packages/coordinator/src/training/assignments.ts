@@ -28,13 +28,12 @@ import {
   updateRule,
 } from './control-variates.js';
 import { keepStatistics } from './describe-cache.js';
+import { checkReport, storedAnswer, unknownAssignment, wholeNumber, whyNot } from './device-answers.js';
 import { findDataSet } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
-import { requireUsable } from './feature-agreement.js';
 import { Gathering } from './gathering.js';
 import { sha256Of, updateKey } from './object-keys.js';
 import type { StoredFile, TrainingAggregator } from './ports.js';
-import { readFigures, readStatistics } from './reports.js';
 import type { RoundDriver } from './round-driver.js';
 import type { RoundFacts, RoundFactsReader } from './round-facts.js';
 import { roundLabel } from './round-store.js';
@@ -66,7 +65,6 @@ interface Known {
 const PROGRESS_EVERY_MS = 1_000;
 /** How long a base may be fetched without another look at the assignment that named it. */
 const BASE_GRANT_MS = 2_000;
-const MAX_REPORT_CHARACTERS = 4 * 1024 * 1024;
 
 /** The training engine as the device sessions see it. */
 export class Assignments implements AssignmentPort {
@@ -443,39 +441,6 @@ const REJECTIONS: ReadonlySet<ErrorCode> = new Set([
   'too_large',
 ]);
 
-function storedAnswer(deviceId: string, header: UpdateHeaderFields): Omit<AnswerToStore, 'objectKey' | 'weight'> {
-  return {
-    updateId: randomUUID(),
-    key: header.key,
-    deviceId,
-    format: header.format,
-    sha256: header.sha256.slice(0, 128),
-    sizeBytes: wholeNumber(header.sizeBytes),
-    sampleCount: wholeNumber(header.sampleCount),
-    metrics: header.metrics,
-  };
-}
-
-function whyNot(row: AssignmentRow | undefined, deviceId: string, key: AssignmentKey): OctomilError | undefined {
-  if (row === undefined || row.deviceId !== deviceId) return unknownAssignment(key);
-  if (row.attempt !== key.attempt) {
-    return new OctomilError(
-      'superseded',
-      `attempt ${key.attempt} of assignment ${key.assignmentId} was replaced by attempt ${row.attempt}`,
-    );
-  }
-  if (row.roundState !== 'collecting') {
-    return new OctomilError('round_closed', `the round is ${row.roundState}; what arrives now counts for nothing`);
-  }
-  if (row.state === 'open' || row.state === 'accepted') return undefined;
-  const reason = row.reason === null ? '' : `: ${row.reason}`;
-  return new OctomilError('superseded', `assignment ${key.assignmentId} is ${row.state}${reason}`);
-}
-
-function unknownAssignment(key: AssignmentKey): OctomilError {
-  return new OctomilError('assignment_not_found', `this device has no assignment ${key.assignmentId.slice(0, 64)}`);
-}
-
 function assignmentEvent(
   facts: RoundFacts,
   known: Known,
@@ -483,28 +448,4 @@ function assignmentEvent(
   type: 'assignment' | 'update' = 'assignment',
 ): NewEvent {
   return { type, data: { ...roundLabel(facts), device_id: known.deviceId, device: known.deviceName, ...data } };
-}
-
-/** @throws `invalid_input`, `too_large`; `data_mismatch` for a site that has no target or no column to learn from */
-function checkReport(facts: RoundFacts, report: unknown, text: string): void {
-  if (text.length > MAX_REPORT_CHARACTERS) {
-    throw new OctomilError(
-      'too_large',
-      `the report has ${text.length} characters; at most ${MAX_REPORT_CHARACTERS} are allowed`,
-    );
-  }
-  switch (facts.kind) {
-    case 'describe':
-      requireUsable(readStatistics(report), facts.config.target);
-      return;
-    case 'evaluate':
-      readFigures(report ?? null);
-      return;
-    case 'train':
-      throw new OctomilError('invalid_input', `round ${facts.number} asks for an update, not for a report`);
-  }
-}
-
-function wholeNumber(value: number): number {
-  return Number.isFinite(value) ? Math.min(Number.MAX_SAFE_INTEGER, Math.max(0, Math.round(value))) : 0;
 }
