@@ -1,4 +1,4 @@
-import type { ChatMessage, ResponseFormat } from '../engine/index.js';
+import type { ChatMessage, ResponseFormat, ToolFunction } from '../engine/index.js';
 
 /** What a model server is asked to write. Undefined leaves a choice to the server. */
 export interface ChatRequest {
@@ -13,6 +13,16 @@ export interface ChatRequest {
   readonly presencePenalty?: number;
   readonly frequencyPenalty?: number;
   readonly responseFormat?: ResponseFormat;
+  /** Functions that the model may call; whether it does is its choice. */
+  readonly tools?: readonly ToolFunction[];
+}
+
+/** A call, or a piece of one: the first of each has a name, and arguments are put together from all. */
+export interface CallPiece {
+  readonly index: number;
+  readonly id?: string;
+  readonly name?: string;
+  readonly arguments: string;
 }
 
 /** Holds a stream back while its reader is slow. */
@@ -28,6 +38,8 @@ export interface BackendCall {
   readonly streaming: boolean;
   /** The texts of one read from the network, in order; never empty. Throwing ends the request. */
   readonly onTexts: (texts: readonly string[], flow: FlowControl) => void;
+  /** Calls of the functions of the request; left out where it names none. */
+  readonly onCalls?: ((pieces: readonly CallPiece[], flow: FlowControl) => void) | undefined;
 }
 
 /** What the server counted itself; undefined where it did not say. */

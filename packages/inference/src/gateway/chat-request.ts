@@ -1,6 +1,6 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { type Static, Type } from 'typebox';
-import type { ChatMessage, ResponseFormat, ToolCall } from '../engine/index.js';
+import type { ChatMessage, ResponseFormat, ToolCall, ToolFunction } from '../engine/index.js';
 import type { ChatRequest } from './backend.js';
 
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -81,6 +81,8 @@ export const ChatCompletionBody = Type.Object({
   stream: OrNull(Type.Boolean()),
   stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),
   tools: OrNull(Type.Array(Type.Unknown())),
+  tool_choice: Type.Optional(Type.Unknown()),
+  parallel_tool_calls: OrNull(Type.Boolean()),
 });
 
 export type InferenceInput = Pick<Static<typeof InferenceBody>, 'messages' | 'input_data' | 'parameters'>;
@@ -112,16 +114,47 @@ export function readInferenceRequest(model: string, input: InferenceInput, field
 /** @throws OctomilError `invalid_input`, `unsupported_modality` naming the field */
 export function readChatCompletion(body: Static<typeof ChatCompletionBody>): ChatRequest {
   if ((body.n ?? 1) > 1) throw invalid('n', `is ${body.n}; this gateway gives one answer to a request`);
-  if (body.tools && body.tools.length > 0) throw invalid('tools', 'are not passed on by this gateway; leave them out');
-  return readConversation(body, false);
+  const { tool_choice: choice = null, parallel_tool_calls: parallel = null } = body;
+  // Not every backend can be told more.
+  if (choice !== null && choice !== 'auto' && choice !== 'none') {
+    throw invalid('tool_choice', `is ${shown(choice)}; this gateway passes on auto and none`);
+  }
+  const tools = choice === 'none' ? [] : readFunctions(body.tools ?? []);
+  if (parallel === false && tools.length > 0) {
+    throw invalid('parallel_tool_calls', 'is false, which is not passed on by this gateway');
+  }
+  return { ...readConversation(body), ...(tools.length === 0 ? {} : { tools }) };
+}
+
+const MAX_TOOLS = 128;
+
+function readFunctions(tools: readonly unknown[]): readonly ToolFunction[] {
+  if (tools.length > MAX_TOOLS) throw invalid('tools', `are ${tools.length}; there may be ${MAX_TOOLS}`);
+  return tools.map((tool, index) => {
+    const at = `tools.${index}`;
+    const { type, function: given } = (tool ?? {}) as Record<string, unknown>;
+    if (type !== 'function') throw invalid(`${at}.type`, `is ${shown(type)}; only functions are passed on`);
+    const { name, description, parameters = null } = (given ?? {}) as Record<string, unknown>;
+    if (typeof name !== 'string' || !/^[a-zA-Z0-9_.-]{1,64}$/.test(name)) {
+      throw invalid(`${at}.function.name`, `is ${shown(name)}; it may have 64 letters, digits, _, - and .`);
+    }
+    if (typeof parameters !== 'object' || Array.isArray(parameters)) {
+      throw invalid(`${at}.function.parameters`, 'must be a JSON schema');
+    }
+    return {
+      name,
+      description: typeof description === 'string' ? description : undefined,
+      parameters: (parameters as Record<string, unknown> | null) ?? { type: 'object', properties: {} },
+    };
+  });
 }
 
 /** As `readChatCompletion`, with what functions were called and what they gave. */
-export function readConversation(body: Static<typeof ChatCompletionBody>, withCalls = true): ChatRequest {
+export function readConversation(body: Static<typeof ChatCompletionBody>): Omit<ChatRequest, 'tools'> {
   const maxTokens = body.max_completion_tokens ?? body.max_tokens;
   return {
     model: body.model,
-    messages: readMessages(body.messages, 'messages', withCalls),
+    messages: readMessages(body.messages, 'messages', true),
     ...readSampling({ ...body, max_tokens: maxTokens ?? null }, ''),
   };
 }
@@ -152,7 +185,8 @@ function readMessages(messages: readonly unknown[], field: string, withCalls = f
       throw invalid(`${at}.role`, `is ${shown(role)}; it must be system, user, assistant or tool`);
     }
     const toolCalls = readCalls(tool_calls, `${at}.tool_calls`);
-    if (toolCalls.length > 0 && !withCalls) throw invalid(`${at}.tool_calls`, 'are not passed on by this gateway');
+    if (toolCalls.length > 0 && !withCalls)
+      throw invalid(`${at}.tool_calls`, 'are passed on by /v1/chat/completions only');
     if (content === undefined && toolCalls.length === 0) throw invalid(`${at}.content`, 'is missing');
     return {
       role: known,

@@ -1,6 +1,6 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
-import type { ChatRequest, Embedded, FlowControl, Generated, InferenceBackend } from './backend.js';
+import type { CallPiece, ChatRequest, Embedded, FlowControl, Generated, InferenceBackend } from './backend.js';
 import type { CircuitBreakerOptions } from './circuit-breaker.js';
 import { type BackendReport, GuardedBackend } from './guarded-backend.js';
 import { nearNames } from './near-names.js';
@@ -29,6 +29,8 @@ export interface GatewayCall {
   readonly caller?: string | undefined;
   /** From one backend only: none is left once it has sent a text. */
   readonly onTexts: (texts: readonly string[], provider: string, flow: FlowControl) => void;
+  /** Likewise, of the functions of the request. */
+  readonly onCalls?: (pieces: readonly CallPiece[], provider: string, flow: FlowControl) => void;
 }
 
 export interface GatewayAnswer extends Generated {
@@ -163,6 +165,15 @@ export function createGateway({ backends, clock, logger, limits = {} }: GatewayO
               answering();
               call.onTexts(texts, name, flow);
             },
+            ...(call.onCalls === undefined || request.tools === undefined
+              ? {}
+              : {
+                  onCalls: (pieces: readonly CallPiece[], flow: FlowControl) => {
+                    hasText = true;
+                    answering();
+                    call.onCalls?.(pieces, name, flow);
+                  },
+                }),
           });
           return { ...generated, provider: name };
         },

@@ -1,5 +1,6 @@
+import { randomUUID } from 'node:crypto';
 import type { Clock } from '@octomil/shared/runtime';
-import type { ChatRequest, Generated, InferenceBackend } from './backend.js';
+import type { CallPiece, ChatRequest, Generated, InferenceBackend } from './backend.js';
 import { type BackendTimeouts, DEFAULT_TIMEOUTS } from './deadlines.js';
 import type { ReadOutcome } from './line-response.js';
 import { Upstream } from './upstream.js';
@@ -15,7 +16,7 @@ interface Line {
   readonly error?: unknown;
   readonly done?: unknown;
   readonly done_reason?: unknown;
-  readonly message?: { readonly content?: unknown; readonly thinking?: unknown } | null;
+  readonly message?: { readonly content?: unknown; readonly thinking?: unknown; readonly tool_calls?: unknown } | null;
   readonly prompt_eval_count?: unknown;
   readonly eval_count?: unknown;
 }
@@ -32,8 +33,9 @@ export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): Inf
   return {
     name: upstream.name,
     origin: upstream.origin,
-    generate: async (request, { signal, streaming, onTexts }) => {
+    generate: async (request, { signal, streaming, onTexts, onCalls }) => {
       let generated: Generated | undefined;
+      let called = 0;
       await upstream.stream({
         path: '/api/chat',
         body: chatBody(request),
@@ -41,6 +43,7 @@ export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): Inf
         streaming,
         onLines: (lines, flow) => {
           const texts: string[] = [];
+          const calls: CallPiece[] = [];
           let outcome: ReadOutcome = 'nothing';
           for (const text of lines) {
             if (text === '' || text === '\r') continue;
@@ -49,9 +52,15 @@ export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): Inf
             const content = line.message?.content;
             if (typeof content === 'string' && content !== '') texts.push(content);
             else if (line.message?.thinking) outcome = 'content';
+            if (onCalls !== undefined) {
+              for (const call of wholeCalls(line.message?.tool_calls)) {
+                calls.push({ ...call, index: called });
+                called += 1;
+              }
+            }
             if (line.done !== true) continue;
             generated = {
-              finishReason: typeof line.done_reason === 'string' ? line.done_reason : 'stop',
+              finishReason: finishReasonOf(line.done_reason, called),
               usage: { promptTokens: count(line.prompt_eval_count), completionTokens: count(line.eval_count) },
             };
             break;
@@ -59,6 +68,10 @@ export function ollamaBackend({ baseUrl, timeouts, clock }: BackendOptions): Inf
           if (texts.length > 0) {
             outcome = 'content';
             onTexts(texts, flow);
+          }
+          if (calls.length > 0) {
+            outcome = 'content';
+            onCalls?.(calls, flow);
           }
           return generated === undefined ? outcome : 'closed';
         },
@@ -94,7 +107,8 @@ function chatBody(request: ChatRequest): object {
   const { responseFormat } = request;
   return {
     model: request.model,
-    messages: request.messages.map(({ role, content }) => ({ role, content })),
+    messages: messagesJson(request.messages),
+    tools: request.tools?.map((tool) => ({ type: 'function', function: tool })),
     stream: true,
     // Its default cuts a long prompt silently.
     truncate: false,
@@ -140,4 +154,45 @@ export function vectorsOf(backend: string, value: unknown, expected: number): nu
     Array.isArray(item) && item.length > 0 && item.every((number) => typeof number === 'number');
   if (Array.isArray(value) && value.length === expected && value.every(isVector)) return value;
   throw unreadable(backend, `${expected} vectors were asked for; it answered ${String(JSON.stringify(value))}`);
+}
+
+/** It has one reason for both. */
+function finishReasonOf(reason: unknown, calls: number): string {
+  const said = typeof reason === 'string' ? reason : 'stop';
+  return said === 'stop' && calls > 0 ? 'tool_calls' : said;
+}
+
+/** In this protocol a call comes whole, with an object of arguments and without an id. */
+function wholeCalls(calls: unknown): Omit<CallPiece, 'index'>[] {
+  return objectsOf<{ function?: { name?: unknown; arguments?: unknown } | null }>(calls).flatMap(
+    ({ function: called }) =>
+      typeof called?.name === 'string'
+        ? [
+            {
+              id: `call_${randomUUID().slice(0, 8)}`,
+              name: called.name,
+              arguments: JSON.stringify(called.arguments ?? {}),
+            },
+          ]
+        : [],
+  );
+}
+
+/** Results are told by the name of the function that gave them. */
+function messagesJson(messages: ChatRequest['messages']): object[] {
+  const names = new Map(messages.flatMap(({ toolCalls = [] }) => toolCalls.map(({ id, name }) => [id, name] as const)));
+  return messages.map(({ role, content, toolCalls, toolCallId }) => ({
+    role,
+    content,
+    tool_calls: toolCalls?.map(({ name, arguments: given }) => ({ function: { name, arguments: objectOf(given) } })),
+    tool_name: toolCallId === undefined ? undefined : names.get(toolCallId),
+  }));
+}
+
+function objectOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
 }

@@ -1,4 +1,4 @@
-import type { ChatRequest, Generated, InferenceBackend, ReportedUsage } from './backend.js';
+import type { CallPiece, ChatRequest, Generated, InferenceBackend, ReportedUsage } from './backend.js';
 import { DEFAULT_TIMEOUTS } from './deadlines.js';
 import type { ReadOutcome } from './line-response.js';
 import { type BackendOptions, count, objectsOf, vectorsOf } from './ollama-backend.js';
@@ -23,6 +23,13 @@ interface Chunk {
 interface Delta {
   readonly content?: unknown;
   readonly reasoning_content?: unknown;
+  readonly tool_calls?: unknown;
+}
+
+interface CallDelta {
+  readonly index?: unknown;
+  readonly id?: unknown;
+  readonly function?: { readonly name?: unknown; readonly arguments?: unknown } | null;
 }
 
 /**
@@ -42,7 +49,7 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
   return {
     name: upstream.name,
     origin: upstream.origin,
-    generate: async (request, { signal, streaming, onTexts }) => {
+    generate: async (request, { signal, streaming, onTexts, onCalls }) => {
       let finishReason: string | undefined;
       let usage: ReportedUsage = { promptTokens: undefined, completionTokens: undefined };
       await upstream.stream({
@@ -52,6 +59,7 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
         streaming,
         onLines: (lines, flow) => {
           const texts: string[] = [];
+          const calls: CallPiece[] = [];
           let outcome: ReadOutcome = 'nothing';
           for (const text of lines) {
             const data = dataOf(text);
@@ -74,6 +82,7 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
             const content = delta?.content;
             if (typeof content === 'string' && content !== '') texts.push(content);
             else if (delta?.reasoning_content && outcome === 'nothing') outcome = 'content';
+            if (onCalls !== undefined) calls.push(...callPieces(delta?.tool_calls));
             // Some servers send an empty one with every piece.
             if (typeof choice?.finish_reason === 'string' && choice.finish_reason !== '') {
               finishReason = choice.finish_reason;
@@ -82,6 +91,10 @@ export function openAiBackend({ baseUrl, apiKey, timeouts, clock }: OpenAiBacken
           if (texts.length > 0) {
             if (outcome === 'nothing') outcome = 'content';
             onTexts(texts, flow);
+          }
+          if (calls.length > 0) {
+            if (outcome === 'nothing') outcome = 'content';
+            onCalls?.(calls, flow);
           }
           return outcome !== 'closed' && finishReason !== undefined ? 'finished' : outcome;
         },
@@ -140,7 +153,8 @@ function chatBody(request: ChatRequest): object {
   const { responseFormat } = request;
   return {
     model: request.model,
-    messages: request.messages,
+    messages: request.messages.map(messageJson),
+    tools: request.tools?.map((tool) => ({ type: 'function', function: tool })),
     stream: true,
     stream_options: { include_usage: true },
     temperature: request.temperature,
@@ -159,4 +173,21 @@ function chatBody(request: ChatRequest): object {
           }
         : responseFormat,
   };
+}
+
+function messageJson({ role, content, name, toolCalls, toolCallId }: ChatRequest['messages'][number]): object {
+  const calls = toolCalls?.map(({ id, ...called }) => ({ id, type: 'function', function: called }));
+  return { role, content, name, tool_calls: calls, tool_call_id: toolCallId };
+}
+
+/** More than any answer has; an index beyond is none. */
+const MAX_CALLS = 256;
+
+function callPieces(deltas: unknown): CallPiece[] {
+  return objectsOf<CallDelta>(deltas).map(({ index, id, function: called }, place) => ({
+    index: Number.isInteger(index) && Number(index) >= 0 && Number(index) < MAX_CALLS ? Number(index) : place,
+    ...(typeof id === 'string' && id !== '' ? { id } : {}),
+    ...(typeof called?.name === 'string' && called.name !== '' ? { name: called.name } : {}),
+    arguments: typeof called?.arguments === 'string' ? called.arguments : '',
+  }));
 }

@@ -40,6 +40,7 @@ export function registerOpenAiRoutes<Caller>(app: RouteHost, options: InferenceR
         if (body.stream !== true) {
           const client = new ClientPresence(reply.raw);
           let content = '';
+          const calls: { id: string; type: 'function'; function: { name: string; arguments: string } }[] = [];
           try {
             const { finishReason, usage } = await session.run({
               signal: client.signal,
@@ -47,8 +48,27 @@ export function registerOpenAiRoutes<Caller>(app: RouteHost, options: InferenceR
               onTexts: (texts) => {
                 content += texts.join('');
               },
+              onCalls: (pieces) => {
+                for (const piece of pieces) {
+                  calls[piece.index] ??= {
+                    id: piece.id ?? '',
+                    type: 'function',
+                    function: { name: '', arguments: '' },
+                  };
+                  const own = calls[piece.index]?.function;
+                  if (own === undefined) continue;
+                  own.name ||= piece.name ?? '';
+                  own.arguments += piece.arguments;
+                }
+              },
             });
-            const choice = { index: 0, message: { role: 'assistant', content }, finish_reason: finishReason };
+            const called = calls.filter((call) => call !== undefined);
+            const message = {
+              role: 'assistant',
+              content: called.length > 0 && content === '' ? null : content,
+              ...(called.length === 0 ? {} : { tool_calls: called }),
+            };
+            const choice = { index: 0, message, finish_reason: finishReason };
             return { ...common, object: 'chat.completion', choices: [choice], usage: usageJson(usage) };
           } finally {
             client.release();
@@ -74,6 +94,16 @@ export function registerOpenAiRoutes<Caller>(app: RouteHost, options: InferenceR
               first = '';
               for (const content of texts) events += chunk([{ index: 0, delta: { content }, finish_reason: null }]);
               stream.write(events, flow);
+            },
+            onCalls: (pieces, _provider, flow) => {
+              const tools = pieces.map(({ index, id, name, arguments: given }) => ({
+                index,
+                ...(id === undefined ? {} : { id, type: 'function' }),
+                function: { ...(name === undefined ? {} : { name }), arguments: given },
+              }));
+              const opening = first;
+              first = '';
+              stream.write(opening + chunk([{ index: 0, delta: { tool_calls: tools }, finish_reason: null }]), flow);
             },
           });
           const last = chunk([{ index: 0, delta: {}, finish_reason: finishReason }]);

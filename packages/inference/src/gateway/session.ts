@@ -46,7 +46,7 @@ export class GenerationSession {
   /** @throws OctomilError as `Gateway.generate`; what was generated until then is recorded */
   async run(call: GatewayCall): Promise<SessionAnswer> {
     const { gateway, caller } = this.#options;
-    const { onTexts } = call;
+    const { onTexts, onCalls } = call;
     let characters = 0;
     this.#record('generation_started', {});
     try {
@@ -62,6 +62,18 @@ export class GenerationSession {
           }
           onTexts(texts, from, flow);
         },
+        ...(onCalls === undefined
+          ? {}
+          : {
+              onCalls: (pieces, from, flow) => {
+                this.meter.chunk(pieces.length);
+                if (!call.streaming) for (const piece of pieces) characters += piece.arguments.length;
+                if (characters > MAX_ANSWER_CHARACTERS) {
+                  throw new OctomilError('inference_failed', `${from} called with more than an answer may have`);
+                }
+                onCalls(pieces, from, flow);
+              },
+            }),
       });
       const counted = this.#usage(usage);
       this.#record('generation_completed', { usage: counted });

@@ -8,6 +8,7 @@ import { OpenAI } from 'openai';
 import { LlamaEngine } from '../engine/index.js';
 import { hasLlama } from '../engine/testing/has-llama.js';
 import { makeTinyGguf } from '../engine/testing/tiny-gguf.js';
+import { startGatewayApp } from '../gateway/testing/gateway-app.js';
 import { type Serve, startServe } from './start-serve.js';
 
 const withLlama = hasLlama() ? test : test.skip;
@@ -301,6 +302,62 @@ withLlama(
     expect(called).toBeGreaterThan(0);
   },
   120_000,
+);
+
+withLlama.each(['openAi', 'ollama'] as const)(
+  'through the gateway to the same server as %s: calls whole and streamed, results, and what is not passed on (needs node-llama-cpp)',
+  async (kind) => {
+    const app = await startGatewayApp({ [kind]: server.url });
+    const own = new OpenAI({ baseURL: `${app.url}/v1`, apiKey: 'none', maxRetries: 0 });
+    try {
+      let called = 0;
+      for (let seed = 0; seed < 8; seed += 1) {
+        const ask = { model: 'caller', messages, tools, seed, temperature: 1, max_tokens: 900 };
+        const whole = await own.chat.completions.create(ask);
+        const [choice] = whole.choices;
+        const calls = functionCalls(choice?.message.tool_calls);
+        expectValid(calls);
+        if (choice?.finish_reason !== 'length') {
+          expect(choice?.finish_reason).toBe(calls.length > 0 ? 'tool_calls' : 'stop');
+        }
+        const final = await own.chat.completions.stream(ask).finalChatCompletion();
+        const streamed = functionCalls(final.choices[0]?.message.tool_calls);
+        expect(streamed.map((one) => one.function.name)).toEqual(calls.map((one) => one.function.name));
+        if (calls.length === 0 || choice === undefined || choice.finish_reason === 'length') continue;
+        expectValid(streamed);
+        called += 1;
+        const results = calls.map(({ id }) => ({ role: 'tool' as const, tool_call_id: id, content: '12 °C' }));
+        const next = await own.chat.completions.create({
+          model: 'caller',
+          messages: [...messages, choice.message, ...results],
+          max_tokens: 2,
+        });
+        expect(next.usage?.prompt_tokens).toBeGreaterThan(40);
+      }
+      expect(called).toBeGreaterThan(0);
+      for (const [body, param] of [
+        [{ tools, tool_choice: 'required' }, 'tool_choice'],
+        [{ tools, parallel_tool_calls: false }, 'parallel_tool_calls'],
+        [{ tools: [{ type: 'web_search' }] }, 'tools.0.type'],
+        [{ tools: [named('a b')] }, 'tools.0.function.name'],
+      ] as const) {
+        const refused = own.chat.completions.create({ model: 'caller', messages, ...(body as object) });
+        await expect(refused).rejects.toMatchObject({ status: 400, param });
+      }
+      const elsewhere = await fetch(`${app.url}/api/v1/inference`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ model_id: 'caller', messages: [user, call('{}'), result('c1')] }),
+      });
+      expect([elsewhere.status, await elsewhere.text()]).toEqual([
+        400,
+        expect.stringContaining('messages.1.tool_calls'),
+      ]);
+    } finally {
+      await app.stop();
+    }
+  },
+  60_000,
 );
 
 const user = { role: 'user', content: 'x' };
