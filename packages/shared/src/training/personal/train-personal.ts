@@ -181,6 +181,9 @@ export function modelSha256(architecture: Architecture, spec: FeatureSpec): stri
   const columns = spec.columns.map((column) =>
     Object.entries(column)
       .filter(([key]) => !SCALING.has(key))
+      .map(([key, value]) =>
+        key === 'parts' && column.kind === 'datetime' ? [key, column.parts.map(({ part }) => part)] : [key, value],
+      )
       .sort(([left], [right]) => (left < right ? -1 : 1)),
   );
   const { rule, classes } = spec.target;
@@ -189,4 +192,4 @@ export function modelSha256(architecture: Architecture, spec: FeatureSpec): stri
     .digest('hex');
 }
 
-const SCALING = new Set(['mean', 'deviation', 'reference', 'aliases', 'unit', 'units', 'missingMarkers']);
+const SCALING = new Set(['mean', 'deviation', 'range', 'reference', 'aliases', 'unit', 'units', 'missingMarkers']);
