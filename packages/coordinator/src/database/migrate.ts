@@ -7,6 +7,7 @@ import * as inference from './migrations/0003-inference.js';
 import * as featureProposals from './migrations/0004-feature-proposals.js';
 import * as arrivedUpdates from './migrations/0005-arrived-updates.js';
 import * as artifactUploads from './migrations/0006-artifact-uploads.js';
+import * as rolloutFigures from './migrations/0007-rollout-figures.js';
 import { withTransactionScope } from './transaction-guard.js';
 
 /** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
@@ -17,6 +18,7 @@ export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0004-feature-proposals': featureProposals,
   '0005-arrived-updates': arrivedUpdates,
   '0006-artifact-uploads': artifactUploads,
+  '0007-rollout-figures': rolloutFigures,
 };
 
 /**

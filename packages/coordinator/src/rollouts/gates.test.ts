@@ -44,14 +44,20 @@ const QUIET: RolloutAggregate = {
   waiting: 0,
   inferences: 1000,
   inferenceErrors: 0,
+  countedInferences: 1000,
+  countedErrors: 0,
   latencyMs: 10,
   previousLatencyMs: 10,
   previousInferences: 1000,
   metric: null,
 };
 const gatesWith = (given: Partial<Gates>): Gates => ({ ...DEFAULT_GATES, ...given });
-const judge = (given: Partial<Gates>, seen: Partial<RolloutAggregate>) =>
-  judgeGates(gatesWith(given), { ...QUIET, ...seen });
+/** Of devices that all have as many inferences, so that each counts for all that it has. */
+const judge = (given: Partial<Gates>, seen: Partial<RolloutAggregate>) => {
+  const { inferences, inferenceErrors } = { ...QUIET, ...seen };
+  const counted = { countedInferences: inferences, countedErrors: inferenceErrors };
+  return judgeGates(gatesWith(given), { ...QUIET, ...counted, ...seen });
+};
 
 describe('judgeGates', () => {
   test('a quiet rollout may go on', () => {

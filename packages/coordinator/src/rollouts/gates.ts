@@ -10,7 +10,10 @@ export interface Gates {
   readonly bakeSeconds: number;
   /** Share of the devices of the rollout that could not activate the version. Default 0.2. */
   readonly maxActivationFailureRatio: number | null;
-  /** Failed inferences, over all devices that run the version. Default 0.1. */
+  /**
+   * Failed inferences, over all devices that run the version. Here and below no device counts for more inferences or rows
+   * than the one in the middle. Default 0.1.
+   */
   readonly maxInferenceErrorRatio: number | null;
   /** Mean over the inferences that succeeded, in milliseconds. Default null. */
   readonly maxLatencyMs: number | null;

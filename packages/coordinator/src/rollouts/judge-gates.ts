@@ -10,17 +10,22 @@ export interface RolloutAggregate {
   readonly pending: number;
   /** Downloaded, and held back by the device's own rules. */
   readonly waiting: number;
+  /** As the devices said, for people. */
   readonly inferences: number;
   readonly inferenceErrors: number;
-  /** Mean over the inferences that succeeded; null without any. */
+  /** What is judged: no device counts for more inferences than the one in the middle has, or ten. */
+  readonly countedInferences: number;
+  /** Each device's share of errors, of what it counts for. */
+  readonly countedErrors: number;
+  /** Mean over the inferences that succeeded, of what each device counts for; null without any. */
   readonly latencyMs: number | null;
   /** The same of devices on the previous version. */
   readonly previousLatencyMs: number | null;
   /** Successful inferences behind `previousLatencyMs`. */
   readonly previousInferences: number;
   /**
-   * The metric that the gates name: means of both versions over the same held-out rows, weighted by their count. Null
-   * where nobody has it, or no gate asks for one.
+   * The metric that the gates name: means of both versions over the same held-out rows, weighted by their count up to
+   * that of the device in the middle. Null where nobody has it, or no gate asks for one.
    */
   readonly metric: MetricPair | null;
 }
@@ -38,7 +43,9 @@ export type GateVerdict =
   | { readonly verdict: 'breach'; readonly gate: string; readonly reason: string };
 
 /** No figure is read from fewer rows or inferences: it would say more of single ones than of the version. */
-const MIN_COUNT = 10;
+export const MIN_COUNT = 10;
+/** Sums of shares are not exact: a share at its limit is not over it. */
+const ROUNDING = 1 + 1e-9;
 
 /**
  * Whether a rollout may go on. A breach comes first: it needs neither the bake time nor the next stage to be due.
@@ -59,10 +66,11 @@ function breachOf(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined
     );
   }
   const errorLimit = gates.maxInferenceErrorRatio;
-  if (errorLimit !== null && seen.inferences >= MIN_COUNT && seen.inferenceErrors > errorLimit * seen.inferences) {
+  const { countedInferences: counted, countedErrors } = seen;
+  if (errorLimit !== null && counted >= MIN_COUNT && countedErrors > errorLimit * counted * ROUNDING) {
     return breach(
       'max_inference_error_ratio',
-      `${seen.inferenceErrors} of ${seen.inferences} inferences failed: ${shown(seen.inferenceErrors / seen.inferences)}, more than ${errorLimit}`,
+      `${seen.inferenceErrors} of ${seen.inferences} inferences failed: ${shown(countedErrors / counted)} with no device counted for more than the one in the middle, more than ${errorLimit}`,
     );
   }
   return latencyBreach(gates, seen) ?? metricBreach(gates, seen);
@@ -70,7 +78,7 @@ function breachOf(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined
 
 function latencyBreach(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined {
   const { latencyMs, previousLatencyMs } = seen;
-  if (latencyMs === null || seen.inferences - seen.inferenceErrors < MIN_COUNT) return undefined;
+  if (latencyMs === null || seen.countedInferences - seen.countedErrors < MIN_COUNT / ROUNDING) return undefined;
   if (gates.maxLatencyMs !== null && latencyMs > gates.maxLatencyMs) {
     return breach(
       'max_latency_ms',

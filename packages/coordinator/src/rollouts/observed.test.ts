@@ -65,3 +65,13 @@ test.each([
 ])('refuses %#: %j', (entries, named) => {
   expect(() => parseObserved(entries)).toThrow(`[invalid_input] ${named}`);
 });
+
+test('counts and losses beyond any use are kept at a bound, errors with their share', () => {
+  const rows = { count: 2 ** 53 - 1, loss: -1e300, accuracy: 0.5, auc: null };
+  const huge = { inferences: 2 ** 53 - 1, inferenceErrors: 2 ** 52, latencyMs: null, evaluation: rows, baseline: null };
+  const [model] = parseObserved([{ ...one, health: huge }]);
+  expect(model?.health).toMatchObject({ inferences: 1e9, inferenceErrors: 5e8 });
+  expect(model?.health?.evaluation).toEqual({ count: 1e9, loss: -1e12, accuracy: 0.5, auc: null });
+  const [exact] = parseObserved([{ ...one, health: { ...huge, inferences: 1e9, inferenceErrors: 1 } }]);
+  expect(exact?.health).toMatchObject({ inferences: 1e9, inferenceErrors: 1 });
+});

@@ -36,6 +36,10 @@ const MAX_ID_LENGTH = 64;
 const MAX_CODE_LENGTH = 64;
 const MAX_MESSAGE_LENGTH = 2_000;
 const MAX_COUNT = 2 ** 53 - 1;
+/** What is kept of a count: sums over any number of devices stay exact enough, and shares of errors as they were said. */
+const MAX_KEPT_COUNT = 1e9;
+/** What is kept of a loss, either way. */
+const MAX_KEPT_LOSS = 1e12;
 const STATES: readonly DeviceModelState[] = ['pending', 'downloading', 'waiting', 'active', 'failed', 'removed'];
 /** Of fewer rows nothing is kept: a figure would say more of single ones than of the version. */
 const MIN_ROWS = 10;
@@ -114,9 +118,10 @@ function healthOf(value: unknown, field: string): DeviceModelHealth | null {
   if (inferenceErrors > inferences) {
     throw invalid(`${field}.inferenceErrors`, inferenceErrors, `at most the ${inferences} inferences`);
   }
+  const kept = Math.min(inferences, MAX_KEPT_COUNT);
   return {
-    inferences,
-    inferenceErrors,
+    inferences: kept,
+    inferenceErrors: inferences > kept ? Math.round((inferenceErrors / inferences) * kept) : inferenceErrors,
     latencyMs: latencyOf(given.latencyMs, `${field}.latencyMs`),
     evaluation: metricsOf(given.evaluation, `${field}.evaluation`),
     baseline: metricsOf(given.baseline, `${field}.baseline`),
@@ -142,7 +147,8 @@ function metricsOf(value: unknown, field: string): EvaluationMetrics | null {
   };
   const { loss } = given;
   if (typeof loss !== 'number' || !Number.isFinite(loss)) throw invalid(`${field}.loss`, loss, 'a finite number');
-  return { count: rows, loss, accuracy: ratio('accuracy'), auc: ratio('auc') };
+  const keptLoss = Math.min(Math.max(loss, -MAX_KEPT_LOSS), MAX_KEPT_LOSS);
+  return { count: Math.min(rows, MAX_KEPT_COUNT), loss: keptLoss, accuracy: ratio('accuracy'), auc: ratio('auc') };
 }
 
 function count(value: unknown, field: string): number {

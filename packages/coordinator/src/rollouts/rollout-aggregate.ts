@@ -1,7 +1,7 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { Gates } from './gates.js';
-import type { RolloutAggregate } from './judge-gates.js';
+import { MIN_COUNT, type RolloutAggregate } from './judge-gates.js';
 import type { Rollout } from './rollout-store.js';
 
 interface Row {
@@ -13,6 +13,8 @@ interface Row {
   waiting: number;
   inferences: number | null;
   inference_errors: number | null;
+  counted: number | null;
+  counted_errors: number | null;
   latency_ms: number | null;
   metric_rows: number | null;
   metric_now: number | null;
@@ -27,13 +29,34 @@ export interface SeenRollout {
 
 /** Devices on the previous version that are looked at for their latency: enough for a mean, whatever the fleet. */
 const PREVIOUS_DEVICES = 10_000;
-/** Below this, a device's metrics are not looked at, whatever it says. */
-const MIN_ROWS = 10;
+/** Devices whose middle stands for the middle of all: what is reported of a stage is not sorted as a whole. */
+const MEDIAN_DEVICES = 1_001;
+/** A device's mean latency and loss count up to so many times those of the device in the middle. */
+const MAX_TIMES_MEDIAN = 10;
+
+/** A device counts up to the device in the middle, and up to ten whatever that one has. */
+function capped(count: RawBuilder<unknown>, median: RawBuilder<unknown>): RawBuilder<number> {
+  // `least` passes over null, which here means that there is nothing to count.
+  return sql<number>`case when ${count} is not null then least(${count}, greatest(${median}, ${sql.lit(MIN_COUNT)})) end`;
+}
+
+function near(figure: RawBuilder<unknown>, median: RawBuilder<unknown>): RawBuilder<number> {
+  const limit = sql`${sql.lit(MAX_TIMES_MEDIAN)} * ${median}`;
+  return sql<number>`case when ${figure} is not null then least(greatest(${figure}, -(${limit})), ${limit}) end`;
+}
+
+function medianOf(figure: RawBuilder<unknown>): RawBuilder<number> {
+  return sql<number>`percentile_disc(0.5) within group (order by ${figure}) filter (where ${figure} is not null)`;
+}
 
 /**
  * What the devices of a rollout said of its version, in one statement: rows that name another version, which a device
- * had before or got after, do not count. Only what the gates ask for is read, since reports are JSON. Where a device's
- * report counts no inferences, the events that it sent of them do.
+ * had before or got after, do not count. Where a device's report counts no inferences, the events that it sent of them
+ * do. Only what the gates ask for is read of the reports' JSON.
+ *
+ * No device decides by itself: ratios and means weigh each device by its inferences (or rows), but by no more than the
+ * device in the middle has, and its latency and loss count up to ten times those in the middle. So one of k devices has at
+ * most about 2/k of the say, whatever it claims (winsorized means; the caps have a breakdown point of one half).
  *
  * @returns undefined when the rollout is gone
  */
@@ -43,53 +66,77 @@ export async function readAggregate(
   { maxMetricDrop, maxLatencyRatio }: Pick<Gates, 'maxMetricDrop' | 'maxLatencyRatio'>,
 ): Promise<SeenRollout | undefined> {
   const figure = (of: 'evaluation' | 'baseline', name: string): RawBuilder<number> =>
-    sql<number>`(health->${sql.lit(of)}->>${sql.lit(name)})::float8`;
+    sql<number>`(m.health->${sql.lit(of)}->>${sql.lit(name)})::float8`;
   const pair =
     maxMetricDrop === null
       ? sql`null::float8 as rows, null::float8 as now, null::float8 as was`
-      : sql`case when ${figure('evaluation', 'count')} >= ${MIN_ROWS} and ${figure('baseline', 'count')} >= ${MIN_ROWS}
+      : sql`case when running.is and ${figure('evaluation', 'count')} >= ${MIN_COUNT} and ${figure('baseline', 'count')} >= ${MIN_COUNT}
+          and ${figure('evaluation', maxMetricDrop.metric)} is not null
           and ${figure('baseline', maxMetricDrop.metric)} is not null then ${figure('evaluation', 'count')} end as rows,
         ${figure('evaluation', maxMetricDrop.metric)} as now, ${figure('baseline', maxMetricDrop.metric)} as was`;
+  // Written out twice rather than named once: a hundred thousand rows under a name would be copied to be kept.
+  const reports = sql`
+    select m.state, running.is as runs, ${pair},
+      case when not running.is then null when m.inferences > 0 then m.inferences else nullif(e.inferences, 0) end as inferences,
+      case when m.inferences > 0 then m.inference_errors else e.errors end as errors,
+      case when m.inferences > 0 then m.latency_ms else e.latency end as latency
+    from device_models m
+    cross join lateral (select m.state = 'active' and m.active_version_id = m.version_id as is) running
+    left join events e on e.device_id = m.device_id
+    where m.rollout_id = ${id} and m.version_id = (select version_id from rollouts where id = ${id})`;
+  const metrics =
+    maxMetricDrop === null
+      ? sql`null::float8 as metric_rows, null::float8 as metric_now, null::float8 as metric_was`
+      : sql`sum(rows) as metric_rows,
+        sum(row_weight * ${near(sql`now`, sql`now_median`)}) / sum(row_weight) as metric_now,
+        sum(row_weight * ${near(sql`was`, sql`was_median`)}) / sum(row_weight) as metric_was`;
+  const rowWeight =
+    maxMetricDrop === null
+      ? sql``
+      : sql`, ${capped(sql`s.rows`, sql`l.rows`)} as row_weight, s.rows, s.now, s.was,
+        l.now as now_median, l.was as was_median`;
   const { rows } = await sql<Row>`
-    with said as (
-      select device_id, state, health, state = 'active' and active_version_id = version_id as running
-      from device_models where rollout_id = ${id}
-        and version_id = (select version_id from rollouts where id = ${id})
-    ), events as (
+    with events as (
       select device_id, sum(completed + failed)::float8 as inferences, sum(failed)::float8 as errors,
         sum(duration_ms) / nullif(sum(completed), 0)::float8 as latency
       from inference_aggregates
       where (version_id, organization_id) = (select version_id, organization_id from rollouts where id = ${id})
         and hour >= (select date_trunc('hour', started_at, 'UTC') from rollouts where id = ${id})
       group by device_id
-    ), figures as (
-      select case when counts then (health->>'inferences')::float8 else events.inferences end as inferences,
-        case when counts then (health->>'inferenceErrors')::float8 else events.errors end as errors,
-        case when counts then (health->'latencyMs'->>'mean')::float8 else events.latency end as latency, ${pair}
-      from (select *, coalesce((health->>'inferences')::float8, 0) > 0 as counts from said where running) said
-      left join events using (device_id)
+    ), limits as (
+      select ${medianOf(sql`inferences`)} as inferences, ${medianOf(sql`latency`)} as latency,
+        ${medianOf(sql`rows`)} as rows, ${medianOf(sql`abs(now)`)} as now, ${medianOf(sql`abs(was)`)} as was
+      from (select * from (${reports}) r where r.runs and (r.inferences is not null or r.rows is not null)
+        limit ${MEDIAN_DEVICES}) middle
+    ), seen as (
+      select
+        count(*) filter (where runs) as active,
+        count(*) filter (where state = 'failed') as failed,
+        count(*) filter (where state in ('pending', 'downloading')) as pending,
+        count(*) filter (where state = 'waiting') as waiting,
+        sum(inferences) as inferences, sum(inferences * error_ratio) as inference_errors,
+        sum(weight) as counted, sum(weight * error_ratio) as counted_errors,
+        sum(weight * (1 - error_ratio) * ${near(sql`latency`, sql`latency_median`)})
+          / nullif(sum(weight * (1 - error_ratio)) filter (where latency is not null), 0) as latency_ms,
+        ${metrics}
+      from (
+        select s.state, s.runs, s.inferences, s.errors / s.inferences as error_ratio, s.latency,
+          ${capped(sql`s.inferences`, sql`l.inferences`)} as weight, l.latency as latency_median ${rowWeight}
+        from (${reports}) s, limits l
+        -- A fence: each of these is worked out once for a device, not once for each sum.
+        offset 0
+      ) weighed
     )
     select
       extract(epoch from now() - r.stage_started_at)::float8 as stage_seconds,
       coalesce(r.state = 'active' and r.next_stage_at <= now(), false) as due,
-      counts.*, sums.*
-    from rollouts r,
-      (select count(*) filter (where running) as active,
-        count(*) filter (where state = 'failed') as failed,
-        count(*) filter (where state in ('pending', 'downloading')) as pending,
-        count(*) filter (where state = 'waiting') as waiting from said) counts,
-      (select sum(inferences) as inferences, sum(errors) as inference_errors,
-        sum(latency * (inferences - errors))
-          / nullif(sum(inferences - errors) filter (where latency is not null), 0) as latency_ms,
-        sum(rows) filter (where now is not null) as metric_rows,
-        sum(rows * now) as metric_now, sum(rows * was) filter (where now is not null) as metric_was
-        from figures) sums
-    where r.id = ${id}`.execute(database.kysely);
+      seen.*
+    from rollouts r, seen where r.id = ${id}`.execute(database.kysely);
   const [row] = rows;
   if (row === undefined) return undefined;
   const previous =
     maxLatencyRatio === null || previousVersionId === null ? undefined : await readLatency(database, previousVersionId);
-  const count = row.metric_rows ?? 0;
+  const { metric_rows: count, metric_now: value, metric_was: was } = row;
   return {
     due: row.due,
     aggregate: {
@@ -99,12 +146,13 @@ export async function readAggregate(
       pending: row.pending,
       waiting: row.waiting,
       inferences: row.inferences ?? 0,
-      inferenceErrors: row.inference_errors ?? 0,
+      inferenceErrors: Math.round(row.inference_errors ?? 0),
+      countedInferences: row.counted ?? 0,
+      countedErrors: row.counted_errors ?? 0,
       latencyMs: row.latency_ms,
       previousLatencyMs: previous?.latency_ms ?? null,
       previousInferences: previous?.successes ?? 0,
-      metric:
-        count === 0 ? null : { count, value: (row.metric_now ?? 0) / count, previous: (row.metric_was ?? 0) / count },
+      metric: count === null || value === null || was === null ? null : { count, value, previous: was },
     },
   };
 }
@@ -113,15 +161,20 @@ async function readLatency(
   database: Database,
   versionId: string,
 ): Promise<{ latency_ms: number | null; successes: number | null } | undefined> {
+  const weight = capped(sql`said.successes`, sql`l.successes`);
   const { rows } = await sql<{ latency_ms: number | null; successes: number | null }>`
-    select sum(latency * successes) / nullif(sum(successes), 0) as latency_ms, sum(successes) as successes
-    from (
-      select (health->'latencyMs'->>'mean')::float8 as latency,
-        (health->>'inferences')::float8 - (health->>'inferenceErrors')::float8 as successes
+    with said as (
+      select latency_ms as latency, inferences - inference_errors as successes
       from device_models
-      where active_version_id = ${versionId} and state = 'active'
+      where active_version_id = ${versionId} and state = 'active' and inferences > inference_errors
+        and latency_ms is not null
       limit ${PREVIOUS_DEVICES}
-    ) said where latency is not null`.execute(database.kysely);
+    ), limits as (
+      select ${medianOf(sql`successes`)} as successes, ${medianOf(sql`latency`)} as latency from said
+    )
+    select sum(${weight} * ${near(sql`said.latency`, sql`l.latency`)}) / nullif(sum(${weight}), 0) as latency_ms,
+      sum(said.successes) as successes
+    from said, limits l`.execute(database.kysely);
   return rows[0];
 }
 
