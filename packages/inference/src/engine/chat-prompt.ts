@@ -42,7 +42,6 @@ const KNOWN_FORMS: ReadonlySet<string> = new Set([
   'Llama 3.1',
   'Llama 3.2 lightweight',
   'Mistral',
-  'DeepSeek',
   'JinjaTemplate',
 ]);
 /** The library's own invention, for templates that say nothing of functions. */
@@ -160,7 +159,8 @@ function functionCall(call: ToolCall, result: string | undefined, startsNewChunk
     type: 'functionCall',
     name: call.name,
     params: parsed(call.arguments),
-    result: result ?? '',
+    // The library writes what is not text as JSON.
+    result: parsed(result ?? ''),
     startsNewChunk,
   };
 }

@@ -16,8 +16,8 @@ let folder: string;
 let server: Serve;
 let client: OpenAI;
 
-/** By which the library takes a model for one of Qwen's, with a form of its own for calls. */
-const QWEN_TEMPLATE =
+/** A chat template that says itself how calls are written. */
+const CALLING_TEMPLATE =
   "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- if messages[0]['role'] == 'system' %}{{- messages[0]['content'] }}{%- endif %}" +
   "{{- '# Tools\\n\\n<tools>' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '</tools><|im_end|>\\n' }}{%- endif %}" +
   "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content }}{%- if message.tool_calls %}" +
@@ -28,7 +28,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'octomil-tools-'));
   const path = (name: string): string => join(folder, `${name}.gguf`);
   await makeTinyGguf({ kind: 'random', path: path('random') });
-  await makeTinyGguf({ kind: 'random', path: path('qwen'), chatTemplate: QWEN_TEMPLATE });
+  await makeTinyGguf({ kind: 'random', path: path('templated'), chatTemplate: CALLING_TEMPLATE });
   await makeTinyGguf({
     kind: 'bigram',
     path: path('caller'),
@@ -36,7 +36,7 @@ beforeAll(async () => {
   });
   server = await startServe({
     models: Object.fromEntries(
-      ['random', 'qwen', 'caller'].map((name) => [name, { path: path(name), parallelSequences: 8 }]),
+      ['random', 'templated', 'caller'].map((name) => [name, { path: path(name), parallelSequences: 8 }]),
     ),
     port: 0,
     maxQueueDepth: 200,
@@ -91,7 +91,7 @@ const functionCalls = (calls: readonly OpenAI.Chat.ChatCompletionMessageToolCall
 
 withLlama.each([
   ['random', 100],
-  ['qwen', 40],
+  ['templated', 40],
 ] as const)(
   'random weights in the form of %s: %i of as many calls are valid (needs node-llama-cpp)',
   async (model, count) => {
@@ -193,7 +193,7 @@ withLlama(
   60_000,
 );
 
-withLlama.each(['caller', 'qwen'])(
+withLlama.each(['caller', 'templated'])(
   'runTools of the client runs what %s calls, and the conversation goes on with the results (needs node-llama-cpp)',
   async (model) => {
     const given: unknown[] = [];
