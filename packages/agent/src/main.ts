@@ -33,7 +33,10 @@ export async function runAgent(options: RunAgentOptions): Promise<void> {
     await Promise.race([asked.promise, agent.finished]);
   } catch (thrown) {
     const error = toOctomilError(thrown);
-    logger.error({ error }, `the agent cannot go on: ${error.reason}`);
+    logger.error(
+      { error: error.code === 'unknown' ? error : error.message },
+      `the agent cannot go on: ${error.reason}`,
+    );
     throw error;
   } finally {
     await agent.stop();

@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { OctomilError } from '@octomil/shared/errors';
 import type { Clock, Lifecycle, Logger } from '@octomil/shared/runtime';
 import {
   ABANDONED_AFTER_MS,
@@ -38,7 +39,14 @@ export interface StoresOptions {
 export async function openStores(options: StoresOptions, lifecycle: Lifecycle): Promise<Stores> {
   const { config, logger, clock, random } = options;
   const { databaseUrl, redisUrl } = config.secrets;
-  await mkdir(config.dataDir, { recursive: true });
+  await mkdir(config.dataDir, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
+    const problem = cause.code === 'EEXIST' || cause.code === 'ENOTDIR' ? 'a file is in its place' : cause.code;
+    throw new OctomilError(
+      'config_invalid',
+      `OCTOMIL_DATA_DIR=${config.dataDir} cannot be made a folder (${problem}); name another (octomil up --data-dir)`,
+      { cause },
+    );
+  });
   const database = await openDatabase({
     logger,
     clock,

@@ -148,7 +148,12 @@ test('tells every problem at once, with its place and its value, but no secret',
 });
 
 test('a missing file, a file that is not YAML and a list are problems, not crashes', () => {
-  expect(() => loadAgentConfig({ path: '/nowhere/agent.yaml', environment: {} })).toThrow(/\(ENOENT\)/);
+  // Alone: what it lacks cannot be known.
+  const nowhere = 'the configuration /nowhere/agent.yaml cannot be read (ENOENT)';
+  expect(() => loadAgentConfig({ path: '/nowhere/agent.yaml', environment: {} })).toThrow(
+    expect.objectContaining({ message: expect.stringMatching(/1 problem:/) }),
+  );
+  expect(() => loadAgentConfig({ path: '/nowhere/agent.yaml', environment: {} })).toThrow(nowhere);
   expect(problems([1])).toContain(': the configuration must be a mapping of settings, not a list');
   expect(problems('age,chol 63,233')).toContain(': the configuration must be a mapping of settings, not a string');
   expect(problems({ ...MINIMAL, policy: 'nowhere.yaml' })[0]).toContain('the policy file');

@@ -42,6 +42,8 @@ export function loadAgentConfig(options: LoadOptions): AgentConfig {
   const folder = options.path === undefined ? process.cwd() : dirname(resolve(options.path));
   const problems: ConfigProblem[] = [];
   const raw = options.path === undefined ? {} : readYaml(options.path, 'the configuration', problems);
+  // What a file lacks that could not be read is not for its owner to add.
+  if (problems.length > 0) throw invalid(problems);
   return parseAgentConfig(raw, { folder, environment, problems });
 }
 
@@ -193,7 +195,10 @@ function readYaml(path: string, what: string, problems: ConfigProblem[], at = ''
   try {
     return parse(text) ?? {};
   } catch (error) {
-    problems.push({ path: at, message: `${what} ${path} is not YAML: ${(error as Error).message.split('\n')[0]}` });
+    problems.push({
+      path: at,
+      message: `${what} ${path} is not YAML: ${(error as Error).message.split('\n')[0]?.replace(/:$/, '')}`,
+    });
     return {};
   }
 }

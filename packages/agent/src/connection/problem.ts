@@ -40,10 +40,19 @@ export function fromGrpcError(error: Partial<ServiceError>): OctomilError {
       ...(named.details === undefined ? {} : { details: named.details }),
     });
   }
-  const reason = error.details || error.message || 'no reason was given';
+  const reason = plainReason(error.details || error.message || 'no reason was given');
   return new OctomilError(CODE_OF_STATUS[error.code ?? GRPC.UNKNOWN] ?? 'network_unavailable', reason, {
     cause: error,
   });
+}
+
+/** Without what grpc-js puts around the network's own words. */
+function plainReason(text: string): string {
+  const [, inner] = /^No connection established\. Last error: (?:Error: )?(.*?)\.? Resolution note:/s.exec(text) ?? [];
+  if (inner === undefined) return text;
+  return inner.startsWith('Protocol error')
+    ? 'what answers there is not the port for agents, which "octomil up" prints as Agents (gRPC)'
+    : inner;
 }
 
 const CODE_OF_STATUS: Readonly<Record<number, ErrorCode>> = {

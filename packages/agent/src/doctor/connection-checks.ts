@@ -14,6 +14,9 @@ const SOON_DAYS = 14;
 /** Beyond it certificates seem not yet or no longer valid, and logs of two machines cannot be laid side by side. */
 const MAX_SKEW_MS = 120_000;
 
+/** Told by what cannot be the port for agents, such as that of REST. */
+const OTHER_PROTOCOL = Symbol('another protocol');
+
 /** TCP (through the proxy where there is one), TLS with the configured authority, and the clock against the coordinator's. */
 export async function checkConnection(
   config: AgentConfig,
@@ -171,27 +174,37 @@ async function clockCheck(
   now: () => number,
 ): Promise<DoctorCheck> {
   const { coordinator } = config;
-  const date = await new Promise<string | undefined>((resolve) => {
+  const date = await new Promise<string | typeof OTHER_PROTOCOL | undefined>((resolve) => {
     const session = connectHttp2(`${coordinator.tls ? 'https' : 'http'}://${hostPort(coordinator)}`, {
       createConnection: () => socket,
     });
     const timer = setTimeout(() => resolve(undefined), timeoutMs);
-    const end = (value: string | undefined): void => {
+    const end = (value: string | typeof OTHER_PROTOCOL | undefined): void => {
       clearTimeout(timer);
       resolve(value);
       session.destroy();
     };
-    session.once('error', () => end(undefined));
+    const fail = ({ code }: NodeJS.ErrnoException): void => {
+      end(code === 'ERR_HTTP2_ERROR' ? OTHER_PROTOCOL : undefined);
+    };
+    session.once('error', fail);
     const stream = session.request({
       ':path': '/healthz',
       ':method': 'POST',
       'content-type': 'application/grpc',
       te: 'trailers',
     });
-    stream.once('error', () => end(undefined));
+    stream.once('error', fail);
     stream.once('response', (headers) => end(headers.date));
     stream.end();
   });
+  if (date === OTHER_PROTOCOL) {
+    return ill(
+      'grpc',
+      `what answers at ${hostPort(coordinator)} does not speak gRPC`,
+      'name the port for agents, which "octomil up" prints as Agents (gRPC); REST has another',
+    );
+  }
   if (date === undefined) return well('clock', 'the coordinator does not tell its time on this port');
   const skewMs = now() - Date.parse(date);
   const seconds = Math.round(Math.abs(skewMs) / 1_000);

@@ -1,7 +1,10 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
+import { setPaused } from '../policy/paused.js';
 import { type Bench, onBench } from '../testing/agent-under-test.js';
 import { hasOpenssl, makeCertificates } from '../testing/certificates.js';
 import { startConnectProxy } from '../testing/connect-proxy.js';
@@ -56,6 +59,29 @@ test('each trouble is found with what to do', () =>
     expect(checks.get('credential')).toMatchObject({ ok: false, hint: expect.stringContaining('octomil enroll') });
     expect(checks.get('data broken')).toMatchObject({ ok: false, detail: '[data_unreadable] broken.csv is empty' });
     expect(checks.get('policy')).toMatchObject({ ok: false, hint: expect.stringContaining('broken') });
+  }));
+
+test('the port of REST is told from that for agents', () =>
+  onBench(async (bench) => {
+    const rest = createServer((_, response) => response.end('{}'));
+    await new Promise<void>((resolve) => rest.listen(0, '127.0.0.1', resolve));
+    try {
+      const { port } = rest.address() as AddressInfo;
+      const checks = await examine(bench, { coordinator: `http://127.0.0.1:${port}` });
+      expect(checks.get('grpc')).toMatchObject({ ok: false, hint: expect.stringContaining('Agents (gRPC)') });
+    } finally {
+      rest.close();
+    }
+  }));
+
+test('a pause that somebody forgot is found', () =>
+  onBench(async (bench) => {
+    await setPaused(bench.config({}).stateDir, true);
+    expect((await examine(bench)).get('policy')).toMatchObject({
+      ok: false,
+      detail: expect.stringContaining('paused'),
+      hint: expect.stringContaining('octomil agent resume'),
+    });
   }));
 
 test('a clock that is wrong is told by how much', () =>

@@ -9,6 +9,7 @@ import { proxyFor } from '../config/proxy.js';
 import { readSummaries } from '../data-sets/read-summary.js';
 import { withSiteData } from '../data-sets/site-data.js';
 import { type Summarize, summarizeInProcess } from '../data-sets/summary.js';
+import { policyNow } from '../policy/paused.js';
 import { readCredential } from '../state/credential.js';
 import { type DoctorCheck, ill, well } from './check.js';
 import { checkConnection } from './connection-checks.js';
@@ -33,7 +34,7 @@ export async function runDoctor(config: AgentConfig, options: DoctorOptions = {}
   const { summarize = summarizeInProcess, now = Date.now, timeoutMs = 5_000 } = options;
   const network = await networkChecks(config, timeoutMs, now);
   const [folder, data] = await Promise.all([folderChecks(config), dataChecks(config, summarize)]);
-  return [...network, ...folder, ...data, policyCheck(config)];
+  return [...network, ...folder, ...data, policyCheck({ ...config, policy: policyNow(config) })];
 }
 
 async function networkChecks(config: AgentConfig, timeoutMs: number, now: () => number): Promise<DoctorCheck[]> {
@@ -156,6 +157,13 @@ function policyCheck({ policy, dataSets }: AgentConfig): DoctorCheck {
       'policy',
       'no rule: every assignment is refused',
       'allow a federation, its models and a data set under policy.allow',
+    );
+  }
+  if (policy.paused === true) {
+    return ill(
+      'policy',
+      'this site is paused: every assignment is refused',
+      'octomil agent resume, or paused: false in the policy',
     );
   }
   const names = Object.keys(dataSets);

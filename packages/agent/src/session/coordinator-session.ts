@@ -208,7 +208,10 @@ export class CoordinatorSession {
     const { logger, config } = this.#options;
     const before = this.#problem;
     this.#problem = problem;
-    const fields = { error: problem, coordinator: config.coordinator };
+    // Where the code is one for people, the stack of a failed call tells them nothing.
+    const known = problem.code !== 'unknown' && problem.code !== 'server_error';
+    const error = known ? problem.message : problem;
+    const fields = { error, coordinator: config.coordinator };
     const turnsSlow = problem.code === 'credential_in_use' && inUse === IN_USE_ATTEMPTS + 1;
     if (before?.code === problem.code && !turnsSlow) logger.debug(fields, 'still not connected');
     else if (isSlow(problem, inUse)) {

@@ -122,7 +122,9 @@ export async function audit(options: Options): Promise<void> {
         { title: 'Rows', value: (record) => record.sampleCount, align: 'right' },
         { title: 'SHA-256', value: (record) => record.sha256?.slice(0, 12) },
       ],
-      'Nothing has left this site.',
+      ['kind', 'federation', 'model', 'dataSet', 'since'].some((name) => options[name] !== undefined)
+        ? 'Nothing that left this site is of this sort.'
+        : 'Nothing has left this site.',
     ),
   );
 }

@@ -13,7 +13,7 @@ export function requireEngine(resolve: (name: string) => unknown = createRequire
   } catch (cause) {
     throw new OctomilError(
       'runtime_unavailable',
-      'models run in llama.cpp, which is not installed; install it beside Octomil: npm install node-llama-cpp',
+      'models run in llama.cpp, which is not installed; install it beside Octomil: npm install node-llama-cpp (in its own repository: npm run engines)',
       { cause },
     );
   }

@@ -63,14 +63,14 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
     request: FastifyRequest,
     { keyId, organizationId }: { readonly keyId: string; readonly organizationId: string },
     artifact: Artifact,
-    validSeconds: number,
+    { validSeconds, fileName }: { readonly validSeconds: number; readonly fileName: string },
   ) => {
     await requireBytes(objects, artifact);
     const subject = JSON.stringify([artifact.version_id, artifact.format, organizationId]);
     const { token, expiresAt } = await addresses.sign(keyId, subject, validSeconds * 1000);
     const origin = publicUrl ?? `${request.protocol}://${request.host}`;
     const own = { url: `${origin}/api/v1/downloads/${token}`, expiresAt: expiresAt.toISOString() };
-    const direct = await downloads?.address(artifact.object_key, validSeconds * 1000);
+    const direct = await downloads?.address(artifact.object_key, validSeconds * 1000, contentDisposition(fileName));
     if (direct === undefined) return { ...own, elsewhere: {} };
     return {
       url: direct.url,
@@ -116,7 +116,9 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
       const { id, version: name } = request.params;
       const { format = 'onnx', expires_in_seconds = DOWNLOAD_VALID_SECONDS } = request.query;
       const { key, model, version, artifact } = await fileOf(request, id, name, format);
-      const { url, expiresAt, elsewhere } = await addressOf(request, key, artifact, expires_in_seconds);
+      const fileName = fileNameOf(model, version, artifact);
+      const asked = { validSeconds: expires_in_seconds, fileName };
+      const { url, expiresAt, elsewhere } = await addressOf(request, key, artifact, asked);
       reply.header('cache-control', 'no-store');
       return {
         url,
@@ -124,7 +126,7 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
         model_id: model.id,
         version: version.version,
         format: artifact.format,
-        file_name: fileNameOf(model, version, artifact),
+        file_name: fileName,
         size_bytes: artifact.size_bytes,
         checksum: artifact.sha256,
         ...elsewhere,
@@ -142,7 +144,10 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
     async (request) => {
       const { name, tag = 'latest', format = 'onnx' } = request.body;
       const { key, model, version, artifact } = await fileOf(request, name, tag, format);
-      const { url, expiresAt, elsewhere } = await addressOf(request, key, artifact, DOWNLOAD_VALID_SECONDS);
+      const { url, expiresAt, elsewhere } = await addressOf(request, key, artifact, {
+        validSeconds: DOWNLOAD_VALID_SECONDS,
+        fileName: fileNameOf(model, version, artifact),
+      });
       return {
         name: model.name,
         tag: version.version,
@@ -194,7 +199,7 @@ function chooseArtifact(version: VersionWithArtifacts, wanted: string | undefine
   const conversion = version.conversions.find((known) => known.format === format);
   const reason =
     conversion === undefined
-      ? 'nobody asked for it'
+      ? `nobody asked for it; POST …/versions/${version.version}/conversions or "octomil versions formats --add ${format}" does`
       : `its conversion is ${conversion.state}${conversion.reason === null ? '' : `: ${conversion.reason}`}`;
   throw new OctomilError(
     'format_not_ready',

@@ -357,7 +357,7 @@ export class RoundDriver {
     const sites = await rounds.unanswered(facts.id);
     const named = sites.map(({ deviceName, state, reason }) =>
       state === 'open' || state === 'accepted'
-        ? `${deviceName}: did not answer`
+        ? `${deviceName}: did not answer before the round ended`
         : `${deviceName}: ${state}${reason === null ? '' : ` (${reason})`}`,
     );
     const reason = [outcome.reason, ...named].join('; ').slice(0, 4_000).toWellFormed();

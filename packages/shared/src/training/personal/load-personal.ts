@@ -30,7 +30,7 @@ export async function loadPersonalModel(path: string, base?: Uint8Array): Promis
   if (base === undefined) {
     throw new OctomilError(
       'invalid_input',
-      `${record.method} keeps some layers of "${record.model}" (${own.map(({ name }) => name).join(', ')}); name the weights of a version for the rest`,
+      `${record.method} keeps some layers of "${record.model}" (${own.map(({ name }) => name).join(', ')}); name the weights of a version for the rest (--weights; octomil pull gets them)`,
     );
   }
   const byName = new Map(own.map((tensor) => [tensor.name, tensor]));
