@@ -221,7 +221,7 @@ for (const kind of TEST_DATABASES) {
       expect(far).toMatchObject({ accepted: false, reason: { message: expect.stringMatching(/norm/) } });
     }, 60_000);
 
-    test('no control variate moves further from the server’s than the weights allow, however it is sent', async () => {
+    test('no control variate moves further from the server’s than the weights allow', async () => {
       await begin([a, b], { local: { learning_rate: 0.01, epochs: 1_000, max_steps: 5 } });
       const huge = await updateOf(a, 3e38, 1);
       const [, refused] = await send(a, huge);
@@ -230,6 +230,10 @@ for (const kind of TEST_DATABASES) {
         message: expect.stringMatching(/control variate has a norm of [\d.]+e\+38/),
       };
       expect(refused).toMatchObject({ accepted: false, reason });
+    }, 60_000);
+
+    test('nor in a file that was uploaded by itself', async () => {
+      await begin([a, b], { local: { learning_rate: 0.01, epochs: 1_000, max_steps: 5 } });
       const folder = await mkdtemp(join(tmpdir(), 'octomil-scaffold-test-'));
       const path = join(folder, 'update');
       await writeFile(path, await updateOf(b, 21, 1));
@@ -252,7 +256,7 @@ for (const kind of TEST_DATABASES) {
       expect((await send(b, await updateOf(b, -5, 0)))[1]).toMatchObject({ accepted: false });
     }, 60_000);
 
-    test('who has nothing to lose is not believed, nor who loses it all the time', async () => {
+    test('who has nothing to lose is not believed', async () => {
       await begin([a, b], { rounds: 10 });
       const lost = { controlVariateLost: true };
       const [, first] = await send(a, await updateOf(a, 3), lost);
@@ -274,7 +278,8 @@ for (const kind of TEST_DATABASES) {
           const message = expect.stringMatching(/lost its control variate 3 times.*state_dir/);
           expect(verdict).toMatchObject({ accepted: false, reason: { code: 'update_rejected', message } });
         }
-        await send(b, await updateOf(b, 0, round));
+        // With the last one refused there are too few, and the round is over.
+        if (round < 8) await send(b, await updateOf(b, 0, round));
       }
     }, 60_000);
 
