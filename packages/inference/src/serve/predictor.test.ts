@@ -21,6 +21,7 @@ import { InProcessTrainer, type RunOptions, type Trainer } from '@octomil/shared
 import { AgentReports } from './agent-reports.js';
 import { openPredictor, type PredictionAnswer, type Predictor } from './predictor.js';
 import { startServe } from './start-serve.js';
+import { greyPng } from './testing/grey-png.js';
 
 let stateDir: string;
 const open: { stop(): Promise<void> }[] = [];
@@ -248,6 +249,26 @@ test('the server predicts over HTTP, and the agent hears how it went', async () 
     '/v1/inference-report',
     { reports: [{ model_id: 'm1', version_id: '1', latency_ms: expect.any(Number), failed: false }] },
   ]);
+});
+
+test('a picture is a row of its own, and one that is none is said to be', async () => {
+  const { target: ill } = binary();
+  const image = {
+    kind: 'image',
+    name: 'image',
+    height: 2,
+    width: 2,
+    channels: 1,
+    mean: [0.5],
+    deviation: [0.5],
+  } as const;
+  await activate('1', sealFeatureSpec({ ...spec(ill), columns: [{ ...column, ...image }] }), [1, 1, 1, 1, 0]);
+  const { predictions } = await predictor().predict('m1', [
+    [greyPng(255).toString('base64')],
+    { IMAGE: greyPng(1).toString('base64') },
+  ]);
+  expect(predictions).toMatchObject([{ class: 'ill' }, { class: 'well' }]);
+  await expect(predictor().predict('m1', [{ image: 'scan.png' }])).rejects.toMatchObject({ code: 'invalid_input' });
 });
 
 test('reports are forgotten where no agent listens', async () => {

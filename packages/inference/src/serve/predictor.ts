@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import { decodePictures, encodeRows, type FeatureSpec } from '@octomil/shared/features';
+import { type DecodePicture, decodePictures, encodeRows, type FeatureSpec } from '@octomil/shared/features';
 import { type ModelDocument, parseModelDocument } from '@octomil/shared/models';
 import { type Clock, type Logger, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { type Trainer, TrainerSupervisor } from '@octomil/shared/training';
@@ -8,6 +8,7 @@ import { nearNames } from '../gateway/near-names.js';
 import { type ModelVersion, readActiveVersions } from './active-version.js';
 import { AgentReports } from './agent-reports.js';
 import { type OnnxRunner, openOnnxRunner } from './onnx-runner.js';
+import { PictureDecoder } from './picture-decoder.js';
 import { type Prediction, readOutputs } from './predicted-values.js';
 
 export interface PredictorOptions {
@@ -64,6 +65,7 @@ class DeployedPredictor implements Predictor {
   /** By version: a version's files never change. */
   readonly #documents = new Map<string, Promise<ModelDocument>>();
   readonly #onnx: OnnxRunner | undefined;
+  readonly #pictures: PictureDecoder;
 
   constructor(options: PredictorOptions) {
     const { stateDir, clock = systemClock, logger = silentLogger } = options;
@@ -72,12 +74,13 @@ class DeployedPredictor implements Predictor {
     this.#trainer = options.trainer ?? new TrainerSupervisor({ clock, logger });
     this.#reports = stateDir === undefined ? undefined : new AgentReports({ stateDir, clock, logger });
     this.#onnx = options.useOnnx === false ? undefined : openOnnxRunner(logger);
+    this.#pictures = new PictureDecoder({ clock, logger });
   }
 
   async predict(name: string | undefined, rows: readonly InputRow[], signal?: AbortSignal): Promise<PredictionAnswer> {
     const version = pick(await this.#versions(), name);
     const document = await this.#document(version);
-    const encoded = await encode(document, rows);
+    const encoded = await encode(document, rows, (bytes, shape) => this.#pictures.decode(bytes, shape, signal));
     const startedAtMs = this.#clock.now();
     const report = (failed: boolean): number => {
       const latencyMs = this.#clock.now() - startedAtMs;
@@ -111,6 +114,7 @@ class DeployedPredictor implements Predictor {
   async stop(): Promise<void> {
     await this.#reports?.flush();
     await this.#onnx?.stop();
+    await this.#pictures.stop();
     if (this.#options.trainer === undefined) await this.#trainer.stop();
   }
 
@@ -171,10 +175,14 @@ function pick(versions: readonly ModelVersion[], name: string | undefined): Mode
   );
 }
 
-async function encode({ featureSpec, inputWidth }: ModelDocument, rows: readonly InputRow[]): Promise<number[][]> {
+async function encode(
+  { featureSpec, inputWidth }: ModelDocument,
+  rows: readonly InputRow[],
+  decode: DecodePicture,
+): Promise<number[][]> {
   if (featureSpec === undefined) return rows.map((row, index) => plainRow(row, index, inputWidth));
   const named = rows.map((row, index) => (isList(row) ? byColumn(featureSpec, row, index) : row));
-  const encoded = encodeRows(featureSpec, await decodePictures(featureSpec, named));
+  const encoded = encodeRows(featureSpec, await decodePictures(featureSpec, named, decode));
   return rows.map((_, index) => [...encoded.subarray(index * inputWidth, (index + 1) * inputWidth)]);
 }
 

@@ -6,17 +6,27 @@ import { shapeOf } from './image-encoder.js';
 
 type Row = Readonly<Record<string, unknown>>;
 
+/** A picture, in the size that is asked for, as `resizeImage` gives it. */
+export type DecodePicture = (bytes: Uint8Array, shape: ImageShape) => Promise<Float32Array>;
+
 /** Numbers of all rows of one call together. */
-const MAX_NUMBERS = 2 ** 26;
-const BASE64 = /^(?:data:image\/(?:png|jpe?g);base64,)?([A-Za-z0-9+/\s]+={0,2}\s*)$/;
+const MAX_NUMBERS = 2 ** 24;
+const DATA_URL = /^data:image\/(?:png|jpe?g);base64,/;
+// No part may match what the next one does: texts come from others, and are long.
+const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
 
 /**
  * Rows whose pictures (PNG or JPEG, as bytes or as base64) are decoded and resized as `encodeRows` takes them; the rows
  * themselves where the spec has no pictures.
  *
+ * @param decode default: here. A server leaves it to a process of its own, since a picture may be made to take minutes
  * @throws `invalid_input` for what is no picture; `too_large` for pictures and rows that are
  */
-export async function decodePictures(spec: FeatureSpec, rows: readonly Row[]): Promise<readonly Row[]> {
+export async function decodePictures(
+  spec: FeatureSpec,
+  rows: readonly Row[],
+  decode: DecodePicture = decodeHere,
+): Promise<readonly Row[]> {
   const columns = spec.columns.filter((column) => column.kind === 'image');
   if (columns.length === 0) return rows;
   if (rows.length * encodedWidth(spec) > MAX_NUMBERS) {
@@ -28,11 +38,12 @@ export async function decodePictures(spec: FeatureSpec, rows: readonly Row[]): P
   const decoded: Row[] = [];
   for (const [index, row] of rows.entries()) {
     const replaced: Record<string, unknown> = { ...row };
+    // The one that `encodeRows` takes, however many there are.
+    const names = new Map(Object.keys(row).map((name) => [foldName(name), name]));
     for (const column of columns) {
-      const names = new Set([column.name, ...(column.aliases ?? [])].map(foldName));
-      for (const [name, value] of Object.entries(row)) {
-        if (names.has(foldName(name))) replaced[name] = await pixelsOf(value, column, index);
-      }
+      const key = [column.name, ...(column.aliases ?? [])].map(foldName).find((one) => names.has(one));
+      const name = key === undefined ? undefined : names.get(key);
+      if (name !== undefined) replaced[name] = await pixelsOf(row[name], column, index, decode);
     }
     decoded.push(replaced);
   }
@@ -48,11 +59,15 @@ export class Pixels {
   }
 }
 
-async function pixelsOf(value: unknown, column: ImageColumn, row: number): Promise<unknown> {
+async function decodeHere(bytes: Uint8Array, shape: ImageShape): Promise<Float32Array> {
+  return resizeImage(await decodeImage(bytes), shape);
+}
+
+async function pixelsOf(value: unknown, column: ImageColumn, row: number, decode: DecodePicture): Promise<unknown> {
   if (value === null || value === undefined) return null;
   const shape: ImageShape = shapeOf(column);
   try {
-    return new Pixels(Float64Array.from(resizeImage(await decodeImage(bytesOf(value)), shape)));
+    return new Pixels(new Float64Array(await decode(bytesOf(value), shape)));
   } catch (thrown) {
     const error = toOctomilError(thrown, 'invalid_input');
     const code = error.code === 'data_unreadable' ? 'invalid_input' : error.code;
@@ -62,7 +77,7 @@ async function pixelsOf(value: unknown, column: ImageColumn, row: number): Promi
 
 function bytesOf(value: unknown): Uint8Array {
   if (value instanceof Uint8Array) return value;
-  const base64 = typeof value === 'string' ? BASE64.exec(value)?.[1] : undefined;
-  if (base64 !== undefined) return Buffer.from(base64, 'base64');
+  const base64 = typeof value === 'string' ? value.replace(DATA_URL, '').replaceAll(/\s/g, '') : '';
+  if (BASE64.test(base64)) return Buffer.from(base64, 'base64');
   throw new OctomilError('invalid_input', 'it is no picture; give a PNG or JPEG as bytes (Uint8Array) or as base64');
 }

@@ -9,7 +9,7 @@ export {
   driftWarnings,
 } from './drift-warnings.js';
 export { encodeRows } from './encode.js';
-export { decodePictures } from './encode-pictures.js';
+export { type DecodePicture, decodePictures } from './encode-pictures.js';
 export {
   FEATURE_KINDS,
   type FeatureHint,

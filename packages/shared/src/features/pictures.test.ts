@@ -199,6 +199,30 @@ test.each([
   await expect(outcome).rejects.toHaveProperty('code', 'invalid_input');
 });
 
+test('a text that is almost base64 is refused in the time that it takes to read it', async () => {
+  const almost = `${' '.repeat(400_000)}!`;
+  await expect(decodePictures(spec(SHAPE), [{ image: almost }])).rejects.toThrow('it is no picture');
+  const wrapped = png(() => [1, 2, 3])
+    .toString('base64')
+    .replaceAll(/(.{8})/g, '$1\r\n');
+  expect(await decodePictures(spec(SHAPE), [{ image: wrapped }])).toHaveLength(1);
+});
+
+test('of many names for one column one picture is decoded, the one that is used', async () => {
+  const decoded: string[] = [];
+  const decode = (
+    bytes: Uint8Array,
+    { height, width, channels }: { height: number; width: number; channels: number },
+  ) => {
+    decoded.push(Buffer.from(bytes).toString());
+    return Promise.resolve(new Float32Array(height * width * channels).fill(0.5));
+  };
+  const row = { image: Buffer.from('a'), IMAGE: Buffer.from('b'), ' Image ': Buffer.from('c') };
+  const rows = await decodePictures(spec(SHAPE), [row], decode);
+  expect(decoded).toEqual(['c']);
+  expect(encodeRows(spec(SHAPE), rows)[0]).toBe(0);
+});
+
 test('more numbers than a call may take are refused before anything is decoded', async () => {
   const rows = Array.from({ length: 400 }, () => ({ image: 'x' }));
   await expect(decodePictures(spec({ height: 256, width: 256, channels: 3 }), rows)).rejects.toThrow(
