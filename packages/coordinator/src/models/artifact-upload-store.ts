@@ -196,10 +196,10 @@ export class ArtifactUploadStore extends ArrivingRows {
   }
 
   /** It came another way, or never. Safe to repeat. */
-  async abandon(id: string): Promise<void> {
+  async abandon(id: string, problem?: OctomilError): Promise<void> {
     await this.#database.kysely
       .updateTable('artifact_uploads')
-      .set({ state: 'abandoned' })
+      .set({ state: 'abandoned', problem: problem === undefined ? null : JSON.stringify(problem.toBody()) })
       .where('id', '=', id)
       .where('state', '=', 'open')
       .execute();

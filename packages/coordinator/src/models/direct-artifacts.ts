@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { OctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { type Clock, type Logger, noteNetworkGarbage } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
@@ -127,16 +127,21 @@ export class DirectArtifacts {
     }
     if (upload.state === 'open') {
       if (!(await this.#direct.arrived(upload))) return undefined;
-      const versionId = await this.#rows.arrive(upload, asked);
+      const versionId = await this.#rows.arrive(upload, asked).catch(async (error: unknown) => {
+        const problem = toOctomilError(error);
+        // No version takes it, now or later.
+        if (problem.entry.retry === 'never') await this.giveUp(upload, problem);
+        throw error;
+      });
       await this.#arrived.add(upload.id);
       return versionId;
     }
     return upload.versionId ?? undefined;
   }
 
-  /** It came another way. Safe to repeat. */
-  async giveUp(upload: ArtifactUpload): Promise<void> {
-    await this.#rows.abandon(upload.id);
+  /** It came another way, or is of no use. Safe to repeat. */
+  async giveUp(upload: ArtifactUpload, problem?: OctomilError): Promise<void> {
+    await this.#rows.abandon(upload.id, problem);
     await this.#direct.drop(upload.id).catch((error: unknown) => {
       this.#on.logger.warn({ error, id: upload.id }, 'could not remove an upload from the bucket; trying again later');
     });

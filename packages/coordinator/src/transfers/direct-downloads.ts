@@ -38,13 +38,20 @@ export class DirectDownloads {
    * undefined where objects live in a folder or requests cannot be signed: the bytes then come from here. That the object
    * is there and whole is the caller's to see.
    */
-  async address(objectKey: string, validMs: number = DIRECT_VALID_MS): Promise<DirectAddress | undefined> {
+  async address(
+    objectKey: string,
+    validMs: number = DIRECT_VALID_MS,
+    disposition?: string,
+  ): Promise<DirectAddress | undefined> {
     const { objects, clock, logger } = this.#options;
     const nowMs = clock.now();
     if (!this.offered || objects.direct === undefined || nowMs < this.#restsUntilMs) return undefined;
     const lifetimeMs = Math.min(validMs, DIRECT_VALID_MS);
     try {
-      return { ...(await objects.direct.presignGet(objectKey, lifetimeMs)), expiresAtMs: nowMs + lifetimeMs };
+      return {
+        ...(await objects.direct.presignGet(objectKey, lifetimeMs, disposition)),
+        expiresAtMs: nowMs + lifetimeMs,
+      };
     } catch (thrown) {
       const error = toOctomilError(thrown);
       this.#restsUntilMs = nowMs + REST_MS;

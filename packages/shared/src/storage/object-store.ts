@@ -48,7 +48,8 @@ export interface ObjectStore {
  * may replace them until it expires.
  */
 export interface DirectTransfers extends Omit<PartUploads, 'putPart'> {
-  presignGet(key: string, lifetimeMs: number): Promise<PresignedRequest>;
+  /** @param disposition what the bucket says in `content-disposition`, so that a browser saves it under its own name */
+  presignGet(key: string, lifetimeMs: number, disposition?: string): Promise<PresignedRequest>;
 }
 
 export type { PartUpload, PresignedRequest };

@@ -131,8 +131,8 @@ class AzureContainer implements BucketClient, PartUploads {
     await this.#send(key, () => this.#container.getBlobClient(key).deleteIfExists());
   }
 
-  async presignGet(key: string, lifetimeMs: number): Promise<PresignedRequest> {
-    return { method: 'GET', url: await this.#sign(key, 'r', lifetimeMs), headers: {} };
+  async presignGet(key: string, lifetimeMs: number, disposition?: string): Promise<PresignedRequest> {
+    return { method: 'GET', url: await this.#sign(key, 'r', lifetimeMs, disposition), headers: {} };
   }
 
   async begin(key: string): Promise<PartUpload> {
@@ -201,11 +201,15 @@ class AzureContainer implements BucketClient, PartUploads {
 
   async close(): Promise<void> {}
 
-  async #sign(key: string, permissions: 'r' | 'w', lifetimeMs: number): Promise<string> {
+  async #sign(key: string, permissions: 'r' | 'w', lifetimeMs: number, disposition?: string): Promise<string> {
     const sdk = await import('@azure/storage-blob');
     const blob = this.#container.getBlobClient(key);
     const expiresOn = new Date(Date.now() + lifetimeMs);
-    const scope = { permissions: sdk.BlobSASPermissions.parse(permissions), expiresOn };
+    const scope = {
+      permissions: sdk.BlobSASPermissions.parse(permissions),
+      expiresOn,
+      ...(disposition === undefined ? {} : { contentDisposition: disposition }),
+    };
     return this.#send(key, async () => {
       switch (this.#access.signing) {
         case 'account_key':

@@ -86,6 +86,7 @@ export interface BucketClient extends SourceClient {
   put(key: string, bytes: Uint8Array): Promise<void>;
   /** Safe to repeat. */
   delete(key: string): Promise<void>;
-  presignGet(key: string, lifetimeMs: number): Promise<PresignedRequest>;
+  /** @param disposition of the answer, in place of what is stored */
+  presignGet(key: string, lifetimeMs: number, disposition?: string): Promise<PresignedRequest>;
   readonly parts: PartUploads;
 }

@@ -45,7 +45,11 @@ for (const [name, variable] of Object.entries(CLOUDS)) {
   const noParts = cannotShow(server, 'parts of an upload');
   objectStoreContract(name, open, { noShortRanges: cannotShow(server, 'ranges of one byte') });
   const tellsReceived = cannotShow(server, 'questions about an upload') === undefined;
-  directTransfersContract(name, open, { tellsReceived, noParts });
+  directTransfersContract(name, open, {
+    tellsReceived,
+    noParts,
+    noNames: cannotShow(server, 'names of downloads'),
+  });
 
   const puts = `${name}: a put of several parts gives back what was put, and one that fails late changes nothing`;
   testUnless(noParts, puts, async () => {

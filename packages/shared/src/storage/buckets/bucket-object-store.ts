@@ -54,7 +54,7 @@ export class BucketObjectStore implements ObjectStore {
       received: (upload, partSizeBytes) => parts.received(keyed(upload), partSizeBytes),
       complete: (upload, partCount, totalBytes) => parts.complete(keyed(upload), partCount, totalBytes),
       abort: (upload) => parts.abort(keyed(upload)),
-      presignGet: (key, lifetimeMs) => this.#client.presignGet(this.#whole(key), lifetimeMs),
+      presignGet: (key, lifetimeMs, disposition) => this.#client.presignGet(this.#whole(key), lifetimeMs, disposition),
     };
   }
 

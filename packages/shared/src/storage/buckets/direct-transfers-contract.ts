@@ -12,11 +12,16 @@ const LIFETIME_MS = 60_000;
  *
  * @param tellsReceived false for a server that takes the question what has arrived for the end of the upload
  * @param noParts why the server behind it cannot show uploads in parts
+ * @param noNames why it cannot show names of downloads
  */
 export function directTransfersContract(
   name: string,
   open: () => Promise<{ store: ObjectStore; close: () => Promise<void> }>,
-  { tellsReceived, noParts }: { readonly tellsReceived: boolean; readonly noParts?: string | undefined },
+  {
+    tellsReceived,
+    noParts,
+    noNames,
+  }: { readonly tellsReceived: boolean; readonly noParts?: string | undefined; readonly noNames?: string | undefined },
 ): void {
   describe(`DirectTransfers contract on ${name}`, () => {
     let store: ObjectStore;
@@ -104,6 +109,15 @@ export function directTransfersContract(
       expect([whole.status, bytes.equals(whole.bytes)]).toEqual([200, true]);
       const part = await make({ ...signed, headers: { ...signed.headers, range: 'bytes=5-14' } });
       expect([part.status, bytes.subarray(5, 15).equals(part.bytes)]).toEqual([206, true]);
+    });
+
+    testUnless(noNames, 'a signed download carries the name that a browser saves it under', async () => {
+      await store.put('direct/named', randomBytes(10));
+      const disposition = `attachment; filename="heart-1.0.0.onnx"; filename*=UTF-8''herz-%C3%A4.onnx`;
+      const { url } = await direct.presignGet('direct/named', LIFETIME_MS, disposition);
+      const response = await fetch(url);
+      expect([response.status, response.headers.get('content-disposition')]).toEqual([200, disposition]);
+      await response.arrayBuffer();
     });
   });
 }

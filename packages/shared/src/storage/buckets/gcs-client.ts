@@ -180,12 +180,13 @@ class GcsBucket implements BucketClient, PartUploads {
     await this.#send(key, () => this.#bucket.file(key).delete({ ignoreNotFound: true }));
   }
 
-  async presignGet(key: string, lifetimeMs: number): Promise<PresignedRequest> {
+  async presignGet(key: string, lifetimeMs: number, disposition?: string): Promise<PresignedRequest> {
     const [url] = await this.#send(key, () =>
       this.#bucket.file(key).getSignedUrl({
         version: 'v4',
         action: 'read',
         expires: Date.now() + lifetimeMs,
+        ...(disposition === undefined ? {} : { responseDisposition: disposition }),
         // Without it the URL would name Google also where another server is used.
         ...(this.#storage.customEndpoint ? { host: this.#storage.apiEndpoint } : {}),
       }),

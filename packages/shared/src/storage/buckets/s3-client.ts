@@ -204,10 +204,14 @@ class S3Bucket implements BucketClient, PartUploads {
     }
   }
 
-  async presignGet(key: string, lifetimeMs: number): Promise<PresignedRequest> {
+  async presignGet(key: string, lifetimeMs: number, disposition?: string): Promise<PresignedRequest> {
     const url = await this.#presign(
       key,
-      new this.#sdk.GetObjectCommand({ Bucket: this.#bucket, Key: key }),
+      new this.#sdk.GetObjectCommand({
+        Bucket: this.#bucket,
+        Key: key,
+        ...(disposition === undefined ? {} : { ResponseContentDisposition: disposition }),
+      }),
       lifetimeMs,
     );
     return { method: 'GET', url, headers: {} };
