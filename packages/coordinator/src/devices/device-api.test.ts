@@ -5,11 +5,13 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { createMetrics, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { FileObjectStore } from '@octomil/shared/storage';
+import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { type App, createApp, RateLimits } from '../http/index.js';
 import { insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { openTestDatabase } from '../testing/index.js';
 import type { DesiredModelFacts, ReportedModel } from './desired-source.js';
+import { hashToken, MAX_CHAINS, MAX_PAIRS_IN_CHAIN } from './device-tokens.js';
 import { createDeviceService, type DeviceService, registerDeviceApi } from './index.js';
 
 let database: Database;
@@ -236,6 +238,31 @@ test('tokens: bootstrap, use by scope, rotate; a spent one ends the chain', asyn
   expect(code(await beat(first.access))).toEqual([401, 'authentication_failed']);
   // Others of the organization are not touched.
   expect((await ask('POST', `/devices/${other.id}/heartbeat`, { token: other.access, payload: {} })).status).toBe(200);
+});
+
+test('a device keeps the tokens of so many installations, and of each so many pairs', async () => {
+  const { id } = await devices.records.register(organizationId, 'crowded', {});
+  const pairs: Awaited<ReturnType<typeof devices.tokens.issue>>[] = [];
+  for (let index = 0; index <= MAX_CHAINS; index++) pairs.push(await devices.tokens.issue(id, ['devices:heartbeat']));
+  const count = async (): Promise<number> =>
+    (
+      await sql<{ rows: number }>`select count(*) as rows from device_tokens where device_id = ${id}`.execute(
+        database.kysely,
+      )
+    ).rows[0]?.rows ?? 0;
+  expect(await count()).toBe(MAX_CHAINS);
+  expect((await refresh(pairs[0]?.refreshToken ?? '')).status).toBe(401);
+  const newest = pairs.at(-1)?.refreshToken ?? '';
+  await sql`insert into device_tokens (id, device_id, chain_id, access_hash, refresh_hash, scopes, access_ttl_seconds,
+      access_expires_at, refresh_expires_at, replaced_by, created_at)
+    select gen_random_uuid()::text, device_id, chain_id, 'a' || n, 'r' || n, scopes, 60, access_expires_at,
+      refresh_expires_at, 'next', now() - make_interval(mins => n)
+    from device_tokens, generate_series(1, 2 * ${MAX_PAIRS_IN_CHAIN}::integer) n
+    where refresh_hash = ${hashToken(newest)}`.execute(database.kysely);
+  const next = await refresh(newest);
+  expect(next.status).toBe(200);
+  expect(await count()).toBe(MAX_CHAINS - 1 + MAX_PAIRS_IN_CHAIN + 1);
+  expect((await refresh(String(next.body['refresh_token']))).status).toBe(200);
 });
 
 test('a refresh token that was spent for a while is a theft, not a lost answer', async () => {

@@ -23,6 +23,10 @@ export const ACCESS_TTL_SECONDS = { usual: 3600, longest: 86_400 } as const;
 const REFRESH_TTL_SECONDS = 30 * 86_400;
 /** A client whose answer was lost tries the same refresh token again at once; later than this it is somebody else. */
 const GRACE_SECONDS = 10;
+/** Installations of one device that have tokens at a time; one more, and the one silent for longest signs in anew. */
+export const MAX_CHAINS = 20;
+/** Pairs of a chain that are kept: what was replaced so long ago is unknown when it is used again, instead of used twice. */
+export const MAX_PAIRS_IN_CHAIN = 100;
 const ACCESS = /^oda_[A-Za-z0-9_-]{43}$/;
 const REFRESH = /^odr_[A-Za-z0-9_-]{43}$/;
 
@@ -88,13 +92,13 @@ export class DeviceTokens {
     accessTtlSeconds: number = ACCESS_TTL_SECONDS.usual,
   ): Promise<TokenPair> {
     return this.#database.transact(async (transaction) => {
-      // What can serve nobody any more is not kept.
-      await transaction
-        .deleteFrom('device_tokens')
-        .where('device_id', '=', deviceId)
-        .where('access_expires_at', '<', sql<Date>`now()`)
-        .where('refresh_expires_at', '<', sql<Date>`now()`)
-        .execute();
+      // What can serve nobody any more is not kept, nor the installations silent for longest when there are many.
+      await sql`delete from device_tokens where device_id = ${deviceId} and (
+        (access_expires_at < now() and refresh_expires_at < now())
+        or chain_id in (select chain_id from device_tokens where device_id = ${deviceId}
+          group by chain_id order by max(created_at) desc, chain_id offset ${MAX_CHAINS - 1}::integer))`.execute(
+        transaction,
+      );
       return insertPair(transaction, { deviceId, scopes, accessTtlSeconds, chainId: randomUUID() });
     });
   }
@@ -134,6 +138,10 @@ export class DeviceTokens {
         .set({ replaced_by: next.tokenId })
         .where('id', '=', row.id)
         .execute();
+      await sql`delete from device_tokens where id in (
+        select id from device_tokens
+        where device_id = ${row.device_id} and chain_id = ${row.chain_id} and replaced_by is not null
+        order by created_at desc offset ${MAX_PAIRS_IN_CHAIN}::integer)`.execute(transaction);
       return next;
     });
     if (revokedOf !== undefined) await onRevoked(revokedOf);

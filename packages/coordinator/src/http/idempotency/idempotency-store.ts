@@ -21,6 +21,8 @@ const LOCK_SECONDS = 60;
 export const RENEW_EVERY_MS = 20_000;
 const KEEP_HOURS = 24;
 const SWEEP_ROWS = 10_000;
+/** Of one caller, at each sweep: who sends more has answers of less than a day, and never of less than since that sweep. */
+const MAX_KEPT_PER_CALLER = 100_000;
 
 /** Rows of `idempotency_keys`: which requests with a key were begun, and what they were answered. */
 export class IdempotencyStore {
@@ -101,6 +103,24 @@ export class IdempotencyStore {
     const { numAffectedRows = 0n } = await sql`delete from idempotency_keys where ctid in (
       select ctid from idempotency_keys where created_at < now() - make_interval(hours => ${KEEP_HOURS})
       order by created_at limit ${SWEEP_ROWS})`.execute(this.#database.kysely);
+    return Number(numAffectedRows);
+  }
+
+  /**
+   * Deletes the oldest answers of callers that have more than their share, so that none fills the table in a day. Keys
+   * that are held stay. Answers how many.
+   */
+  async sweepCrowded(maxPerCaller: number = MAX_KEPT_PER_CALLER): Promise<number> {
+    const { numAffectedRows = 0n } = await sql`
+      with crowded as (
+        select organization_id, caller from idempotency_keys group by 1, 2 having count(*) > ${maxPerCaller}
+      )
+      delete from idempotency_keys where status is not null and ctid in (
+        select excess.ctid from crowded cross join lateral (
+          select k.ctid from idempotency_keys k
+          where k.organization_id = crowded.organization_id and k.caller = crowded.caller
+          order by k.created_at desc offset ${maxPerCaller}::integer
+        ) excess)`.execute(this.#database.kysely);
     return Number(numAffectedRows);
   }
 

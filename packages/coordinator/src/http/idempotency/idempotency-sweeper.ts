@@ -3,7 +3,7 @@ import type { IdempotencyStore } from './idempotency-store.js';
 
 const HOUR_MS = 3_600_000;
 
-/** Deletes stored answers after a day, once an hour. Several coordinators may do so at once. */
+/** Deletes stored answers after a day, and what is too much of one caller, once an hour. Several coordinators may do so at once. */
 export class IdempotencySweeper {
   readonly #on: { store: IdempotencyStore; clock: Clock; logger: Logger };
   #cancel: () => void = () => undefined;
@@ -30,6 +30,7 @@ export class IdempotencySweeper {
     const { store, logger } = this.#on;
     try {
       while (!this.#stopped && (await store.sweep()) > 0);
+      if (!this.#stopped) await store.sweepCrowded();
     } catch (error) {
       logger.warn({ error }, 'stored answers could not be swept; tried again in an hour');
     }

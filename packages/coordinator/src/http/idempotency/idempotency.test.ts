@@ -180,6 +180,23 @@ describe('a POST with an idempotency key', () => {
     expect(all).not.toContain(key);
   });
 
+  test('leaves of one caller at most so many answers, the newest, and none of another is touched', async () => {
+    const keys = Array.from({ length: 5 }, () => randomUUID());
+    for (const key of keys) await post(key, { name: 'a' }, 'busy');
+    const other = randomUUID();
+    await post(other, { name: 'a' }, 'calm');
+    await sql`delete from idempotency_keys where caller not in (
+      select caller from idempotency_keys order by created_at desc limit 6)`.execute(database.kysely);
+    expect(await store.sweepCrowded(3)).toBe(2);
+    expect(await store.sweepCrowded(3)).toBe(0);
+    done = [];
+    for (const key of keys.slice(2)) await post(key, { name: 'a' }, 'busy');
+    await post(other, { name: 'a' }, 'calm');
+    expect(done).toHaveLength(0);
+    await post(keys[0], { name: 'a' }, 'busy');
+    expect(done).toHaveLength(1);
+  });
+
   test('is forgotten after a day', async () => {
     const key = randomUUID();
     await post(key);
