@@ -2,12 +2,14 @@ import { type DataSource, formatOf, isRemoteSource } from '@octomil/shared/data'
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { outwardProblem } from './outward-problem.js';
 import type { SiteData } from './site-data.js';
-import type { Summarize, SummaryOfSource } from './summary.js';
+import type { Summarize, SummaryAnswer, SummaryOfSource } from './summary.js';
 
 export interface ReadSummary {
   readonly summary: SummaryOfSource;
   /** Why remote data could not be had, in full: for this site alone. */
   readonly error?: OctomilError;
+  /** Of data that could be had and not be read: the problem in full, for this site alone. */
+  readonly inFull?: string;
 }
 
 /**
@@ -32,7 +34,7 @@ export async function readSummary(
   }
   try {
     const [summary] = await summarize([local.source], signal);
-    if (summary !== undefined) return { summary };
+    if (summary !== undefined) return readOf(summary);
     throw new OctomilError('training_failed', 'the process that reads the data sets gave no answer');
   } finally {
     await local.release();
@@ -55,13 +57,18 @@ export async function readSummaries(
   const summaries: ReadSummary[] = [];
   for (const source of sources) {
     const summary = found[local.indexOf(source)];
-    summaries.push(summary === undefined ? await readSummary(source, data, summarize, signal) : { summary });
+    summaries.push(summary === undefined ? await readSummary(source, data, summarize, signal) : readOf(summary));
   }
   return summaries;
 }
 
+/** What is told apart from what is not. */
+export function readOf({ inFull, ...summary }: SummaryAnswer): ReadSummary {
+  return { summary, ...(inFull === undefined ? {} : { inFull }) };
+}
+
 /** What is told of remote data that cannot be had. */
-export function unreachable(source: DataSource, thrown: unknown): Required<ReadSummary> {
+export function unreachable(source: DataSource, thrown: unknown): Required<Pick<ReadSummary, 'summary' | 'error'>> {
   const error = toOctomilError(thrown, 'data_unreadable');
   const { code, reason } = outwardProblem(error);
   return { summary: { rowCount: 0, format: formatOf(source), digest: '', problem: `[${code}] ${reason}` }, error };

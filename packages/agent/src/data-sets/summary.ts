@@ -6,7 +6,7 @@ import { type DataSource, isRemoteSource, locateData } from '@octomil/shared/dat
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
-import { type ReadSummary, readSummary, unreachable } from './read-summary.js';
+import { type ReadSummary, readOf, readSummary, unreachable } from './read-summary.js';
 import type { SiteData } from './site-data.js';
 
 /** What the coordinator is told of a data set. */
@@ -21,8 +21,13 @@ export interface DataSetSummary {
 }
 
 export type SummaryOfSource = Omit<DataSetSummary, 'name'>;
+export interface SummaryAnswer extends SummaryOfSource {
+  /** The problem for this site alone, with the names that do not leave it. */
+  readonly inFull?: string;
+}
+
 /** Reads sources outside this process, in the order given. */
-export type Summarize = (sources: readonly DataSource[], signal: AbortSignal) => Promise<SummaryOfSource[]>;
+export type Summarize = (sources: readonly DataSource[], signal: AbortSignal) => Promise<SummaryAnswer[]>;
 
 /**
  * Reads the sources in a process that ends afterwards: the table reader's memory never stays with the daemon.
@@ -43,7 +48,7 @@ export const summarizeInProcess: Summarize = async (sources, signal) => {
       if (signal.aborted) throw new OctomilError('cancelled', 'reading the data sets was cancelled');
       throw new OctomilError('training_failed', `the process that reads the data sets ended (${name ?? code})`);
     });
-    const answered = once(child, 'message').then(([message]) => message as SummaryOfSource[]);
+    const answered = once(child, 'message').then(([message]) => message as SummaryAnswer[]);
     answered.catch(() => undefined);
     died.catch(() => undefined);
     child.send(sources);
@@ -174,7 +179,7 @@ export class DataSetSummaries {
     );
     for (const [index, { name, mark }] of changed.entries()) {
       const summary = summaries[index];
-      if (summary !== undefined) this.#remember(name, mark, { summary });
+      if (summary !== undefined) this.#remember(name, mark, readOf(summary));
     }
     await this.#keep();
     return true;
@@ -203,12 +208,12 @@ export class DataSetSummaries {
     return true;
   }
 
-  #remember(name: string, mark: string, { summary, error }: ReadSummary): void {
+  #remember(name: string, mark: string, { summary, error, inFull }: ReadSummary): void {
     const { logger } = this.#options;
     this.#remembered?.set(name, { mark, summary });
     if (summary.problem === '') logger.info({ dataSet: name, rows: summary.rowCount }, 'data set read');
     else {
-      const problem = error === undefined ? summary.problem : `[${error.code}] ${error.reason}`;
+      const problem = error === undefined ? (inFull ?? summary.problem) : `[${error.code}] ${error.reason}`;
       logger.error({ dataSet: name }, `data set "${name}" cannot be used: ${problem}`);
     }
   }

@@ -22,7 +22,8 @@ export function readImageHeader(bytes: Uint8Array): ImageHeader {
   const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (view.subarray(0, 8).equals(PNG_SIGNATURE)) return pngHeader(view);
   if (view.length > 3 && view.readUInt16BE(0) === 0xffd8) return jpegHeader(view);
-  throw unreadable(`it begins with ${view.subarray(0, 8).toString('hex') || 'nothing'}, which is neither PNG nor JPEG`);
+  // What it holds instead is not told: the message may leave the site.
+  throw unreadable('it is neither PNG nor JPEG');
 }
 
 /** The compressed rows of a PNG, in order. */
@@ -65,7 +66,7 @@ function pngChunks(view: Buffer): Chunk[] {
     const length = view.readUInt32BE(offset);
     const type = view.toString('latin1', offset + 4, offset + 8);
     if (offset + 12 + length > view.length) {
-      throw unreadable(`its PNG chunk ${JSON.stringify(type)} of ${length} bytes is cut off at byte ${view.length}`);
+      throw unreadable(`its PNG chunk of ${length} bytes is cut off at byte ${view.length}`);
     }
     chunks.push({ type, start: offset + 8, length });
     offset += 12 + length;

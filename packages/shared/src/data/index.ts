@@ -21,6 +21,7 @@ export { openTable } from './open-table.js';
 export { USUAL_PICTURE_COLUMNS } from './pictures/duckdb-rows.js';
 export { locateData } from './pictures/locate-data.js';
 export { isPictureFolder } from './pictures/locate-pictures.js';
+export { withoutPictureNames } from './pictures/picture-names.js';
 export { IMAGE_COLUMN, pictureChunkRows } from './pictures/picture-reader.js';
 export {
   type DataSource,

@@ -10,6 +10,7 @@ import type { DataSource } from '../source.js';
 import type { CellRequest, ColumnProfile, ProfileRequest, TableColumn } from '../table-reader.js';
 import { readPicture } from './folder-rows.js';
 import { isInside } from './locate-pictures.js';
+import { namedPicture } from './picture-names.js';
 import type { PictureRows, PictureRun } from './picture-rows.js';
 
 /** Where pictures are looked for when nothing is said. */
@@ -134,7 +135,9 @@ class DuckDbRows implements PictureRows {
       const nameOf = (row: number): string => {
         const value: unknown = pictures.getItem(row);
         // A name is of a file; bytes have none.
-        return typeof value === 'string' ? (value.split(/[/\\]/).at(-1) ?? '') : `in row ${first + row + 1}`;
+        return typeof value === 'string'
+          ? namedPicture(value.split(/[/\\]/).at(-1) ?? '')
+          : `picture in row ${first + row + 1}`;
       };
       yield {
         rows: chunk.rowCount,

@@ -7,6 +7,7 @@ import type { DataSource } from '../source.js';
 import type { CellRequest, ColumnProfile, ProfileRequest, TableColumn } from '../table-reader.js';
 import { cellOfValue } from '../value-cells.js';
 import { ValueProfile } from '../value-profile.js';
+import { namedPicture } from './picture-names.js';
 import type { PictureRows, PictureRun } from './picture-rows.js';
 
 const LABEL: TableColumn = { name: 'label', key: 'label', family: 'text' };
@@ -24,7 +25,7 @@ export class FolderRows implements PictureRows {
     if (loose !== undefined) {
       throw new OctomilError(
         'data_unreadable',
-        `${source.path}: ${loose.shown} is in no folder of a class; move it to one such as normal/, or add a table of labels (labels.csv with the columns image and label)`,
+        `${source.path}: the ${namedPicture(loose.shown)} is in no folder of a class; move it to one such as normal/, or add a table of labels (labels.csv with the columns image and label)`,
       );
     }
     this.#files = files;
@@ -64,7 +65,7 @@ export class FolderRows implements PictureRows {
         rows: files.length,
         columns: cells.map((request, at) => Float64Array.from(files, (file) => cellOf(labelOf(file), request, at))),
         read: (row) => readPicture(files[row]),
-        nameOf: (row) => basename(files[row]?.shown ?? ''),
+        nameOf: (row) => namedPicture(basename(files[row]?.shown ?? '')),
       };
     }
   }

@@ -5,6 +5,7 @@ import { formatOfName } from '../format-of-name.js';
 import { type LocatedFile, locateFile, unreadable } from '../locate.js';
 import type { DataSource } from '../source.js';
 import { isDataName } from '../sources/list-source.js';
+import { namedPicture } from './picture-names.js';
 
 /** Pictures that are files of their own. */
 export interface LocatedPictures {
@@ -106,26 +107,27 @@ function listed({ path, fileNames }: DataSource, files: readonly string[]): Entr
     const given = fileNames?.[i];
     const name = given ?? slashed(relative(resolve(path), resolve(file)));
     checkInside(name, 'a listed file');
-    return { name, path: file, shown: given ?? file, isLink: false };
+    return { name, path: file, shown: name, isLink: false };
   });
 }
 
 function locatePicture(folder: string, { name, path, isLink }: Entry, root: string | undefined): LocatedFile {
   let stat: Stats;
   let real = path;
+  const shown = namedPicture(basename(name));
   try {
     if (isLink) real = realpathSync.native(path);
     stat = statSync(real);
   } catch (cause) {
-    throw unreadable(`${folder}: ${basename(name)}`, cause);
+    throw unreadable(`${folder}: ${shown}`, cause);
   }
   if (isLink && (root === undefined || !real.startsWith(root + sep))) {
     throw new OctomilError(
       'data_unreadable',
-      `${folder}: ${basename(name)} is a link that leads out of the folder; copy the picture, or name the folder it is in`,
+      `${folder}: the ${shown} is a link that leads out of the folder; copy the picture, or name the folder it is in`,
     );
   }
-  if (!stat.isFile()) throw new OctomilError('data_unreadable', `${folder}: ${basename(name)} is no file`);
+  if (!stat.isFile()) throw new OctomilError('data_unreadable', `${folder}: the ${shown} is no file`);
   return { path: real, shown: name, sizeBytes: stat.size, modifiedMs: stat.mtimeMs };
 }
 

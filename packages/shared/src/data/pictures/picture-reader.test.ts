@@ -11,6 +11,7 @@ import type { DataSource } from '../source.js';
 import type { CellRequest } from '../table-reader.js';
 import { locateData } from './locate-data.js';
 import { isPictureFolder } from './locate-pictures.js';
+import { namedPicture, withoutPictureNames } from './picture-names.js';
 import { pictureChunkRows } from './picture-reader.js';
 import { greyPng, pngOf, writeFiles } from './testing/pictures.js';
 
@@ -145,7 +146,7 @@ test('Parquet with encoded pictures, as bytes and as structs, gives what the sam
 
 test.each([
   ['no pictures', { 'a.csv': 'a\n1' }, {}, 'has no pictures'],
-  ['loose pictures', { 'a/b.png': 'x', 'c.png': 'x' }, {}, 'c.png is in no folder of a class'],
+  ['loose pictures', { 'a/b.png': 'x', 'c.png': 'x' }, {}, 'the picture "c.png" is in no folder of a class'],
   ['a table that is not there', { 'a.png': 'x' }, { labels: 'who.csv' }, 'has no table "who.csv"'],
   ['a table elsewhere', { 'a.png': 'x' }, { labels: '../who.csv' }, 'the table of labels is outside'],
   ['a path upwards', { 'a.png': 'x', 'labels.csv': 'image,label\nb/../../a.png,1\n' }, {}, 'outside of its folder'],
@@ -155,15 +156,17 @@ test.each([
     'a missing picture',
     { 'a.png': 'x', 'labels.csv': 'image,label\nward/b.png,1\n' },
     {},
-    'the picture b.png: there is no',
+    'the picture "b.png": there is no',
   ],
   ['another column', { 'a.png': 'x', 'labels.csv': 'scan,label\na.png,1\n' }, {}, 'no column of pictures (image)'],
-  ['a damaged picture', { 'n/a.png': 'x' }, {}, 'the picture a.png: it cannot be read'],
+  ['a damaged picture', { 'n/a.png': 'x' }, {}, 'the picture "a.png": it cannot be read'],
 ])('%s: an error that says what is wrong, without the folder of the picture', async (_name, files, images, message) => {
   await writeFiles(folder, files);
   const outcome = rowsOf(source(images), [IMAGE]);
   await expect(outcome).rejects.toThrow(message);
   await expect(outcome).rejects.not.toThrow(/ward|n\/a/);
+  const told = await outcome.catch((error: Error) => withoutPictureNames(error.message));
+  expect(told).not.toMatch(/[abc]\.png/);
 });
 
 test('a link that leads out of the folder is refused, one within is followed', async () => {
@@ -173,7 +176,7 @@ test('a link that leads out of the folder is refused, one within is followed', a
   await symlink(join(folder, 'n/a.png'), join(folder, 'n/b.png'));
   expect(await rowsOf(source(), [IMAGE])).toHaveLength(2);
   await symlink(join(outside, 'secret.png'), join(folder, 'n/c.png'));
-  await expect(openTable(source())).rejects.toThrow('c.png is a link that leads out of the folder');
+  await expect(openTable(source())).rejects.toThrow('the picture "c.png" is a link that leads out of the folder');
   await rm(outside, { recursive: true });
 });
 
@@ -185,7 +188,7 @@ test('up to 1 in 100 pictures that cannot be read are left out; more are an erro
   await writeFiles(folder, { ...files, 'n/x1.png': good.subarray(0, 40), 'n/x2.jpg': 'GIF89a' });
   expect(await rowsOf(source(), [IMAGE])).toHaveLength(198);
   await writeFiles(folder, { 'n/x3.png': good.subarray(0, 20) });
-  await expect(rowsOf(source(), [IMAGE])).rejects.toThrow('the picture x3.png: it cannot be read');
+  await expect(rowsOf(source(), [IMAGE])).rejects.toThrow('the picture "x3.png": it cannot be read');
   await expect(rowsOf(source(), [IMAGE])).rejects.toThrow('more than 1 % of the pictures cannot be read');
 });
 
@@ -250,6 +253,20 @@ test('equal pictures have equal content whatever their names, so that they are h
   const [a, b, c] = (await rowsOf(source(), [CONTENT])).flat();
   expect(a).toBe(b);
   expect(c).not.toBe(a);
+});
+
+test('whatever a picture is called, its name stays at the site', () => {
+  for (const name of ['a "b".png', 'a\\".png', 'jane doe\n.png', '', '".png', 'picture "x".png']) {
+    const told = withoutPictureNames(`/data: the ${namedPicture(name)}: it cannot be read; see ${namedPicture('z')}`);
+    expect(told.replaceAll("picture (the site's log names it)", 'P')).toBe('/data: the P: it cannot be read; see P');
+  }
+});
+
+test('nothing of what a file holds that is no picture is told', async () => {
+  await writeFiles(folder, { 'n/a.png': 'Jane Doe, born 1950' });
+  const message = await rowsOf(source(), [IMAGE]).catch((error: Error) => error.message);
+  expect(message).toContain('neither PNG nor JPEG');
+  expect(message).not.toMatch(/jane|4a616e65/i);
 });
 
 test('a table asked for pictures says that it has none', async () => {

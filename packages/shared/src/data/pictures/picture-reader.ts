@@ -238,7 +238,7 @@ class Unreadable {
       this.#limit === 0 ? '' : `; more than ${MAX_UNREADABLE_RATIO * 100} % of the pictures cannot be read`;
     throw new OctomilError(
       'data_unreadable',
-      `${this.#path}: the picture ${name}: ${error.reason.replace(/^the picture /, 'it ')}${others}; mend or remove it`,
+      `${this.#path}: the ${name}: ${error.reason.replace(/^the picture /, 'it ')}${others}; mend or remove it`,
       { cause: thrown },
     );
   }

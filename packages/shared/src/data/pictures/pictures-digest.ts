@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import { unreadable } from '../locate.js';
 import type { LocatedPictures } from './locate-pictures.js';
+import { namedPicture } from './picture-names.js';
 import { inOrder } from './read-ahead.js';
 
 /** Digests by the names, sizes and times of all files: those alone are looked at until one changes. */
@@ -28,7 +30,7 @@ export async function picturesDigest({ files, labels }: LocatedPictures, signal?
           .digest('hex'),
       ];
     } catch (cause) {
-      throw unreadable(shown, cause);
+      throw unreadable(path === labels?.path ? shown : namedPicture(basename(shown)), cause);
     }
   };
   for await (const [name, digest] of inOrder(all, READS_AT_ONCE, read)) {
