@@ -70,9 +70,11 @@ export function proposalsTable(rows: readonly ProposalSummary[]): Promise<string
 /** Every warning of every round; without one, that there is none. */
 export async function driftText(report: DriftReport): Promise<string> {
   const rows = report.rounds.flatMap((round) =>
-    Object.entries(round.sites).flatMap(([site, { warnings }]) =>
-      warnings.map((warning) => ({ round: round.roundNumber, site, warning })),
-    ),
+    Object.entries(round.sites).flatMap(([site, { warnings, leftOut }]) => {
+      const more = leftOut?.warnings ?? 0;
+      const said = more === 0 ? warnings : [...warnings, `and ${more} more, which the coordinator has not kept`];
+      return said.map((warning) => ({ round: round.roundNumber, site, warning }));
+    }),
   );
   if (rows.length > 0) {
     return table(rows, [

@@ -12,7 +12,7 @@ import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
 import { type Evaluation, evaluationOf } from './round-metrics.js';
 import { roundAfter } from './round-plan.js';
 import { type AcceptedAnswer, type NewCheckpoint, type NextRound, roundLabel } from './round-store.js';
-import type { DriftReport } from './site-drift.js';
+import { type DriftReport, hasWarnings } from './site-drift.js';
 
 export interface CloserDependencies extends AggregationDependencies, VersionDependencies {}
 
@@ -139,8 +139,11 @@ export class RoundCloser {
     }
     const { drift, ...told } = metrics;
     const drifted = Object.entries((drift ?? {}) as Readonly<Record<string, DriftReport>>)
-      .filter(([, { warnings }]) => warnings.length > 0)
-      .map(([site, { warnings }]) => [site, warnings.slice(0, 10)]);
+      .filter(([, report]) => hasWarnings(report))
+      .map(([site, { warnings, left_out }]) => [
+        site,
+        warnings.length > 0 ? warnings.slice(0, 10) : [`${left_out?.warnings ?? 0} warnings, too long to be kept`],
+      ]);
     if (drifted.length > 0) {
       events.push({ type: 'drift', data: { ...label, sites: Object.fromEntries(drifted.slice(0, 100)) } });
     }

@@ -1,6 +1,6 @@
 import { MINIMUM_ROWS } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
-import { type DriftReport, readDrift } from './site-drift.js';
+import { boundDrift, type DriftReport, driftBytes, readDrift } from './site-drift.js';
 
 export interface SiteReport {
   readonly name: string;
@@ -31,8 +31,15 @@ export function evaluationOf(sites: readonly SiteReport[]): Evaluation {
   return { overall: figures.length === 0 ? null : combine(figures), sites: Object.fromEntries(reported) };
 }
 
-/** A train round's metrics: how the incoming base does, the mean training loss, and what each site did. */
-export function trainingMetrics(answers: readonly (SiteReport & { readonly sampleCount: number })[]): {
+/**
+ * A train round's metrics: how the incoming base does, the mean training loss, and what each site did.
+ *
+ * @param rounds of the session, which decide how much each may say of drift
+ */
+export function trainingMetrics(
+  answers: readonly (SiteReport & { readonly sampleCount: number })[],
+  rounds = 1,
+): {
   evaluation: Evaluation;
   train_loss: number | null;
   /** Of the sites' personal models after the round; only where sites have such. */
@@ -49,7 +56,7 @@ export function trainingMetrics(answers: readonly (SiteReport & { readonly sampl
     return report === null ? [] : [[name, report] as const];
   });
   return {
-    ...(drift.length === 0 ? {} : { drift: Object.fromEntries(drift) }),
+    ...(drift.length === 0 ? {} : { drift: boundDrift(drift, driftBytes(rounds)) }),
     evaluation: evaluationOf(answers.map(({ name, metrics }) => ({ name, metrics: asRecord(metrics['evaluation']) }))),
     train_loss: mean(losses),
     ...(answers.some(({ metrics }) => metrics['personal'] !== undefined)

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { TrainingEngine } from './engine.js';
 import { memberDriftRound, memberRoundView } from './member-view.js';
-import { driftRounds, readDrift } from './site-drift.js';
+import { boundDrift, driftBytes, driftRounds, readDrift } from './site-drift.js';
 import { TEST_DATABASES } from './testing/test-databases.js';
 import {
   assignmentOf,
@@ -44,6 +44,37 @@ test('what a site says of its drift is kept within bounds, and nothing else is',
   const cut = readDrift({ columns: [{ name, ['m'.repeat(10_000)]: 1, shift: 2 }], warnings: [name] });
   expect(cut?.columns).toEqual([{ name: expect.stringMatching(/^n{499}.$/), shift: 2 }]);
   expect(JSON.stringify(cut)).not.toContain('\\ud83d');
+});
+
+test('of very many sites, what a round keeps stays within its budget: what drifted most, and how many were left out', () => {
+  const columns = Array.from({ length: 200 }, (_, place) => ({ name: `c${place}`, shift: place === 150 ? 9 : 0.01 }));
+  const warnings = Array.from({ length: 50 }, (_, place) => `column "c${place}": ${'w'.repeat(400)}`);
+  const size = (value: unknown) => Buffer.byteLength(JSON.stringify(value));
+  const many = Array.from({ length: 1_000 }, (_, place) => [`s${place}`, { columns, warnings }] as const);
+  const quiet = { columns: columns.slice(0, 2), warnings: [] };
+  const bounded = boundDrift([...many, ['quiet', quiet]], 1_000_000);
+  expect(size(many)).toBeGreaterThan(20_000_000);
+  expect(size(bounded)).toBeLessThan(1_000_000 + 10 * many.length);
+  expect(Object.keys(bounded)).toEqual([...many.map(([site]) => site), 'quiet']);
+  // Who says little is not cut for those who say much.
+  expect(bounded['quiet']).toEqual(quiet);
+  const kept = bounded['s500'];
+  expect(kept?.columns).toContainEqual({ name: 'c150', shift: 9 });
+  expect(kept?.columns.length).toBeGreaterThan(1);
+  expect(kept?.left_out?.columns).toBe(200 - (kept?.columns.length ?? 0));
+  expect(kept?.left_out?.warnings).toBe(50 - (kept?.warnings.length ?? 0));
+  // Few sites keep all, and a site of which no warning fits counts as drifted.
+  expect(boundDrift(many.slice(0, 3), 1_000_000)).toEqual(Object.fromEntries(many.slice(0, 3)));
+  const tight = boundDrift(many, 100_000);
+  expect(tight['s1']).toMatchObject({ warnings: [], left_out: { warnings: 50 } });
+  const round = { id: 'r', number: 1, kind: 'train', state: 'completed', metrics: { drift: tight } } as never;
+  expect(driftRounds([round])[0]?.['drifted_sites']).toBe(1_000);
+});
+
+test('a session of many rounds keeps less of each, so that all can be read together', () => {
+  expect(driftBytes(1)).toBe(1_000_000);
+  expect(driftBytes(1_000) * 1_000).toBeLessThanOrEqual(32_000_000);
+  expect(driftBytes(10_000)).toBe(16_000);
 });
 
 for (const kind of TEST_DATABASES) {

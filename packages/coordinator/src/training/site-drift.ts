@@ -1,3 +1,4 @@
+import { type ColumnDrift, severityOf } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
 import type { RoundRow } from './session-store.js';
 
@@ -7,7 +8,16 @@ export interface DriftReport {
   readonly columns: readonly Readonly<Record<string, string | number>>[];
   /** For people; empty where nothing stands out. */
   readonly warnings: readonly string[];
+  /** How many did not fit beside those of the round's other sites; absent where all did. */
+  readonly left_out?: { readonly columns: number; readonly warnings: number };
 }
+
+/** What all sites of one round may take together. */
+const ROUND_BYTES = 1_000_000;
+/** What all rounds of a session may take together, as they are read together. */
+const SESSION_BYTES = 32_000_000;
+/** Of a session of very many rounds, each one's. */
+const LEAST_ROUND_BYTES = 16_000;
 
 const MAX_COLUMNS = 200;
 const MAX_MEASURES = 12;
@@ -49,9 +59,71 @@ function readColumn(column: unknown): Readonly<Record<string, string | number>> 
   return { name: cut(name), ...Object.fromEntries(measures.slice(0, MAX_MEASURES)) };
 }
 
+/** Bytes that the drift of a round may take, in a session of so many. */
+export function driftBytes(rounds: number): number {
+  return Math.min(ROUND_BYTES, Math.max(LEAST_ROUND_BYTES, Math.floor(SESSION_BYTES / rounds)));
+}
+
+/**
+ * The reports of a round within `maxBytes` of JSON: the more sites, the fewer columns and warnings of each, those columns
+ * that drifted most first. What a site needs less than its share of, the others have. Site names come on top.
+ */
+export function boundDrift(
+  reports: readonly (readonly [site: string, report: DriftReport])[],
+  maxBytes: number,
+): Readonly<Record<string, DriftReport>> {
+  const bounded = new Map<string, DriftReport>();
+  let left = maxBytes;
+  const sized = reports.map(([site, report]) => ({ site, report, bytes: bytesOf(report) }));
+  for (const [place, { site, report, bytes }] of sized.toSorted((a, b) => a.bytes - b.bytes).entries()) {
+    const share = left / (sized.length - place);
+    const kept = bytes <= share ? report : cutReport(report, share);
+    bounded.set(site, kept);
+    left = Math.max(0, left - (kept === report ? bytes : bytesOf(kept)));
+  }
+  return Object.fromEntries(reports.map(([site, report]) => [site, bounded.get(site) ?? report]));
+}
+
+/** Warnings may take half: they are what people look at, the measures what programs do. */
+function cutReport({ columns, warnings }: DriftReport, maxBytes: number): DriftReport {
+  const empty = { columns: [], warnings: [], left_out: { columns: columns.length, warnings: warnings.length } };
+  const room = maxBytes - bytesOf(empty);
+  const said = within(warnings, room / 2);
+  const severity = new Map(columns.map((column) => [column, finiteSeverity(column)]));
+  const worst = columns.toSorted((a, b) => (severity.get(b) ?? 0) - (severity.get(a) ?? 0));
+  const kept = new Set(within(worst, room - said.reduce((sum, warning) => sum + bytesOf(warning) + 1, 0)));
+  return {
+    columns: columns.filter((column) => kept.has(column)),
+    warnings: said,
+    left_out: { columns: columns.length - kept.size, warnings: warnings.length - said.length },
+  };
+}
+
+/** The first ones that fit, with the commas between them. */
+function within<T>(values: readonly T[], maxBytes: number): T[] {
+  let bytes = 0;
+  const end = values.findIndex((value) => {
+    bytes += bytesOf(value) + 1;
+    return bytes > maxBytes;
+  });
+  return values.slice(0, end < 0 ? values.length : end);
+}
+
+/** Sites may name other measures than ours, and leave out any. */
+function finiteSeverity(column: Readonly<Record<string, string | number>>): number {
+  const severity = severityOf(column as unknown as ColumnDrift);
+  return Number.isFinite(severity) ? severity : 0;
+}
+
+const bytesOf = (value: unknown): number => Buffer.byteLength(JSON.stringify(value));
+
 /** Cutting may halve a surrogate pair, which no JSON column takes. */
 function cut(text: string): string {
   return text.slice(0, MAX_TEXT).toWellFormed();
+}
+
+export function hasWarnings({ warnings, left_out }: DriftReport): boolean {
+  return warnings.length > 0 || (left_out?.warnings ?? 0) > 0;
 }
 
 /** The drift of each train round that counted, oldest first. */
@@ -60,7 +132,7 @@ export function driftRounds(rounds: readonly RoundRow[]): JsonObject[] {
     .filter(({ kind, state }) => kind === 'train' && state === 'completed')
     .map((round) => {
       const sites = (round.metrics['drift'] ?? {}) as Readonly<Record<string, DriftReport>>;
-      const drifted = Object.values(sites).filter(({ warnings }) => warnings.length > 0).length;
+      const drifted = Object.values(sites).filter(hasWarnings).length;
       return {
         round_id: round.id,
         round_number: round.number,

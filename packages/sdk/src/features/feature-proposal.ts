@@ -94,6 +94,8 @@ export interface SiteDriftReport {
   readonly columns: readonly Readonly<Record<string, string | number>>[];
   /** Empty where nothing stands out. */
   readonly warnings: readonly string[];
+  /** How many did not fit beside those of a round's other sites: what drifted most is kept. Absent where all did. */
+  readonly leftOut?: { readonly columns: number; readonly warnings: number };
 }
 
 export interface RoundDrift {
@@ -129,6 +131,10 @@ export function readDrift(value: unknown): DriftReport {
   const fields = camelNames(value as Record<string, unknown>);
   return {
     ...fields,
-    rounds: listOf(fields, 'rounds').map((round) => camelNames(round as Record<string, unknown>)),
+    rounds: listOf(fields, 'rounds').map((round) => {
+      const { sites, ...told } = camelNames(round as Record<string, unknown>);
+      const reports = Object.entries((sites ?? {}) as Readonly<Record<string, Record<string, unknown>>>);
+      return { ...told, sites: Object.fromEntries(reports.map(([site, report]) => [site, camelNames(report)])) };
+    }),
   } as unknown as DriftReport;
 }

@@ -111,8 +111,8 @@ export function siteDrift(specHash: string, rows: number, all: readonly ColumnDr
   };
 }
 
-/** How often the worst measure exceeds its threshold. */
-function severityOf(column: ColumnDrift): number {
+/** How often the worst measure of a column exceeds its default threshold. */
+export function severityOf(column: ColumnDrift): number {
   const worst = measuresOf(column).map(({ measure, value }) => Math.abs(value) / DEFAULT_DRIFT_THRESHOLDS[measure]);
   return Math.max(0, ...worst);
 }

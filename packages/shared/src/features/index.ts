@@ -7,6 +7,7 @@ export {
   type DriftThresholds,
   type DriftWarning,
   driftWarnings,
+  severityOf,
 } from './drift-warnings.js';
 export { encodeRows } from './encode.js';
 export { type DecodePicture, decodePictures } from './encode-pictures.js';
