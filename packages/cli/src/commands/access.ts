@@ -74,7 +74,9 @@ export function register(program: Command, define: DefineCommand): void {
     },
   );
 
-  const audit = program.command('audit').description('who changed what, and from where; what left a site');
+  const audit = program
+    .command('audit')
+    .description('who changed what, and from where; what left a site: octomil audit --config agent.yaml');
   define(
     audit,
     'site',

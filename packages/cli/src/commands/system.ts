@@ -36,7 +36,9 @@ export function register(program: Command, define: DefineCommand): void {
         .option('--grpc-port <port>', 'agents; 0 for any (OCTOMIL_GRPC_PORT)', integerFrom(0)),
     async (options) => (await import('./up.js')).up(options),
   );
-  const agent = program.command('agent').description('run the agent of a site');
+  const agent = program
+    .command('agent')
+    .description('run the agent of a site, also without "run": octomil agent --config agent.yaml');
   define(
     agent,
     'run',

@@ -13,8 +13,8 @@ export interface Column<T> {
 
 /**
  * Rows under their titles; a dash for what is not there. Plain characters where the output is not a terminal. What does
- * not fit into a terminal is wrapped between words; where that does not do either, each row is fields under each other,
- * so that nothing is cut and ids can be copied.
+ * not fit into a terminal loses its frame, then is wrapped between words; where that does not do either, each row is
+ * fields under each other, so that nothing is cut and ids can be copied.
  */
 export async function table<T>(
   rows: readonly T[],
@@ -24,40 +24,53 @@ export async function table<T>(
   if (rows.length === 0) return none;
   const cells = rows.map((row) => columns.map((column) => String(column.value(row) ?? '–')));
   const titles = columns.map((column) => column.title);
-  const isTerminal = process.stdout.isTTY === true;
-  // A terminal may claim to have no columns at all.
-  const widths = isTerminal ? columnWidths([titles, ...cells], process.stdout.columns || 80) : 'natural';
-  if (widths === undefined) return records(titles, cells);
+  const layout: Layout | undefined = process.stdout.isTTY ? fit([titles, ...cells]) : { chars: PLAIN };
+  if (layout === undefined) return records(titles, cells);
   const { default: Table } = await import('cli-table3');
+  const { style, ...settings } = layout;
   const drawn = new Table({
     head: titles,
     colAligns: columns.map((column) => column.align ?? 'left'),
-    style: { head: [], border: [], compact: true },
-    ...(isTerminal ? {} : { chars: PLAIN }),
-    ...(widths === 'natural' ? {} : { colWidths: widths.map((width) => width + PADDING), wordWrap: true }),
+    style: { head: [], border: [], compact: true, ...style },
+    ...settings,
   });
   for (const row of cells) drawn.push(row);
   return drawn.toString();
 }
 
-/** Of a cell, left and right. */
-const PADDING = 2;
+interface Layout {
+  readonly chars?: Record<string, string>;
+  readonly style?: Record<string, number>;
+  readonly colWidths?: number[];
+  readonly wordWrap?: boolean;
+}
+
+/** Undefined where no table fits into the terminal. */
+function fit(cells: readonly (readonly string[])[]): Layout | undefined {
+  // A terminal may claim to have no columns at all.
+  const room = process.stdout.columns || 80;
+  const count = cells[0]?.length ?? 0;
+  if (columnWidths(cells, room - count * 3 - 1) === 'natural') return {};
+  const widths = columnWidths(cells, room - (count - 1) * TIGHT.middle.length);
+  if (widths === undefined) return undefined;
+  const tight = { chars: TIGHT, style: { 'padding-left': 0, 'padding-right': 0 } };
+  return widths === 'natural' ? tight : { ...tight, colWidths: [...widths], wordWrap: true };
+}
 
 /**
- * How wide each column is so that the table fits.
+ * How wide each column is so that all together take `room` columns of a terminal.
  *
  * @returns undefined where it cannot, not even wrapped between words
  */
 export function columnWidths(
   cells: readonly (readonly string[])[],
-  terminalColumns: number,
+  room: number,
 ): readonly number[] | 'natural' | undefined {
   const count = cells[0]?.length ?? 0;
   const column = (index: number): string[] => cells.map((row) => row[index] ?? '');
   const longest = (texts: readonly string[]): number => texts.reduce((most, one) => Math.max(most, shownWidth(one)), 0);
   const wanted = Array.from({ length: count }, (_, index) => longest(column(index)));
   const least = Array.from({ length: count }, (_, index) => longest(column(index).flatMap((one) => one.split(/\s+/))));
-  const room = terminalColumns - count * (PADDING + 1) - 1;
   const sum = (widths: readonly number[]): number => widths.reduce((total, width) => total + width, 0);
   if (sum(wanted) <= room) return 'natural';
   let free = room - sum(least);
@@ -104,6 +117,8 @@ const PLAIN = {
   'right-mid': '',
   middle: ' ',
 };
+
+const TIGHT = { ...PLAIN, middle: '  ' };
 
 /** Fields under each other; nested values as JSON, indented where they are long; nothing for what is null. */
 export function fields(value: Readonly<Record<string, unknown>>): string {

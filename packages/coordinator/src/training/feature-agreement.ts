@@ -55,7 +55,7 @@ export function requireUsable({ target, columns }: SiteStatistics, rule: string 
   if (columns.length === 0) {
     throw new OctomilError(
       'data_mismatch',
-      `its data has no usable column: a column needs at least ${MINIMUM_ROWS} values, and must be neither identifier, free text nor date`,
+      `its data has no usable column: a column needs at least ${MINIMUM_ROWS} values, and must be neither identifier, free text nor date; pictures need an architecture with their size`,
     );
   }
 }

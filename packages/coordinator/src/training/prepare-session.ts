@@ -114,9 +114,13 @@ export class SessionPreparer {
       order by (id = ${reference}) desc limit 1`.execute(this.#on.database.kysely);
     const model = rows[0];
     if (model !== undefined) return model;
-    throw new OctomilError('model_not_found', `there is no model "${reference.slice(0, 200)}"; create it first`, {
-      details: { field: 'model_id', value: reference.slice(0, 200) },
-    });
+    throw new OctomilError(
+      'model_not_found',
+      `there is no model "${reference.slice(0, 200)}"; create it first (octomil models ensure)`,
+      {
+        details: { field: 'model_id', value: reference.slice(0, 200) },
+      },
+    );
   }
 
   /** By identifier or name; owned, or joined. @throws `not_found` */
@@ -136,8 +140,12 @@ export class SessionPreparer {
     );
     const federation = rows[0];
     if (federation !== undefined) return federation;
-    throw new OctomilError('not_found', `there is no federation "${reference.slice(0, 200)}"; create it first`, {
-      details: { field: 'federation', value: reference.slice(0, 200) },
-    });
+    throw new OctomilError(
+      'not_found',
+      `there is no federation "${reference.slice(0, 200)}"; create it first (octomil federation create)`,
+      {
+        details: { field: 'federation', value: reference.slice(0, 200) },
+      },
+    );
   }
 }

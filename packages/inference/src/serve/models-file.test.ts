@@ -49,6 +49,9 @@ test('all problems are named together', async () => {
     code: 'config_invalid',
     reason: expect.stringMatching(/other is not known.*models\.a\.parallel.*models\.b/s),
   });
+  await expect(load('models:\n  b: { path: x, teir: fast }\n')).rejects.toMatchObject({
+    reason: expect.stringMatching(/: models\.b\.teir is not known here$/),
+  });
   for (const text of ['', 'models: {}', '[1]', 'models: [', 'models: 3']) {
     await expect(load(text)).rejects.toMatchObject({ code: 'config_invalid' });
   }

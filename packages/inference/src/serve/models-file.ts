@@ -104,9 +104,12 @@ function problemsOf(given: unknown): string[] {
   // One by one: of a union, only its first alternative would be named.
   const inside = Object.entries(models as Record<string, unknown>).flatMap(([name, entry]) => {
     if (typeof entry === 'string') return entry === '' ? [`models.${name} is empty`] : [];
-    return [...Value.Errors(Entry, entry)].map(
-      ({ instancePath, message }) => `models.${name}${instancePath.replaceAll('/', '.')} ${message}`,
-    );
+    return [...Value.Errors(Entry, entry)]
+      .filter(({ keyword }) => keyword !== 'additionalProperties')
+      .map(({ instancePath, message }) => {
+        const what = message === 'schema is false' ? 'is not known here' : message;
+        return `models.${name}${instancePath.replaceAll('/', '.')} ${what}`;
+      });
   });
   return [...outside, ...inside];
 }

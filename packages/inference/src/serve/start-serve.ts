@@ -120,7 +120,9 @@ export async function startServe(options: ServeOptions): Promise<Serve> {
     await app.listen({ host, port });
   } catch (error) {
     await stopModels();
-    throw toOctomilError(error);
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw toOctomilError(error);
+    const reason = `port ${port} on ${host} is in use; stop what uses it, or choose another (octomil serve --port; 0: a free one)`;
+    throw new OctomilError('port_in_use', reason, { cause: error });
   }
   if (options.preload ?? models.length === 1) for (const model of models) model.load();
   const address = app.server.address() as AddressInfo;

@@ -149,7 +149,9 @@ export function parseFeatureSpec(value: unknown): FeatureSpec {
   }
   if (!Value.Check(Spec, value)) {
     const [first] = Value.Errors(Spec, value);
-    const where = first === undefined ? '' : ` at ${first.instancePath || 'its root'}: ${first.message}`;
+    // Of an unknown field, TypeBox says no more than that.
+    const what = first?.message === 'schema is false' ? 'there is no such field' : first?.message;
+    const where = first === undefined ? '' : ` at ${first.instancePath || 'its root'}: ${what}`;
     throw new OctomilError('invalid_input', `this is no feature spec of format version 1${where}`);
   }
   const spec = value as FeatureSpec;

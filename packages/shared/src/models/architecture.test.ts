@@ -18,7 +18,7 @@ test.each<[unknown, RegExp]>([
   [{ name: 'mlp', activation: 'wow' }, /activation = "wow": use one of relu/],
   [{ name: 'mlp', depth: 3 }, /unknown field depth/],
   [{ name: 'logistic', output: { kind: 'multiclass', classes: 1 } }, /output must be/],
-  [{ name: 'cnn' }, /inputShape/],
+  [{ name: 'cnn' }, /inputShape is missing: .*\[28, 28, 1\]/],
   [{ name: 'layers' }, /topology/],
 ])('%j is refused with the field, the value and the choice', (given, message) => {
   expect(() => parseArchitecture(given)).toThrow(message);

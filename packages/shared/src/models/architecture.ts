@@ -118,6 +118,9 @@ function explain(error: ReturnType<typeof Value.Errors>[number] | undefined, val
   if (error.keyword === 'additionalProperties') {
     return `unknown field ${error.params.additionalProperties.join(', ')}`;
   }
+  if (error.keyword === 'required' && error.params.requiredProperties.includes('inputShape')) {
+    return 'inputShape is missing: height, width and channels, such as {"name": "cnn", "inputShape": [28, 28, 1]}';
+  }
   const path = error.instancePath.slice(1).replaceAll('/', '.');
   const field = path === '' ? '' : `${path} = ${describe(at(value, path))}: `;
   if (path.startsWith('activation')) return `${field}use one of ${ACTIVATIONS.join(', ')}`;
