@@ -25,6 +25,8 @@ let desired: DesiredModelFacts[];
 let observed: { deviceId: string; models: readonly ReportedModel[] }[];
 let changed: string[];
 let clockAheadMs: number;
+/** Where the clock stands still. */
+let stoppedAtMs: number | undefined;
 
 beforeAll(async () => {
   database = await openTestDatabase();
@@ -41,8 +43,8 @@ afterAll(async () => {
 beforeEach(async () => {
   organizationId = await insertOrganization(database);
   foreignId = await insertOrganization(database);
-  [desired, observed, changed, clockAheadMs] = [[], [], [], 0];
-  const clock = { ...bound(systemClock), now: () => systemClock.now() + clockAheadMs };
+  [desired, observed, changed, clockAheadMs, stoppedAtMs] = [[], [], [], 0, undefined];
+  const clock = { ...bound(systemClock), now: () => stoppedAtMs ?? systemClock.now() + clockAheadMs };
   devices = createDeviceService({ database, clock, logger: silentLogger, coordinatorId: randomUUID() });
   // Keys of these tests read `edg_<organization>.<scope>.<scope>`.
   const verifyKey = async (key: string) => {
@@ -359,6 +361,7 @@ test('bootstrap needs a token or a key that may do it, and gives away no more th
 
 test('bootstraps count as requests of their key', async () => {
   const token = key('devices:register');
+  stoppedAtMs = systemClock.now();
   const answers = await Promise.all(Array.from({ length: 3 * PER_SECOND }, () => bootstrap('busy', {}, token)));
   const statuses = new Set(answers.map(({ status }) => status));
   expect([...statuses].sort()).toEqual([201, 429]);
