@@ -209,6 +209,43 @@ for (const variable of ['TEST_S3_URL', 'TEST_GCS_URL', 'TEST_AZURE_URL']) {
       expect(assignments.updates.length).toBe(before + 1);
     });
 
+    test('an update whose round is over meanwhile is told so, and leaves nothing behind', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      for (const part of directParts) await send(part, bytes);
+      assignments.failures.set('submitUpdate', new OctomilError('round_closed', 'the session was cancelled'));
+      try {
+        await expect(transfers.completeSoon(proof, 20_000)).rejects.toMatchObject({ code: 'round_closed' });
+        // Whoever asks again hears the same, not that a new ticket would help.
+        await expect(transfers.completeSoon(proof, 0)).rejects.toMatchObject({ code: 'round_closed' });
+        await until(async () => (await inBucket()).length === 0);
+      } finally {
+        assignments.failures.clear();
+      }
+    });
+
+    test('an update that somebody took out of the bucket may be sent again', async () => {
+      const bytes = randomBytes(SIZE);
+      const { directParts, proof } = await begin(bytes);
+      for (const part of directParts) await send(part, bytes);
+      // Another coordinator has it, and lets go of it once the object is gone.
+      const claimed = sql`update upload_tickets set state = 'arrived', claimed_by = 'x',
+        claimed_until = now() + interval '1 second' where id = ${proof.ticketId}`;
+      await claimed.execute(database.kysely);
+      const { rows } = await sql<{ direct: { key: string; uploadId: string } }>`
+        select header -> 'direct' as direct from upload_tickets where id = ${proof.ticketId}`.execute(database.kysely);
+      const [row] = rows;
+      if (row !== undefined) await objects.direct?.abort(row.direct);
+      // Some buckets make it an object with the last part.
+      if (row !== undefined) await objects.delete(row.direct.key);
+      await expect(transfers.completeSoon(proof, 20_000)).rejects.toMatchObject({ code: 'transfer_incomplete' });
+      for (const index of [0, 1]) {
+        const part = bytes.subarray(index * PART, (index + 1) * PART);
+        await transfers.putPart(proof, index, onePiece(part), part.length);
+      }
+      expect(await transfers.complete(proof)).toEqual({ accepted: true });
+    });
+
     test('what a ticket that expired had sent to the bucket is taken away', async () => {
       const bytes = randomBytes(SIZE);
       const { directParts, proof } = await begin(bytes);

@@ -301,7 +301,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     } catch (thrown) {
       const error = toOctomilError(thrown);
       if (error.entry.retry === 'never') {
-        await tickets.abandon(ticket.id);
+        await tickets.abandon(ticket.id, error);
         await forget(ticket.id);
       } else if (await exists(sealed.path)) {
         upload.unseal();
