@@ -309,7 +309,7 @@ test('a rejected update says why, and a closed round ends the ticket', async () 
   expect((await call('GET', second.ticket.id, second.ticket)).body['received_parts']).toEqual([0]);
   assignments.failures.set('submitUpdate', new OctomilError('round_closed', 'the round is over'));
   expect((await call('POST', `${second.ticket.id}/complete`, second.ticket)).body['code']).toBe('round_closed');
-  expect((await call('GET', second.ticket.id, second.ticket)).body['code']).toBe('ticket_expired');
+  expect((await call('GET', second.ticket.id, second.ticket)).body['code']).toBe('round_closed');
 });
 
 test('a ticket works with its own token, for its own device, until it expires', async () => {
