@@ -1,6 +1,6 @@
 import type { JsonObject } from '../database/tables.js';
 import { describeColumns, describeLeftOut } from './describe-columns.js';
-import type { Proposal } from './proposal-store.js';
+import type { Proposal, ProposalLine } from './proposal-store.js';
 
 /** A proposal as its owner sees it. `spec` is what may be edited; everything beside it explains it. */
 export function proposalJson(proposal: Proposal): JsonObject {
@@ -21,8 +21,8 @@ export function proposalJson(proposal: Proposal): JsonObject {
 }
 
 /** One line of a list. */
-export function summaryJson(proposal: Proposal): JsonObject {
-  const { federation, model, spec } = proposal;
+export function summaryJson(proposal: ProposalLine): JsonObject {
+  const { federation, model, specHash } = proposal;
   return {
     id: proposal.id,
     state: proposal.state,
@@ -31,10 +31,10 @@ export function summaryJson(proposal: Proposal): JsonObject {
     model_id: model.id,
     model: model.name,
     target: proposal.target,
-    spec_hash: spec.hash,
+    spec_hash: specHash,
     proposed_hash: proposal.proposedHash,
-    edited: spec.hash !== proposal.proposedHash,
-    column_count: spec.columns.length,
+    edited: specHash !== proposal.proposedHash,
+    column_count: proposal.columnCount,
     session_id: proposal.sessionId,
     created_at: proposal.createdAt.toISOString(),
     confirmed_at: proposal.confirmedAt?.toISOString() ?? null,

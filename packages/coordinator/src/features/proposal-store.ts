@@ -1,12 +1,13 @@
 import { OctomilError } from '@octomil/shared/errors';
 import { type FeatureSpec, parseFeatureSpec, type SiteEntry } from '@octomil/shared/features';
-import { type Kysely, sql, type UpdateObject } from 'kysely';
+import { type Kysely, type RawBuilder, sql, type UpdateObject } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JsonObject, ProposalState, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 import type { ConfirmedSpec, ConfirmedSpecs } from '../training/index.js';
 
-export interface Proposal {
+/** What a list shows: nothing whose size depends on sites and columns. */
+export interface ProposalLine {
   readonly id: string;
   readonly organizationId: string;
   readonly federation: { readonly id: string; readonly name: string };
@@ -14,18 +15,23 @@ export interface Proposal {
   readonly sessionId: string;
   readonly target: string;
   readonly state: ProposalState;
+  readonly specHash: string;
+  /** Of the spec as it was merged; another than `specHash` where a person has edited it. */
+  readonly proposedHash: string;
+  readonly columnCount: number;
+  readonly createdAt: Date;
+  readonly confirmedAt: Date | null;
+  readonly endedAt: Date | null;
+}
+
+export interface Proposal extends ProposalLine {
   readonly request: JsonObject;
   readonly sites: readonly SiteEntry[];
   readonly warnings: readonly string[];
   readonly spec: FeatureSpec;
-  /** Of the spec as it was merged; another than `spec.hash` where a person has edited it. */
-  readonly proposedHash: string;
   readonly createdBy: string;
-  readonly createdAt: Date;
   readonly confirmedBy: string | null;
-  readonly confirmedAt: Date | null;
   readonly endedBy: string | null;
-  readonly endedAt: Date | null;
   readonly reason: string | null;
 }
 
@@ -90,10 +96,26 @@ export class ProposalStore implements ConfirmedSpecs {
   }
 
   /** Newest first. */
-  async find(filter: ProposalFilter, within: Handle = this.#database.kysely): Promise<Proposal[]> {
+  async list(filter: ProposalFilter): Promise<ProposalLine[]> {
+    // The document is text, in which names may have escapes that jsonb refuses; to count columns they are not needed.
+    const rows = await this.#select<LineRow>(
+      filter,
+      sql`p.id, p.organization_id, p.federation_id, p.model_id, p.session_id, p.target, p.state, p.spec_hash,
+        p.proposed_hash, p.created_at, p.confirmed_at, p.ended_at,
+        jsonb_array_length(
+          regexp_replace(p.document, '\\\\(u[0-9a-f]{4}|.)', '', 'g')::jsonb -> 'columns') as column_count`,
+    );
+    return rows.map(lineOf);
+  }
+
+  async #whole(filter: ProposalFilter): Promise<Proposal[]> {
+    return (await this.#select<ProposalRow>(filter, sql`p.*`)).map(proposalOf);
+  }
+
+  async #select<Row>(filter: ProposalFilter, fields: RawBuilder<unknown>): Promise<Row[]> {
     const { organizationId, id, modelId, federationId, target, state, limit = 100, offset = 0 } = filter;
-    const { rows } = await sql<ProposalRow>`
-      select p.*, f.name as federation_name, m.name as model_name
+    const { rows } = await sql<Row>`
+      select ${fields}, f.name as federation_name, m.name as model_name
       from feature_proposals p join federations f on f.id = p.federation_id join models m on m.id = p.model_id
       where (p.organization_id = ${organizationId} or p.federation_id in (
           select id from federations where organization_id = ${organizationId}
@@ -104,13 +126,15 @@ export class ProposalStore implements ConfirmedSpecs {
         ${federationId === undefined ? sql`` : sql`and p.federation_id = ${federationId}`}
         ${target === undefined ? sql`` : sql`and p.target = ${target}`}
         ${state === undefined ? sql`` : sql`and p.state = ${state}`}
-      order by p.created_at desc, p.id limit ${limit}::integer offset ${offset}::integer`.execute(within);
-    return rows.map(proposalOf);
+      order by p.created_at desc, p.id limit ${limit}::integer offset ${offset}::integer`.execute(
+      this.#database.kysely,
+    );
+    return rows;
   }
 
   /** @throws `not_found` for one that the organization cannot see */
   async get(organizationId: string, id: string): Promise<Proposal> {
-    const [found] = await this.find({ organizationId, id });
+    const [found] = await this.#whole({ organizationId, id });
     if (found === undefined) throw proposalNotFound(id);
     return found;
   }
@@ -175,7 +199,7 @@ export class ProposalStore implements ConfirmedSpecs {
   }
 
   async #only({ organizationId, federation, model, target }: Parameters<ConfirmedSpecs['confirmed']>[1]) {
-    const found = await this.find({
+    const found = await this.#whole({
       organizationId,
       modelId: model.id,
       federationId: federation.id,
@@ -233,7 +257,7 @@ function quoted(text: string): string {
   return /^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }
 
-interface ProposalRow {
+interface LineRow {
   id: string;
   organization_id: string;
   federation_id: string;
@@ -243,21 +267,26 @@ interface ProposalRow {
   session_id: string;
   target: string;
   state: ProposalState;
+  spec_hash: string;
+  proposed_hash: string;
+  column_count: number;
+  created_at: Date;
+  confirmed_at: Date | null;
+  ended_at: Date | null;
+}
+
+interface ProposalRow extends Omit<LineRow, 'column_count'> {
   request: JsonObject;
   sites: SiteEntry[];
   warnings: string[];
   document: string;
-  proposed_hash: string;
   created_by: string;
-  created_at: Date;
   confirmed_by: string | null;
-  confirmed_at: Date | null;
   ended_by: string | null;
-  ended_at: Date | null;
   reason: string | null;
 }
 
-function proposalOf(row: ProposalRow): Proposal {
+function lineOf(row: LineRow): ProposalLine {
   return {
     id: row.id,
     organizationId: row.organization_id,
@@ -266,17 +295,26 @@ function proposalOf(row: ProposalRow): Proposal {
     sessionId: row.session_id,
     target: row.target,
     state: row.state,
+    specHash: row.spec_hash,
+    proposedHash: row.proposed_hash,
+    columnCount: row.column_count,
+    createdAt: row.created_at,
+    confirmedAt: row.confirmed_at,
+    endedAt: row.ended_at,
+  };
+}
+
+function proposalOf(row: ProposalRow): Proposal {
+  const spec = parseFeatureSpec(JSON.parse(row.document));
+  return {
+    ...lineOf({ ...row, column_count: spec.columns.length }),
     request: row.request,
     sites: row.sites,
     warnings: row.warnings,
-    spec: parseFeatureSpec(JSON.parse(row.document)),
-    proposedHash: row.proposed_hash,
+    spec,
     createdBy: row.created_by,
-    createdAt: row.created_at,
     confirmedBy: row.confirmed_by,
-    confirmedAt: row.confirmed_at,
     endedBy: row.ended_by,
-    endedAt: row.ended_at,
     reason: row.reason,
   };
 }

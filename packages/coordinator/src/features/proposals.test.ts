@@ -160,16 +160,31 @@ for (const kind of TEST_DATABASES) {
       // The sites hold what they described before: nobody is asked again.
       const second = await proposals.propose(REQUEST, asker, new AbortController().signal);
       await proposals.confirm(second.id, undefined, asker);
-      const states = await proposals.store.find({ organizationId: on.organizationId });
+      const states = await proposals.store.list({ organizationId: on.organizationId });
       expect(states.map(({ id: found, state }) => [found, state])).toEqual([
         [second.id, 'confirmed'],
         [first.id, 'superseded'],
       ]);
+      // A list has the same lines as each by itself, and loads nothing that grows with sites and columns.
+      const { spec, request, sites, warnings, createdBy, confirmedBy, endedBy, reason, ...line } =
+        await proposals.store.get(on.organizationId, second.id);
+      expect(states[0]).toEqual(line);
+      expect(line).toMatchObject({ specHash: spec.hash, columnCount: spec.columns.length });
       await expect(begin({ feature_spec: first.id })).rejects.toMatchObject({ code: 'wrong_state' });
       await expect(proposals.confirm(second.id, { ...second.spec, columns: kept }, asker)).rejects.toMatchObject({
         code: 'wrong_state',
         message: expect.stringContaining('propose again'),
       });
+      // Whatever names are in it, which a person may have edited.
+      const odd = { columns: [{ name: 'a\u0000\ud83d\\u00zz"' }, {}, {}] };
+      const document = JSON.stringify(odd);
+      await on.database.kysely.updateTable('feature_proposals').set({ document }).where('id', '=', second.id).execute();
+      expect((await proposals.store.list({ organizationId: on.organizationId }))[0]?.columnCount).toBe(3);
+      await on.database.kysely
+        .updateTable('feature_proposals')
+        .set({ document: JSON.stringify(second.spec) })
+        .where('id', '=', second.id)
+        .execute();
       // What was confirmed before may be confirmed again as it was, and what is confirmed taken back.
       await expect(
         proposals.confirm(first.id, { ...first.spec, columns: columnsOf(first).slice(0, 2) }, asker),
@@ -178,7 +193,7 @@ for (const kind of TEST_DATABASES) {
       const third = await proposals.propose(REQUEST, asker, new AbortController().signal);
       await Promise.allSettled([second.id, third.id].map((id) => proposals.confirm(id, undefined, asker)));
       const organizationId = on.organizationId;
-      expect(await proposals.store.find({ organizationId, state: 'confirmed' })).toHaveLength(1);
+      expect(await proposals.store.list({ organizationId, state: 'confirmed' })).toHaveLength(1);
       await proposals.confirm(first.id, undefined, asker);
       await proposals.reject(first.id, 'wrong units', asker);
       await expect(begin({ feature_spec: 'confirmed' })).rejects.toMatchObject({ code: 'wrong_state' });
@@ -269,7 +284,7 @@ for (const kind of TEST_DATABASES) {
         code: 'data_mismatch',
         message: expect.stringMatching(/"a".*no column num/),
       });
-      expect(await proposals.store.find({ organizationId: on.organizationId })).toEqual([]);
+      expect(await proposals.store.list({ organizationId: on.organizationId })).toEqual([]);
     });
   });
 }

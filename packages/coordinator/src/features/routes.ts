@@ -93,7 +93,7 @@ export function registerFeatureRoutes(app: App, { proposals, engine }: FeatureRo
     async (request) => {
       const { organizationId } = requireScope(request, 'training:read');
       const { model, federation, target, limit = 100, offset = 0, state } = request.query;
-      const found = await store.find({
+      const found = await store.list({
         organizationId,
         limit,
         offset,
