@@ -328,6 +328,8 @@ class S3Bucket implements BucketClient, PartUploads {
       // Its types do not go with exact optional properties.
       getSignedUrl(this.#client, command as unknown as Parameters<typeof getSignedUrl>[1], {
         expiresIn: Math.max(1, Math.floor(lifetimeMs / 1000)),
+        // By the bucket's clock, as far as its answers told it: what is sent from here is signed so already.
+        signingDate: new Date(Date.now() + this.#client.config.systemClockOffset),
         // The checksum would be that of the empty body that is signed here.
         unsignableHeaders: new Set(['x-amz-checksum-crc32', 'x-amz-sdk-checksum-algorithm']),
       }),
