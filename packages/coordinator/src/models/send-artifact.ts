@@ -1,10 +1,10 @@
-import type { ServerResponse } from 'node:http';
 import { OctomilError } from '@octomil/shared/errors';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { parseByteRange } from '../http/byte-range.js';
 import { errorBody } from '../http/error-answer.js';
 import { BufferPool, pumpFile } from '../transfers/file-pump.js';
+import { streamReply } from '../transfers/stream-reply.js';
 import { contentDisposition } from './content-disposition.js';
 import type { Artifact } from './version-store.js';
 
@@ -51,11 +51,12 @@ export async function sendArtifact(
     if (range !== undefined) {
       reply.code(206).header('content-range', `bytes ${start}-${end - 1}/${artifact.size_bytes}`);
     }
-    await stream(request, reply, { start, end }, (bytes) =>
+    const hasBody = request.method !== 'HEAD' && end > start;
+    const pump = (send: (chunk: Buffer) => Promise<void>): Promise<void> =>
       file === undefined
-        ? pumpObject(objects, artifact.object_key, { start, end }, bytes)
-        : pumpFile(file.path, { start, end }, pool, bytes),
-    );
+        ? pumpObject(objects, artifact.object_key, { start, end }, send)
+        : pumpFile(file.path, { start, end }, pool, send);
+    await streamReply(reply, hasBody ? pump : undefined);
     return reply;
   } finally {
     await file?.release();
@@ -90,45 +91,4 @@ async function pumpObject(
   for await (const chunk of objects.read(key, range)) {
     await send(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
   }
-}
-
-/** Past Fastify: its streams would take a new buffer for every chunk. */
-async function stream(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  range: { start: number; end: number },
-  pump: (send: (chunk: Buffer) => Promise<void>) => Promise<void>,
-): Promise<void> {
-  const response = reply.raw;
-  reply.hijack();
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== undefined) response.setHeader(name, value);
-  }
-  response.writeHead(reply.statusCode);
-  try {
-    if (request.method !== 'HEAD' && range.end > range.start) {
-      await pump((chunk) => send(response, chunk));
-    }
-    response.end();
-  } catch {
-    // The length was promised: a cut connection is what tells the receiver that bytes are missing.
-    response.destroy();
-  }
-}
-
-/** Resolves when the connection has taken the chunk; rejects when it is gone. */
-function send(response: ServerResponse, chunk: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onClose = (): void => reject(new OctomilError('cancelled', 'the connection ended'));
-    if (response.destroyed) {
-      onClose();
-      return;
-    }
-    response.once('close', onClose);
-    response.write(chunk, (error) => {
-      response.off('close', onClose);
-      if (error === null || error === undefined) resolve();
-      else reject(error);
-    });
-  });
 }

@@ -1,11 +1,11 @@
-import type { ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import { type App, discardRest, errorBody, requireDevice } from '../http/index.js';
 import { type ResolvedRange, resolveRange } from './byte-range.js';
 import { BufferPool } from './file-pump.js';
+import { streamReply } from './stream-reply.js';
 import type { TicketProof, TransferService, UploadState } from './transfer-service.js';
 
 export interface TransferRoutesOptions {
@@ -43,23 +43,6 @@ function describe({ ticket, receivedParts }: UploadState): Record<string, unknow
     completed: ticket.verdict !== undefined,
     state: ticket.state === 'arrived' ? 'validating' : ticket.state,
   };
-}
-
-/** Resolves when the connection has taken the chunk; rejects when it is gone. */
-function send(response: ServerResponse, chunk: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onClose = (): void => reject(new OctomilError('cancelled', 'the connection ended'));
-    if (response.destroyed) {
-      onClose();
-      return;
-    }
-    response.once('close', onClose);
-    response.write(chunk, (error) => {
-      response.off('close', onClose);
-      if (error === null || error === undefined) resolve();
-      else reject(error);
-    });
-  });
 }
 
 /** Parts of updates and the bytes of bases, for devices with their credential. */
@@ -145,19 +128,16 @@ export function registerTransferRoutes(app: App, { transfers, onRevoked }: Trans
           return errorBody(toOctomilError(error), 416, request.id);
         }
         const range = asked ?? { start: 0, end: object.sizeBytes };
-        await stream(reply, range, {
-          status: asked === undefined ? 200 : 206,
-          headers: {
-            'content-type': 'application/octet-stream',
-            'content-length': range.end - range.start,
-            'accept-ranges': 'bytes',
-            etag,
-            ...(asked === undefined
-              ? {}
-              : { 'content-range': `bytes ${asked.start}-${asked.end - 1}/${object.sizeBytes}` }),
-          },
-          pump: (send) => object.pump(range, pool, send),
+        reply.code(asked === undefined ? 200 : 206).headers({
+          'content-type': 'application/octet-stream',
+          'content-length': range.end - range.start,
+          'accept-ranges': 'bytes',
+          etag,
+          ...(asked === undefined
+            ? {}
+            : { 'content-range': `bytes ${asked.start}-${asked.end - 1}/${object.sizeBytes}` }),
         });
+        await streamReply(reply, range.end > range.start ? (send) => object.pump(range, pool, send) : undefined);
       } finally {
         noLonger?.();
         await object.release();
@@ -186,26 +166,4 @@ export function registerTransferRoutes(app: App, { transfers, onRevoked }: Trans
         : { url: address.url, headers: address.headers, expires_at: new Date(address.expiresAtMs).toISOString() };
     },
   );
-}
-
-interface Streamed {
-  readonly status: number;
-  readonly headers: Record<string, string | number>;
-  readonly pump: (send: (chunk: Buffer) => Promise<void>) => Promise<void>;
-}
-
-/** Past Fastify: its streams would take a new buffer for every chunk. */
-async function stream(reply: FastifyReply, range: ResolvedRange, { status, headers, pump }: Streamed): Promise<void> {
-  const response = reply.raw;
-  reply.hijack();
-  for (const [name, value] of Object.entries(reply.getHeaders()))
-    if (value !== undefined) response.setHeader(name, value);
-  response.writeHead(status, headers);
-  try {
-    if (range.end > range.start) await pump((chunk) => send(response, chunk));
-    response.end();
-  } catch {
-    // The length was promised: a cut connection is what tells the receiver that bytes are missing.
-    response.destroy();
-  }
 }
