@@ -33,3 +33,9 @@ test('hints and a spec that is made already contradict each other, and unknown f
   expect(() => parse({ features: { wishes: {} } })).toThrow(/features/);
   expect(() => parse({ feature_spec: 7 })).toThrow(/feature_spec = 7/);
 });
+
+test('a hint that reads the target as a feature is refused before any site is asked', () => {
+  const features = { hints: { age: { aliases: ['NUM'] } } };
+  expect(() => parse({ target: 'num > 0', features })).toThrow(/"age" names "num", which is the target/);
+  expect(parse({ target: 'other', features })).toHaveProperty('hints');
+});

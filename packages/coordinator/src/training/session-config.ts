@@ -1,5 +1,5 @@
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import { type FeatureHints, parseHints, parseTargetRule } from '@octomil/shared/features';
+import { type FeatureHints, parseHints, parseTargetRule, refuseTargetHints } from '@octomil/shared/features';
 import { type Architecture, parseArchitecture } from '@octomil/shared/models';
 import {
   type LocalOptions,
@@ -243,9 +243,11 @@ export function parseSessionConfig(
   };
 }
 
-/** @throws `invalid_input` for hints of which a confirmed spec would take no notice */
-function featureWishes({ features, feature_spec: asked }: SessionBody): Pick<SessionConfig, 'hints' | 'featureSpec'> {
+/** @throws `invalid_input` for hints of which a confirmed spec would take no notice, or that read the target as a feature */
+function featureWishes(given: SessionBody): Pick<SessionConfig, 'hints' | 'featureSpec'> {
+  const { features, feature_spec: asked, target } = given;
   const hints = features?.hints == null ? undefined : parseHints(features.hints);
+  if (hints !== undefined && target != null) refuseTargetHints(hints, parseTargetRule(target).column);
   const agreed = asked == null || asked === 'auto' ? undefined : asked;
   if (agreed !== undefined && hints !== undefined) {
     throw new OctomilError(

@@ -17,7 +17,7 @@ import { checkImageShape, describeImages } from './describe-image.js';
 import type { FeatureHints } from './feature-hints.js';
 import { hintedNames, hintsByKey } from './feature-hints.js';
 import { allMoments } from './moments.js';
-import { parseHints } from './parse-hints.js';
+import { parseHints, refuseTargetHints } from './parse-hints.js';
 import { siteUnits, withSiteNames } from './site-names.js';
 import {
   type ColumnStatistics,
@@ -74,7 +74,9 @@ export async function describeTable(
   signal?: AbortSignal,
 ): Promise<SiteStatistics> {
   if (request.imageShape !== undefined) checkImageShape(request.imageShape);
-  const hints = hintsByKey(request.hints === undefined ? undefined : parseHints(request.hints));
+  const hinted = request.hints === undefined ? {} : parseHints(request.hints);
+  refuseTargetHints(hinted, request.target.column);
+  const hints = hintsByKey(hinted);
   const reader = withSiteNames(opened, [...hints.values()].map(({ name }) => name).concat([...hints.keys()]));
   const rows = await reader.countRows();
   refuseCancelled(signal);

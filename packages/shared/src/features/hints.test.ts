@@ -317,3 +317,38 @@ test('a unit called like what every object has is a unit like any other', async 
   const { columns } = await agree([source], { x: { unit: 'kg', units: { constructor: 2 } } });
   expect(columns['x']).toMatchObject({ unit: 'kg', mean: expect.closeTo(108, 0) });
 });
+
+test('no hint and no spec reads the target as a feature: not by an alias, nor as what dates are measured from', async () => {
+  const day = (row: number) => `2020-01-${String(10 + (row % 20))}`;
+  const source = { path: file({ age, day }) };
+  for (const [hints, words] of [
+    [{ age: { aliases: [' Y'] } }, /"age".*names "y".*target.*aliases/],
+    [
+      { day: { kind: 'datetime', reference: { column: 'Y' } } },
+      /"day".*measures its dates from "y".*target.*reference/,
+    ],
+  ] as const satisfies readonly (readonly [FeatureHints, RegExp])[]) {
+    const refused = await refusal(() => describeSite(source, { target, hints }));
+    expect(refused).toMatch(words);
+    expect(refused).toMatch(/^invalid_input/);
+    // Statistics of before, or of an agent that does not look.
+    const statistics = await describeSite(source, { target });
+    const merged = async () => mergeStatistics([{ deviceId: 'a', name: 'a', statistics }], { target, hints });
+    expect(await refusal(merged)).toMatch(words);
+  }
+  const { spec } = await agree([source], { day: { kind: 'datetime', reference: '2020-01-01' } });
+  const edited = (change: (column: FeatureColumn) => object) => {
+    const changed = {
+      ...spec,
+      columns: spec.columns.map((column) => ({ ...column, ...change(column) })),
+    } as FeatureSpec;
+    return refusal(async () => parseFeatureSpec({ ...changed, hash: hashFeatureSpec(changed) }));
+  };
+  expect(await edited(({ kind }) => (kind === 'datetime' ? { from: { column: 'Y ' } } : {}))).toMatch(
+    /invalid_input.*"day".*measured from "y".*target/,
+  );
+  expect(await edited(({ name }) => (name === 'age' ? { aliases: ['Y'] } : {}))).toMatch(
+    /invalid_input.*"age".*read from "y".*target/,
+  );
+  expect(await edited(({ name }) => (name === 'age' ? { name: 'Y' } : {}))).toMatch(/read from "y".*target/);
+});

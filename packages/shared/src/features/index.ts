@@ -40,7 +40,7 @@ export { DATE_CYCLES, DATE_SPANS } from './feature-spec.js';
 export { encodeTable, type LoadOptions, loadDataset } from './load-dataset.js';
 export { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-statistics.js';
 export { CLIP_DEVIATIONS } from './number-encoder.js';
-export { parseHints } from './parse-hints.js';
+export { parseHints, refuseTargetHints } from './parse-hints.js';
 export { MAX_ENCODED_WIDTH, MAX_SPEC_COLUMNS, parseFeatureSpec } from './parse-spec.js';
 export type { ColumnDrift, SiteDrift } from './site-drift.js';
 export {

@@ -7,6 +7,7 @@ import { holdsImages, mergeImages } from './merge-images.js';
 import { mergeTarget, mismatch } from './merge-target.js';
 import { allMoments, combineMoments, NO_MOMENTS, roundConstant } from './moments.js';
 import { compareNaturally } from './natural-order.js';
+import { refuseTargetHints } from './parse-hints.js';
 import { MAX_SPEC_COLUMNS } from './parse-spec.js';
 import type { SiteColumn } from './site-columns.js';
 import { type Exclusion, MINIMUM_ROWS, type SiteStatistics } from './site-statistics.js';
@@ -42,10 +43,11 @@ export interface MergeOptions {
  *
  * @throws `data_mismatch`, naming the site and why, where a site has no target, no usable column, or text in a column
  * that is numeric elsewhere; also where the target has one class over all sites, or no column can serve.
- * `invalid_input` without sites, or where target and output contradict each other.
+ * `invalid_input` without sites, where target and output contradict each other, or a hint reads the target as a feature.
  */
 export function mergeStatistics(sites: readonly SiteEntry[], options: MergeOptions): FeatureSpec {
   if (sites.length === 0) throw new OctomilError('invalid_input', 'there are no site statistics to merge');
+  refuseTargetHints(options.hints ?? {}, options.target.column);
   const warn = options.onWarning ?? (() => undefined);
   const markers = new Map(
     Object.entries(options.missingMarkers ?? {}).map(([name, values]) => [foldName(name), values]),

@@ -1,3 +1,4 @@
+import { foldName } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { Value } from 'typebox/value';
 import { FEATURE_KINDS, FeatureHintSchema, type FeatureHints, hintedUnits } from './feature-hints.js';
@@ -29,6 +30,29 @@ export function parseHints(hints: unknown): FeatureHints {
     });
   }
   return hints as FeatureHints;
+}
+
+/**
+ * Refuses hints by which a feature would be read from the target column: the model would learn the answer itself.
+ *
+ * @param target the column's name
+ * @throws OctomilError `invalid_input` naming column and field
+ */
+export function refuseTargetHints(hints: FeatureHints, target: string): void {
+  const key = foldName(target);
+  for (const [column, { aliases = [], reference }] of Object.entries(hints)) {
+    const name = column.slice(0, 200);
+    const refuse = (field: string, what: string) =>
+      new OctomilError(
+        'invalid_input',
+        `the hint for column "${name}" ${what} "${target}", which is the target: the model would be given what it is to predict; take it out of ${field}`,
+        { details: { field: `features.hints.${name}.${field}` } },
+      );
+    if (foldName(column) !== key && aliases.some((alias) => foldName(alias) === key)) throw refuse('aliases', 'names');
+    if (typeof reference === 'object' && foldName(reference.column) === key) {
+      throw refuse('reference', 'measures its dates from');
+    }
+  }
 }
 
 function problemOf(hint: unknown): string | undefined {

@@ -136,7 +136,7 @@ const Spec = Type.Object(
 /**
  * Checks a feature spec that came from elsewhere, before anything is allocated for it.
  *
- * @throws `invalid_input` for a wrong shape, a column named twice or a hash that does not match; `too_large` beyond
+ * @throws `invalid_input` for a wrong shape, a column named twice, one that is read from the target or a hash that does not match; `too_large` beyond
  * 10,000 columns or 1,000,000 inputs.
  */
 export function parseFeatureSpec(value: unknown): FeatureSpec {
@@ -164,10 +164,15 @@ export function parseFeatureSpec(value: unknown): FeatureSpec {
 }
 
 function checkMeaning({ columns, target }: FeatureSpec): void {
-  const keys = new Set([foldName(target.rule.column)]);
+  const targetKey = foldName(target.rule.column);
+  const keys = new Set<string>();
   for (const column of columns) {
+    if (column.kind === 'datetime' && typeof column.from === 'object' && foldName(column.from.column) === targetKey) {
+      throw leak(column.name, 'is measured from', target.rule.column);
+    }
     for (const name of [column.name, ...(column.aliases ?? [])]) {
       const key = foldName(name);
+      if (key === targetKey) throw leak(column.name, 'is read from', target.rule.column);
       if (keys.has(key)) throw new OctomilError('invalid_input', `the feature spec has the column "${name}" twice`);
       keys.add(key);
     }
@@ -194,6 +199,14 @@ function checkMeaning({ columns, target }: FeatureSpec): void {
       `the target of the feature spec names ${classes.length} classes for ${expected}`,
     );
   }
+}
+
+/** A feature that holds the target tells the model what it is to predict. */
+function leak(name: string, how: string, target: string): OctomilError {
+  return new OctomilError(
+    'invalid_input',
+    `the column "${name}" of the feature spec ${how} "${target}", which is the target: the model would be given what it is to predict`,
+  );
 }
 
 function checkColumn(column: FeatureColumn): void {
