@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, test } from '@jest/globals';
+import { afterAll, expect, jest, test } from '@jest/globals';
 import { entryPoint } from '@octomil/shared/runtime';
 import fc from 'fast-check';
 import { MemoryDataset } from './dataset.js';
@@ -11,6 +11,9 @@ import { FileDataset } from './file-dataset.js';
 import { loadDataset } from './load-dataset.js';
 import { RowFile } from './row-file.js';
 import { specOfNumbers, writeNumbers } from './testing/number-table.js';
+
+// Tables of some size, and a process that imports everything: slow where others have the cores.
+jest.setTimeout(120_000);
 
 const folder = mkdtempSync(join(tmpdir(), 'octomil-rows-test-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -69,7 +72,7 @@ test('a table that does not fit into memory is encoded to the same rows in a fil
     await file.train.close();
     await file.heldOut.close();
   }
-}, 30_000);
+});
 
 onLinux(
   'the file is for its owner alone, has no name, and its room is given back when the data set is closed',
@@ -122,7 +125,7 @@ test('a process that is killed while it has rows in a file leaves nothing', asyn
   child.kill('SIGKILL');
   await once(child, 'close');
   expect(readdirSync(spill)).toEqual([]);
-}, 30_000);
+});
 
 test('what a process left that could not unlink its file is removed by the next; files of living ones stay', () => {
   const spill = fresh();
