@@ -17,7 +17,7 @@ async function examine(bench: Bench, settings: Record<string, unknown> = {}, now
     summarize: async (sources) =>
       sources.map(({ path }) =>
         path.endsWith('broken.csv')
-          ? { rowCount: 0, format: 'csv', digest: '', problem: '[data_unreadable] broken.csv is empty' }
+          ? { rowCount: 0, format: 'csv', digest: '', problem: 'a picture is empty', inFull: 'b.png is empty' }
           : { rowCount: 120, format: 'csv', digest: 'd', problem: '' },
       ),
     ...(now === undefined ? {} : { now }),
@@ -57,7 +57,7 @@ test('each trouble is found with what to do', () =>
     expect(checks.get('tcp')).toMatchObject({ ok: false, detail: expect.stringContaining('ECONNREFUSED') });
     expect(checks.get('state folder')).toMatchObject({ ok: false, hint: expect.stringContaining('chmod 700') });
     expect(checks.get('credential')).toMatchObject({ ok: false, hint: expect.stringContaining('octomil enroll') });
-    expect(checks.get('data broken')).toMatchObject({ ok: false, detail: '[data_unreadable] broken.csv is empty' });
+    expect(checks.get('data broken')).toMatchObject({ ok: false, detail: 'b.png is empty' });
     expect(checks.get('policy')).toMatchObject({ ok: false, hint: expect.stringContaining('broken') });
   }));
 

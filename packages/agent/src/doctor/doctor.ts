@@ -138,10 +138,11 @@ async function dataChecks(config: AgentConfig, summarize: Summarize): Promise<Do
       const read = found[index];
       if (read === undefined) return ill(check, 'no answer', 'run the doctor again');
       const { path } = withoutSignatures(source);
-      const { summary, error } = read;
+      const { summary, error, inFull } = read;
       // Here, at the site, the place is told.
       if (error !== undefined) return ill(check, `[${error.code}] ${error.reason}`, 'see the message');
-      if (summary.problem !== '') return ill(check, summary.problem, `mend ${path}, or its settings under data_sets`);
+      if (summary.problem !== '')
+        return ill(check, inFull ?? summary.problem, `mend ${path}, or its settings under data_sets`);
       return summary.rowCount === 0
         ? ill(check, `${path} has fewer than 10 rows`, 'a site takes part with at least 10 rows')
         : well(check, `${path}: ${summary.format}, about ${summary.rowCount} rows`);
