@@ -25,6 +25,21 @@ export function isLoopback(host: string): boolean {
   return isIP(bare) === 4 && bare.startsWith('127.');
 }
 
+/**
+ * Whether a connection to an address, as `URL` spells it, ends at this machine or at what its network tells it alone
+ * (169.254.0.0/16, where clouds hand out credentials): nobody else has business there.
+ */
+export function reachesThisMachine(host: string): boolean {
+  const bare = host.replace(/^\[|\]$/g, '').toLowerCase();
+  const [, high, low] = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(bare) ?? [];
+  if (high !== undefined && low !== undefined) {
+    const [first, last] = [Number.parseInt(high, 16), Number.parseInt(low, 16)];
+    return reachesThisMachine([first >> 8, first & 255, last >> 8, last & 255].join('.'));
+  }
+  if (isLoopback(bare.replace(/\.$/, '')) || bare === '::') return true;
+  return isIP(bare) === 4 && (bare.startsWith('0.') || bare.startsWith('169.254.'));
+}
+
 /** `host:port`, with brackets around an IPv6 address. */
 export function hostPort(address: { readonly host: string; readonly port: number }): string {
   return `${isIP(address.host) === 6 ? `[${address.host}]` : address.host}:${address.port}`;

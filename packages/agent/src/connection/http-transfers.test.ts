@@ -26,6 +26,11 @@ test.each([
   ['http://127.0.0.1:9200', 'fed.example', 'unsafe'],
   ['https://localhost:9200', 'fed.example', 'unsafe'],
   ['http://[::1]:9200', 'fed.example', 'unsafe'],
+  ['https://[::ffff:127.0.0.1]:9200', 'fed.example', 'unsafe'],
+  ['https://0.0.0.0:9200', 'fed.example', 'unsafe'],
+  ['https://localhost.:9200', 'fed.example', 'unsafe'],
+  ['https://169.254.169.254', 'fed.example', 'unsafe'],
+  ['https://[::ffff:8.8.8.8]', 'fed.example', 'http'],
   // Nor choose what is asked: paths are appended.
   ['https://fed.example/delete?x=', 'fed.example', 'unsafe'],
   ['https://fed.example/#', 'fed.example', 'unsafe'],
@@ -33,6 +38,20 @@ test.each([
   ['ftp://127.0.0.1', 'localhost', 'unsafe'],
 ])('transfers offered at %s by a coordinator at %s: %s', (url, host, expected) => {
   expect(offered(url, host)).toBe(expected);
+});
+
+test.each([
+  ['https://127.0.0.1:9200/x', 'fed.example'],
+  ['https://0.0.0.0:9200/x', 'fed.example'],
+  ['https://2130706433/x', 'fed.example'],
+  ['https://[::]:9200/x', 'fed.example'],
+  ['https://169.254.169.254/latest', 'fed.example'],
+  ['http://169.254.169.254/latest', 'localhost'],
+  ['http://bucket.example/x', 'fed.example'],
+  ['https://user:word@bucket.example/x', 'fed.example'],
+])('nothing is fetched from %s because a coordinator at %s says so', async (url, host) => {
+  const fetched = transfersOf(host).downloadDirect({ url, headers: {} }, 0, new AbortController().signal);
+  await expect(fetched.next()).rejects.toMatchObject({ code: 'policy_denied' });
 });
 
 test('plaintext over the network only where the site said so', () => {

@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Dispatcher } from 'undici';
-import { isLoopback } from '../config/address.js';
+import { isLoopback, reachesThisMachine } from '../config/address.js';
 import { proxyFor } from '../config/proxy.js';
 import { type Bandwidth, unlimited } from './bandwidth.js';
 import { type ConnectionSettings, readTlsMaterial } from './coordinator-client.js';
@@ -66,7 +66,7 @@ export class HttpTransfers {
     // Parts of requests are appended to it; anything behind the path would let the coordinator choose other requests.
     if (/[?#@]/.test(transferUrl)) return 'unsafe';
     // A coordinator elsewhere has no business with what listens on this machine.
-    if (isLoopback(url.hostname) && !isLoopback(this.#settings.coordinator.host)) return 'unsafe';
+    if (reachesThisMachine(url.hostname) && !isLoopback(this.#settings.coordinator.host)) return 'unsafe';
     if (
       url.protocol !== 'https:' &&
       (url.protocol !== 'http:' || !(isLoopback(url.hostname) || this.#settings.insecure))
@@ -148,7 +148,10 @@ export class HttpTransfers {
         response.body.on('error', () => undefined).destroy();
         // 400 is Google's word for a signature past its end.
         if (statusCode === 400 || statusCode === 401 || statusCode === 403) {
-          throw new OctomilError('ticket_expired', `${url.host} answers ${statusCode}: the signed request is over`);
+          throw new OctomilError(
+            'ticket_expired',
+            `${url.host} answers ${statusCode}: the signed request is over${byClock(response.headers['date'])}`,
+          );
         }
         throw new OctomilError(
           'download_failed',
@@ -251,7 +254,8 @@ export class HttpTransfers {
   #maySend(url: URL): boolean {
     const { coordinator, insecure } = this.#settings;
     if (url.username !== '' || url.password !== '') return false;
-    if (isLoopback(url.hostname)) return isLoopback(coordinator.host);
+    if (reachesThisMachine(url.hostname) && !isLoopback(coordinator.host)) return false;
+    if (isLoopback(url.hostname)) return true;
     return url.protocol === 'https:' || (url.protocol === 'http:' && insecure);
   }
 
@@ -365,6 +369,12 @@ async function readAnswer(body: AsyncIterable<unknown>, signal: AbortSignal): Pr
     throw networkFailure(error, signal);
   }
   return Buffer.concat(chunks).toString('utf8');
+}
+
+/** Where that is another time than here, the request was over before it was made. */
+function byClock(date: unknown): string {
+  const atMs = Date.parse(String(date));
+  return Number.isNaN(atMs) ? '' : `, by its clock at ${new Date(atMs).toISOString()}`;
 }
 
 function readAddress(text: string): SignedDownload | undefined {

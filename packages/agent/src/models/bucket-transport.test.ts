@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { inspect } from 'node:util';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { HttpTransfers } from '../connection/http-transfers.js';
@@ -124,6 +125,23 @@ test('a bucket that always refuses, or cannot be reached, is tried once and left
   await download(others);
   await download(others);
   expect(asked).toEqual(['address', 'coordinator from 0', 'coordinator from 0']);
+});
+
+test('a bucket whose clock is off is named with its time, and nobody is told the signature', async () => {
+  bucket = (_request, response) => response.writeHead(403, { date: 'Sat, 01 Jan 2022 12:20:00 GMT' }).end();
+  const lines: string[] = [];
+  const note = (...said: unknown[]) => void lines.push(inspect(said, { depth: 8 }));
+  const logger = { ...silentLogger, warn: note, info: note, error: note, debug: note };
+  await download([bucketBaseTransport({ http, clock: systemClock, logger }), httpBaseTransport(http)]);
+  expect(asked.at(-1)).toBe('coordinator from 0');
+  expect(lines.join()).toContain('the signed request is over, by its clock at 2022-01-01T12:20:00.000Z');
+  expect(lines.join()).not.toContain('HUSHED');
+});
+
+test('no other place is gone to because the bucket says so', async () => {
+  bucket = (_request, response) => response.writeHead(302, { location: `${origin}/bucket/elsewhere` }).end();
+  await download();
+  expect(asked).toEqual(['address', expect.stringMatching(/bucket\/0/), 'coordinator from 0']);
 });
 
 test('other bytes in the bucket are found by their digest, and the coordinator is asked', async () => {
