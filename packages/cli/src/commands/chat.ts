@@ -5,6 +5,7 @@ import type { LocalModels } from '../inference/local-models.js';
 import { withModels } from '../inference/with-models.js';
 import type { Options } from '../program.js';
 import { say } from '../terminal/out.js';
+import { plain } from '../terminal/plain.js';
 
 /**
  * Talks with a model. What is piped in is a question a line; with `--json` each answer is a line of JSON.
@@ -26,7 +27,7 @@ export function chat(options: Options, model: string | undefined): Promise<numbe
       system: typeof system === 'string' ? system : undefined,
       signal,
       answer: (messages, turn, said) => answer(models, options, { messages, turn, said }),
-      note: (text) => stderr.write(`${text}\n`),
+      note: (text) => stderr.write(plain(`${text}\n`)),
     });
     return interrupted ? 130 : 0;
   });

@@ -3,6 +3,7 @@ import type { ServedModels } from '@octomil/inference/models-file';
 import { assignTiers, type ModelInfo, QueryRouter, type RoutingDecision } from '@octomil/inference/routing';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Options } from '../program.js';
+import { plain } from '../terminal/plain.js';
 import { findModel, ownModelsFile } from './find-model.js';
 import { requireEngine } from './require-engine.js';
 
@@ -69,7 +70,9 @@ export class LocalModels {
         if (signal.aborted)
           throw new OctomilError('cancelled', 'the model was not loaded to its end', { cause: error });
         if (names.length > 1) {
-          process.stderr.write(`${name} cannot be used: ${(error as { reason?: unknown }).reason ?? String(error)}\n`);
+          process.stderr.write(
+            plain(`${name} cannot be used: ${(error as { reason?: unknown }).reason ?? String(error)}\n`),
+          );
         }
         failure = error;
       }

@@ -1,11 +1,14 @@
+import { plain } from './plain.js';
+
 /**
- * Writes to standard output, at the speed at which it is read.
+ * Writes to standard output, at the speed at which it is read: byte for byte into a pipe or file, and to a terminal
+ * without what it would obey, since a model says what it was told to.
  *
  * @throws the stream's error when nobody reads any more
  */
 export function say(text: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    process.stdout.write(text, (error) => (error ? reject(error) : resolve()));
+    process.stdout.write(process.stdout.isTTY ? plain(text) : text, (error) => (error ? reject(error) : resolve()));
   });
 }
 

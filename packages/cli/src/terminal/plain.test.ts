@@ -2,6 +2,7 @@ import { afterEach, expect, jest, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
 import { reportFailure } from './failure.js';
 import { driftText } from './features-view.js';
+import { say } from './out.js';
 import { print } from './output.js';
 import { plain } from './plain.js';
 
@@ -35,4 +36,26 @@ test('what a site wrote is shown without', async () => {
   expect(shown.join('')).toContain('owned');
   // Tables in a terminal have lines of their own, but no escapes.
   expect(shown.join('')).not.toMatch(/(?!\n)[\p{Cc}\u202e]/u);
+});
+
+test('what a model says reaches a pipe as it is, and a terminal without what that would obey', async () => {
+  const shown: string[] = [];
+  jest.spyOn(process.stdout, 'write').mockImplementation((text: unknown, ...rest: unknown[]): boolean => {
+    const written = rest.at(-1);
+    if (typeof written === 'function') written();
+    return shown.push(String(text)) > 0;
+  });
+  const { isTTY } = process.stdout;
+  try {
+    for (const terminal of [false, true]) {
+      process.stdout.isTTY = terminal;
+      // In pieces, as it comes.
+      await say(OBEYED.slice(0, 2));
+      await say(OBEYED.slice(2));
+    }
+  } finally {
+    process.stdout.isTTY = isTTY;
+  }
+  expect(shown.slice(0, 2).join('')).toBe(OBEYED);
+  expect(shown.slice(2).join('')).toBe(plain(OBEYED));
 });
