@@ -18,8 +18,8 @@ export {
   trainableVariables,
 } from './build-model.js';
 export { DEFAULT_CAPS, type ModelCaps } from './caps.js';
-export { type ImageSize, imageSizeOf } from './image-size.js';
 export { encodeModelDocument, type ModelDocument, modelDocument, parseModelDocument } from './document.js';
+export { type ImageSize, imageSizeOf } from './image-size.js';
 export {
   checkCaps,
   initialWeights,
