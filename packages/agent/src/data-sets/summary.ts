@@ -1,11 +1,12 @@
 import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { type DataSource, isRemoteSource, locateData } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
+import { folderMark } from './folder-mark.js';
 import { type ReadSummary, readOf, readSummary, unreachable } from './read-summary.js';
 import type { SiteData } from './site-data.js';
 
@@ -169,9 +170,10 @@ export class DataSetSummaries {
   }
 
   async #refreshLocal(sources: readonly { readonly name: string; readonly source: DataSource }[]): Promise<boolean> {
-    const changed = sources
-      .map(({ name, source }) => ({ name, source, mark: markOf(source) }))
-      .filter(({ name, mark }) => this.#remembered?.get(name)?.mark !== mark);
+    const marked = await Promise.all(
+      sources.map(async ({ name, source }) => ({ name, source, mark: await markOf(source) })),
+    );
+    const changed = marked.filter(({ name, mark }) => this.#remembered?.get(name)?.mark !== mark);
     if (changed.length === 0) return false;
     const summaries = await this.#options.summarize(
       changed.map(({ source }) => source),
@@ -235,8 +237,11 @@ export class DataSetSummaries {
   }
 }
 
-function markOf(source: DataSource): string {
+async function markOf(source: DataSource): Promise<string> {
   try {
+    const { path, files: listed, images } = source;
+    if (images !== undefined && listed === undefined && (await stat(path)).isDirectory())
+      return hashOf([source, await folderMark(path)]);
     const { files } = locateData(source);
     return hashOf([source, ...files.map(({ path, sizeBytes, modifiedMs }) => [path, sizeBytes, modifiedMs])]);
   } catch (error) {
