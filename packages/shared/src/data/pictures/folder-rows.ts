@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import { trimCell } from '../cells.js';
+import { DEFAULT_IMAGE_LIMITS } from '../images.js';
 import type { LocatedFile } from '../locate.js';
 import type { DataSource } from '../source.js';
 import type { CellRequest, ColumnProfile, ProfileRequest, TableColumn } from '../table-reader.js';
@@ -77,9 +78,14 @@ export class FolderRows implements PictureRows {
 
 const labelOf = ({ shown }: LocatedFile): string => shown.slice(0, shown.indexOf('/'));
 
-/** @throws `data_unreadable` without the folder's name in it */
+/** @throws `data_unreadable` without the folder's name in it, `too_large` */
 export async function readPicture(file: LocatedFile | undefined): Promise<Uint8Array | undefined> {
   if (file === undefined) return undefined;
+  const { maxEncodedBytes } = DEFAULT_IMAGE_LIMITS;
+  // Several are read at once, before anybody looks at them.
+  if (file.sizeBytes > maxEncodedBytes) {
+    throw new OctomilError('too_large', `it has ${file.sizeBytes} bytes, which is over ${maxEncodedBytes}`);
+  }
   try {
     return await readFile(file.path);
   } catch (thrown) {

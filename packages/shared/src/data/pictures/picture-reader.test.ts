@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DuckDBInstance } from '@duckdb/node-api';
@@ -233,6 +233,11 @@ test('the digest changes with bytes, names and settings, and with nothing else',
   expect(await digestOf(source())).not.toBe(before);
 });
 
+test('a digest that is cancelled says so', async () => {
+  await writeFiles(folder, { 'n/cancelled.png': greyPng(9) });
+  await expect(digestOf(source(), AbortSignal.abort())).rejects.toMatchObject({ code: 'cancelled' });
+});
+
 test('a folder is taken for one of pictures only where nothing else is in it', async () => {
   await writeFiles(folder, { 'n/a.png': greyPng(1), 'labels.csv': 'image\n', 'notes.md': 'x' });
   expect(isPictureFolder(folder)).toBe(true);
@@ -267,6 +272,12 @@ test('nothing of what a file holds that is no picture is told', async () => {
   const message = await rowsOf(source(), [IMAGE]).catch((error: Error) => error.message);
   expect(message).toContain('neither PNG nor JPEG');
   expect(message).not.toMatch(/jane|4a616e65/i);
+});
+
+test('a file that is far too large for a picture is not read into memory', async () => {
+  await writeFiles(folder, { 'n/a.png': '' });
+  await truncate(join(folder, 'n/a.png'), 5 * 2 ** 30);
+  await expect(rowsOf(source(), [IMAGE])).rejects.toThrow('it has 5368709120 bytes, which is over 67108864');
 });
 
 test('a table asked for pictures says that it has none', async () => {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
 import { basename } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { OctomilError } from '@octomil/shared/errors';
 import { unreadable } from '../locate.js';
 import type { LocatedPictures } from './locate-pictures.js';
@@ -23,18 +24,17 @@ export async function picturesDigest({ files, labels }: LocatedPictures, signal?
   const hash = createHash('sha256');
   const read = async ({ path, shown }: (typeof all)[number]): Promise<[string, string]> => {
     try {
-      return [
-        shown,
-        createHash('sha256')
-          .update(await readFile(path))
-          .digest('hex'),
-      ];
+      const content = createHash('sha256');
+      // What is no picture but called like one may be of any size.
+      await pipeline(createReadStream(path), content, signal === undefined ? {} : { signal });
+      return [shown, content.digest('hex')];
     } catch (cause) {
+      if (signal?.aborted === true) throw cancelled();
       throw unreadable(path === labels?.path ? shown : namedPicture(basename(shown)), cause);
     }
   };
   for await (const [name, digest] of inOrder(all, READS_AT_ONCE, read)) {
-    if (signal?.aborted === true) throw new OctomilError('cancelled', 'reading the pictures was cancelled');
+    if (signal?.aborted === true) throw cancelled();
     hash.update(JSON.stringify([name, digest]));
   }
   const digest = hash.digest('hex');
@@ -42,3 +42,5 @@ export async function picturesDigest({ files, labels }: LocatedPictures, signal?
   known.set(key, digest);
   return digest;
 }
+
+const cancelled = (): OctomilError => new OctomilError('cancelled', 'reading the pictures was cancelled');
