@@ -74,6 +74,18 @@ test('says once what stays the same from round to round, and from try to try', (
   ]);
 });
 
+test('says for whom a round waits', () => {
+  const waiting = { reasonCode: 'waiting_for_devices', reason: '1 more of the 2 devices needed must come online' };
+  const { lines, view } = fold([
+    event('round', { ...ROUND_2, state: 'collecting' }),
+    event('update', { ...ROUND_2, device: 'basel', state: 'accepted' }),
+    event('round', { ...ROUND_2, state: 'collecting', ...waiting }),
+    event('round', { ...ROUND_2, state: 'collecting', ...waiting }),
+  ]);
+  expect(lines).toEqual(['round 2/3: waiting, 1 more of the 2 devices needed must come online']);
+  expect(view.accepted).toBe(1);
+});
+
 test('draws a bar per site and starts anew with each round', () => {
   const first = fold([
     event('round', { ...ROUND_2, state: 'selecting' }),

@@ -92,7 +92,8 @@ function foldRound(view: TrainingView, data: Data): TrainingView {
   const rounds = number(data, 'totalRounds') ?? view.rounds;
   const reason = text(data, 'reason');
   const trouble = ['insufficient_updates', 'failed', 'cancelled'].includes(state);
-  return {
+  const waits = text(data, 'reasonCode') === 'waiting_for_devices' && reason !== undefined;
+  const next = {
     ...view,
     round,
     rounds,
@@ -106,6 +107,7 @@ function foldRound(view: TrainingView, data: Data): TrainingView {
       ? `${roundName(kind, round, rounds)}: ${reason !== undefined && reason === view.roundReason ? 'the same again' : (reason ?? state)}`
       : undefined,
   };
+  return waits ? saidOnce(next, `${roundName(kind, round, rounds)}: waiting, ${reason}`) : next;
 }
 
 function foldAssignment(view: TrainingView, data: Data): TrainingView {

@@ -335,10 +335,11 @@ export class RoundDriver {
       });
     }
     await this.#on.rounds.explain(
-      facts.id,
+      facts,
       'waiting_for_devices',
       `${short} more of the ${facts.minUpdates} devices needed must come online`,
     );
+    this.#on.tellSession(facts.sessionId);
   }
 
   /** A round ends without a result: another attempt, or a pause that names the sites and their reasons. */

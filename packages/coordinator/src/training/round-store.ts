@@ -196,10 +196,16 @@ export class RoundStore {
       select 1 from moved`.execute(this.#database.kysely);
   }
 
-  /** Why a collecting round is not complete, for who looks at it; nothing depends on it. */
-  async explain(roundId: string, code: string, reason: string): Promise<void> {
-    await sql`update rounds set reason_code = ${code}, reason = ${reason} where id = ${roundId} and state = 'collecting'
-      and reason is distinct from ${reason}`.execute(this.#database.kysely);
+  /** Why a collecting round is not complete, for who looks at it and who follows it; nothing depends on it. */
+  async explain(facts: RoundFacts, code: string, reason: string): Promise<void> {
+    const data = { ...roundLabel(facts), state: 'collecting', reason_code: code, reason };
+    await sql`
+      with ${lockSession(facts.sessionId)},
+      moved as (update rounds set reason_code = ${code}, reason = ${reason}
+        from locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
+          and rounds.reason is distinct from ${reason} returning rounds.id),
+      told as (${appendEvents('moved', facts.sessionId, [{ type: 'round', data }])})
+      select 1 from moved`.execute(this.#database.kysely);
   }
 
   /**
