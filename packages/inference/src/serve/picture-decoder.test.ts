@@ -29,9 +29,10 @@ class StillClock implements Clock {
 }
 
 test('pictures are decoded as they are here, one after the other, and bad ones say what is wrong', async () => {
-  decoder = new PictureDecoder({ clock: systemClock, logger: silentLogger });
+  const decoding = new PictureDecoder({ clock: systemClock, logger: silentLogger });
+  decoder = decoding;
   const pictures = [greyPng(10), Buffer.from('GIF89a'), greyPng(200)];
-  const [first, bad, last] = await Promise.allSettled(pictures.map((bytes) => decoder?.decode(bytes, SHAPE)));
+  const [first, bad, last] = await Promise.allSettled(pictures.map((bytes) => decoding.decode(bytes, SHAPE)));
   expect(first).toEqual({ status: 'fulfilled', value: resizeImage(await decodeImage(greyPng(10)), SHAPE) });
   expect(last).toEqual({ status: 'fulfilled', value: resizeImage(await decodeImage(greyPng(200)), SHAPE) });
   expect(bad).toMatchObject({ status: 'rejected', reason: { code: 'data_unreadable' } });
@@ -64,8 +65,9 @@ test('a picture that takes too long, or whose sender left, is given up, and the 
 });
 
 test('no more pictures wait than there is room for', async () => {
-  decoder = new PictureDecoder({ clock: systemClock, logger: silentLogger });
-  const all = await Promise.allSettled(Array.from({ length: 66 }, () => decoder?.decode(greyPng(1), SHAPE)));
+  const decoding = new PictureDecoder({ clock: systemClock, logger: silentLogger });
+  decoder = decoding;
+  const all = await Promise.allSettled(Array.from({ length: 66 }, () => decoding.decode(greyPng(1), SHAPE)));
   expect(all.slice(0, 64).every(({ status }) => status === 'fulfilled')).toBe(true);
   expect(all[65]).toMatchObject({ reason: { code: 'rate_limited' } });
 });
