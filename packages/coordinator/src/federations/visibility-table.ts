@@ -89,6 +89,7 @@ export const ROUTE_VISIBILITY: Readonly<Record<string, VisibilityRule>> = {
   'GET /api/v1/downloads/{token}': 'secret',
   'PUT /api/v1/uploads/{token}': 'secret',
   'GET /api/v1/uploads/{token}': 'secret',
+  'POST /api/v1/uploads/{token}/direct': 'secret',
   'PUT /api/v1/uploads/{token}/parts/{number}': 'secret',
 
   'POST /api/v1/models/{model}/rollouts': 'refused',
