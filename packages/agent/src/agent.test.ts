@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
+import { setPaused } from './policy/paused.js';
 import { OPEN_POLICY, onBench } from './testing/agent-under-test.js';
 import { sha256Of } from './testing/fake-coordinator.js';
 
@@ -21,6 +22,22 @@ test('enrols once, keeps the credential to itself, and uses it after a restart',
     const [first, second] = bench.coordinator.of('hello');
     expect(first?.site?.labels).toEqual({ region: 'north' });
     expect(second?.processId).not.toBe(first?.processId);
+  }));
+
+test('a running site tells that it is paused and that it goes on, and says so when it connects', () =>
+  onBench(async (bench) => {
+    const agent = await bench.start();
+    await agent.ready;
+    const told = () => bench.coordinator.of('siteSummary').at(-1)?.paused;
+    await setPaused(bench.stateDir, true);
+    await bench.coordinator.until(() => told() === true);
+    await setPaused(bench.stateDir, false);
+    await bench.coordinator.until(() => told() === false);
+    await setPaused(bench.stateDir, true);
+    await agent.stop();
+    const again = await bench.start({ enrollment_token: undefined });
+    await again.ready;
+    expect(bench.coordinator.of('hello').map(({ site }) => site?.paused)).toEqual([false, true]);
   }));
 
 test('a token that was used elsewhere ends the agent with its code', () =>

@@ -21,6 +21,7 @@ import { bucketBaseTransport } from './models/bucket-transport.js';
 import { grpcBaseTransport, httpBaseTransport } from './models/transports.js';
 import { policyNow } from './policy/paused.js';
 import { DEFAULT_MAX_QUESTIONS, QuestionLog } from './policy/question-log.js';
+import { watchPause } from './policy/watch-pause.js';
 import { CoordinatorSession } from './session/coordinator-session.js';
 import type { SessionDelegate } from './session/session-link.js';
 import { Site } from './site.js';
@@ -256,6 +257,10 @@ async function compose(
 
   // The order of stops is the reverse: data checks, work (with its grace), session, and what they use.
   lifecycle.onStop('data checks', watchData(clock, summaries, tellSummary));
+  lifecycle.onStop(
+    'pause checks',
+    watchPause(clock, () => site.paused, tellSummary),
+  );
   assignments.start();
   logger.info({ deviceIdentifier: config.deviceIdentifier, stateDir: config.stateDir }, 'agent started');
   return {

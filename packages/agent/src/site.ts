@@ -3,6 +3,7 @@ import { ABILITIES } from '@octomil/shared/training';
 import type { AuditLog } from './audit/audit-log.js';
 import type { AgentConfig } from './config/agent-config.js';
 import type { DataSetSummaries } from './data-sets/summary.js';
+import { policyNow } from './policy/paused.js';
 import type { HelloFacts } from './session/coordinator-session.js';
 import { AGENT_VERSION } from './version.js';
 
@@ -29,15 +30,21 @@ export class Site {
     this.#wait = wait;
   }
 
+  /** Whether everything is refused for now. */
+  get paused(): boolean {
+    return policyNow(this.#config).paused === true;
+  }
+
   /** Written to the audit log whenever it is not what was told before. */
   async summary(): Promise<HelloFacts['site']> {
     const { labels, policy } = this.#config;
+    const paused = this.paused;
     const dataSets = this.#summaries.current;
-    const told = JSON.stringify({ labels, policy, dataSets });
+    const told = JSON.stringify({ labels, policy, dataSets, paused });
     if (told !== this.#told) {
       await this.#audit.record({
         kind: 'site_summary',
-        details: { labels, dataSets, policyRules: policy.allow.map(({ name }) => name) },
+        details: { labels, dataSets, policyRules: policy.allow.map(({ name }) => name), paused },
       });
       this.#told = told;
     }
@@ -50,6 +57,7 @@ export class Site {
         models: [...rule.models],
         dataSets: [...rule.dataSets],
       })),
+      paused,
     };
   }
 

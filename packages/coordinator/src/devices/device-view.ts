@@ -32,5 +32,7 @@ export function deviceView(device: DeviceRecord): Record<string, unknown> {
       models,
       data_sets: dataSets,
     })),
+    // null: its agent does not say.
+    paused: site.paused ?? null,
   };
 }

@@ -194,6 +194,20 @@ test("a site's labels never replace those of its token, and those it no longer s
   expect((await rowOf(deviceId)).enrolled_labels).toEqual({ tier: 'new' });
 });
 
+test('a site says that it is paused, and an agent that does not say is unknown', async () => {
+  const { deviceId } = await newDevice('resting');
+  const { site } = hello('p');
+  if (site === undefined) throw new TypeError('the hello has no site');
+  for (const [paused, shown] of [
+    [undefined, null],
+    [true, true],
+    [false, false],
+  ] as const) {
+    await devices.describeSite(deviceId, { ...site, ...(paused === undefined ? {} : { paused }) });
+    expect((await ask('GET', `/${deviceId}`, key('devices:read'))).body['paused']).toBe(shown);
+  }
+});
+
 test('names that are only shown are cut to 255 characters', async () => {
   const long = 'v'.repeat(300);
   const enrollmentToken = await insertEnrollmentToken(database, organizationId);

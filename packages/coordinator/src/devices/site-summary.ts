@@ -43,6 +43,8 @@ export interface StoredPolicyRule {
 export interface StoredSite {
   readonly dataSets: readonly StoredDataSet[];
   readonly policyRules: readonly StoredPolicyRule[];
+  /** Refuses everything for now. Absent: its agent does not say. */
+  readonly paused?: boolean;
 }
 
 export function storedCapabilities(capabilities: Capabilities | undefined): StoredCapabilities {
@@ -77,6 +79,7 @@ export function storedSite(site: SiteSummary | undefined): StoredSite {
       models,
       dataSets,
     })),
+    ...(site?.paused === undefined ? {} : { paused: site.paused }),
   };
   const characters = JSON.stringify(stored).length;
   if (characters <= MAX_SITE_CHARACTERS) return stored;

@@ -53,6 +53,7 @@ test.each([
   ['policy', { model: { id: 'm2', name: 'kidney' } }, {}, /no rule .* model "kidney".*"cardio"/],
   ['policy', { federation: { id: 'f2', name: 'oncology' } }, {}, /federation "oncology"/],
   ['policy', {}, { site: { dataSets: [dataSet], policyRules: [] } }, /it has no rules/],
+  ['paused', {}, { site: { dataSets: [dataSet], policyRules: [rule], paused: true } }, /octomil agent resume/],
 ])('%s refuses %j', (refusedBy, asked, having, reason) => {
   expect(judge({ ...device, ...having }, { ...demand, ...asked })).toEqual({
     verdict: 'refused',
@@ -63,6 +64,12 @@ test.each([
 
 test('nothing is known of a device that never connected', () => {
   expect(judge({ ...device, site: {} }, demand)).toEqual({ verdict: 'unknown' });
+});
+
+test('an agent that does not say whether it is paused is asked', () => {
+  for (const site of [device.site as object, { ...(device.site as object), paused: false }]) {
+    expect(judge({ ...device, site }, demand)).toMatchObject({ verdict: 'eligible' });
+  }
 });
 
 test('echo needs a rule, but no data', () => {

@@ -30,7 +30,7 @@ export type Eligibility =
   | { readonly verdict: 'eligible'; readonly dataSet: SiteDataSet | undefined }
   /** Never connected, so nothing is known; it may turn out either way. */
   | { readonly verdict: 'unknown' }
-  /** `rule` names what stands in the way: `policy`, `data_set`, `selector`, `trainer`, `strategy` or `ability`. */
+  /** `rule` names what stands in the way: `paused`, `policy`, `data_set`, `selector`, `trainer`, `strategy` or `ability`. */
   | { readonly verdict: 'refused'; readonly rule: string; readonly reason: string };
 
 /**
@@ -53,6 +53,9 @@ export function judge(device: CandidateDevice, demand: Demand): Eligibility {
   }
   const site = readSite(device.site);
   if (site === undefined) return { verdict: 'unknown' };
+  if (site.paused === true) {
+    return refused('paused', 'it is paused: its owner ends that with octomil agent resume, or with paused: false');
+  }
   const strategies = device.capabilities['strategies'];
   if (isControlled(demand.strategy ?? '') && !(Array.isArray(strategies) && strategies.includes(demand.strategy))) {
     return refused('strategy', `its agent does not know the strategy "${demand.strategy}"; update the agent`);

@@ -7,7 +7,7 @@ export type SitePolicyRule = StoredPolicyRule;
 /** `devices.site` as written; `undefined` for a device that never said hello: nothing is known of its data or policy. */
 export function readSite(site: unknown): SiteFacts | undefined {
   if (typeof site !== 'object' || site === null) return undefined;
-  const { dataSets, policyRules } = site as Partial<StoredSite>;
+  const { dataSets, policyRules, paused } = site as Partial<StoredSite>;
   if (dataSets === undefined && policyRules === undefined) return undefined;
-  return { dataSets: dataSets ?? [], policyRules: policyRules ?? [] };
+  return { dataSets: dataSets ?? [], policyRules: policyRules ?? [], paused: paused === true };
 }
