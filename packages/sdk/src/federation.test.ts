@@ -62,6 +62,24 @@ test('makes the federation when there is none, and asks again after a failure', 
   expect(coordinator.requests[2]).toMatchObject({ method: 'POST', body: '{"name":"cardio & co"}' });
 });
 
+test('a training asks for the federation that is not there, and no longer once it is', async () => {
+  coordinator
+    .json(200, [])
+    .json(404, {})
+    .json(200, [])
+    .json(201, { session_id: 's1', status: 'running' })
+    .json(200, [{ id: 'f3' }])
+    .json(201, { session_id: 's2', status: 'running' });
+  await expect(federation.start({ model: 'nobody' })).rejects.toMatchObject({ status: 404 });
+  await federation.start({ model: 'heart' });
+  await federation.start({ model: 'heart' });
+  expect(coordinator.requests.filter(({ method }) => method === 'POST').map(({ path, body }) => [path, body])).toEqual([
+    ['/api/v1/training/sessions', '{"federation":"cardio & co","model":"nobody","create_federation":true}'],
+    ['/api/v1/training/sessions', '{"federation":"cardio & co","model":"heart","create_federation":true}'],
+    ['/api/v1/training/sessions', '{"federation":"f3","model":"heart"}'],
+  ]);
+});
+
 test('train fails with the reason of the session, which names the sites', async () => {
   const reason = 'round 1 had 1 of 3 updates: basel timed out, zurich refused (rule "none")';
   coordinator

@@ -117,7 +117,7 @@ export class Federation {
 
   /** Starts a training and returns at once. @throws OctomilClientError as `train`, for what was asked */
   async start(options: TrainingOptions, signal?: AbortSignal): Promise<TrainingRun> {
-    const json = trainingRequest(await this.id(signal), options);
+    const json = await this.#request(options, signal);
     const session = readSession(await this.#http.json('POST', '/training/sessions', { json, signal }));
     this.#trained = { model: options.model };
     return new TrainingRun(this.#http, session.sessionId);
@@ -204,7 +204,7 @@ export class Federation {
 
   /** @throws OctomilClientError as `train`, for what was asked */
   async dryRun(options: TrainingOptions, signal?: AbortSignal): Promise<DryRunReport> {
-    const json = trainingRequest(await this.id(signal), options);
+    const json = await this.#request(options, signal);
     const answer = await this.#http.json('POST', '/training/sessions/dry-run', { json, signal });
     return readDryRun(answer);
   }
@@ -216,8 +216,24 @@ export class Federation {
 
   /** Newest first. */
   async sessions(signal?: AbortSignal): Promise<TrainingSession[]> {
-    const query = { federation: await this.id(signal) };
+    // Of one that is not there, the coordinator says so.
+    const query = { federation: (await this.#known(signal)) ?? this.name };
     return listOf(await this.#http.json('GET', '/training/sessions', { query, signal }), 'sessions').map(readSession);
+  }
+
+  /** A federation that is not there is made with the session, so that a mistyped name of a failing request makes none. */
+  async #request(options: TrainingOptions, signal: AbortSignal | undefined): Promise<Record<string, unknown>> {
+    const id = await this.#known(signal);
+    return id === undefined
+      ? { ...trainingRequest(this.name, options), create_federation: true }
+      : trainingRequest(id, options);
+  }
+
+  async #known(signal: AbortSignal | undefined): Promise<string | undefined> {
+    if (this.#id !== undefined) return this.#id;
+    const id = await this.#find(signal);
+    if (id !== undefined) this.#id = Promise.resolve(id);
+    return id;
   }
 
   /** The federation's id; finds it by name or makes it. */
@@ -231,19 +247,26 @@ export class Federation {
   }
 
   async #findOrCreate(signal: AbortSignal | undefined): Promise<string> {
-    const { orgId } = this.#http;
-    const org = orgId === undefined ? {} : { org_id: orgId };
-    const found = await this.#http.json<{ id: string }[]>('GET', '/federations', {
-      query: { name: this.name, ...org },
-      signal,
-    });
-    const [first] = found;
-    if (first !== undefined) return first.id;
+    const found = await this.#find(signal);
+    if (found !== undefined) return found;
     const created = await this.#http.json<{ id: string }>('POST', '/federations', {
-      json: { name: this.name, ...org },
+      json: { name: this.name, ...this.#org },
       signal,
     });
     return created.id;
+  }
+
+  async #find(signal: AbortSignal | undefined): Promise<string | undefined> {
+    const found = await this.#http.json<{ id: string }[]>('GET', '/federations', {
+      query: { name: this.name, ...this.#org },
+      signal,
+    });
+    return found[0]?.id;
+  }
+
+  get #org(): { readonly org_id?: string } {
+    const { orgId } = this.#http;
+    return orgId === undefined ? {} : { org_id: orgId };
   }
 }
 

@@ -186,6 +186,30 @@ for (const kind of TEST_DATABASES) {
       });
     });
 
+    test('a federation is made with the session that asks for it, and never by a request that fails', async () => {
+      const engine = await on.engine();
+      await on.device('a');
+      const named = async (name: string): Promise<string[]> =>
+        (
+          await sql<{ id: string }>`select id from federations where name = ${name}`.execute(on.database.kysely)
+        ).rows.map(({ id }) => id);
+      const wish = { federation: 'cardiolgy', create_federation: true };
+      await expect(on.session(engine, { federation: 'cardiolgy', min_updates: 1 })).rejects.toMatchObject({
+        code: 'not_found',
+      });
+      for (const [wrong, code] of [
+        [{ min_updates: 2 }, 'insufficient_devices'],
+        [{ model: 'none' }, 'model_not_found'],
+        [{ base_version: '9.9.9' }, 'version_not_found'],
+        [{ federation: 'x'.repeat(201) }, 'invalid_input'],
+      ] as const) {
+        await expect(on.session(engine, { ...wish, ...wrong })).rejects.toMatchObject({ code });
+      }
+      expect(await named('cardiolgy')).toEqual([]);
+      await Promise.all([1, 2].map(() => on.session(engine, { ...wish, min_updates: 1 })));
+      expect(await named('cardiolgy')).toHaveLength(1);
+    });
+
     test('devices that are merely registered are not counted on: no agent of theirs ever connected', async () => {
       const engine = await on.engine();
       const app = await on.device('app', { site: {}, online: false });

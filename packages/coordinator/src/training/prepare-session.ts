@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import { formatTargetRule, parseTargetRule } from '@octomil/shared/features';
 import type { Architecture } from '@octomil/shared/models';
@@ -9,6 +8,7 @@ import type { ConfirmedSpec, ConfirmedSpecs, TrainingBase, TrainingRegistry } fr
 import type { ResolvedConfig } from './round-facts.js';
 import { findBase, resolveConfig } from './session-base.js';
 import { parseSessionConfig, type SessionConfig, type SessionReferences } from './session-config.js';
+import { findFederation, type SessionFederation } from './session-federation.js';
 
 export interface PreparerDependencies {
   readonly database: Database;
@@ -21,7 +21,7 @@ export interface PreparerDependencies {
 export interface PreparedSession {
   readonly config: ResolvedConfig;
   readonly model: ModelRow;
-  readonly federation: { id: string; name: string; memberIds: string[] };
+  readonly federation: SessionFederation;
   readonly base: TrainingBase | undefined;
   readonly confirmed: ConfirmedSpec | undefined;
 }
@@ -80,15 +80,10 @@ export class SessionPreparer {
     organizationId: string,
   ): Promise<{ federation: PreparedSession['federation']; model: ModelRow }> {
     const model = await this.model(organizationId, references.model);
-    if (references.federation === undefined) {
-      // The published clients name none.
-      await this.#on.database.kysely
-        .insertInto('federations')
-        .values({ id: randomUUID(), organization_id: organizationId, name: 'default', description: '' })
-        .onConflict((conflict) => conflict.doNothing())
-        .execute();
-    }
-    return { model, federation: await this.federation(organizationId, references.federation ?? 'default') };
+    // The published clients name none.
+    const { federation: name = 'default', mayMakeFederation } = references;
+    const mayBeNew = mayMakeFederation || references.federation === undefined;
+    return { model, federation: await findFederation(this.#on.database, organizationId, name, mayBeNew) };
   }
 
   async #requireFreeVersion(model: ModelRow, version: string): Promise<void> {
@@ -124,28 +119,7 @@ export class SessionPreparer {
   }
 
   /** By identifier or name; owned, or joined. @throws `not_found` */
-  async federation(
-    organizationId: string,
-    reference: string,
-  ): Promise<{ id: string; name: string; memberIds: string[] }> {
-    const { rows } = await sql<{ id: string; name: string; memberIds: string[] }>`
-      select f.id, f.name, array(select f.organization_id union select m.organization_id from federation_members m
-          where m.federation_id = f.id and m.status = 'active') as "memberIds"
-      from federations f
-      where (f.id = ${reference} or f.name = ${reference}) and (f.organization_id = ${organizationId}
-        or exists (select 1 from federation_members m where m.federation_id = f.id
-          and m.organization_id = ${organizationId} and m.status = 'active'))
-      order by (f.id = ${reference}) desc, (f.organization_id = ${organizationId}) desc limit 1`.execute(
-      this.#on.database.kysely,
-    );
-    const federation = rows[0];
-    if (federation !== undefined) return federation;
-    throw new OctomilError(
-      'not_found',
-      `there is no federation "${reference.slice(0, 200)}"; create it first (octomil federation create)`,
-      {
-        details: { field: 'federation', value: reference.slice(0, 200) },
-      },
-    );
+  federation(organizationId: string, reference: string): Promise<SessionFederation> {
+    return findFederation(this.#on.database, organizationId, reference);
   }
 }

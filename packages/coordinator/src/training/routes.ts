@@ -26,6 +26,18 @@ const Page = Type.Object({
   offset: Type.Optional(Type.Integer({ minimum: 0 })),
 });
 const tags = ['training'];
+/** A dry run without a session. */
+const NOBODY_ASKED = {
+  session_id: null,
+  status: 'completed',
+  reason_code: null,
+  reason: null,
+  columns: [],
+  warnings: [],
+  feature_spec: null,
+  input_width: null,
+  problem: null,
+} as const;
 const UNABLE: ReadonlySet<string> = new Set(['refused', 'failed', 'expired']);
 
 /** REST routes of training: sessions, their rounds and events, and the status of a model's training. */
@@ -98,7 +110,18 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
     async (request) => {
       const { organizationId, keyId } = requireScope(request, 'training:write');
       const caller = { organizationId, name: keyId };
-      const { eligible, refused } = await sessions.sites(request.body, caller);
+      const { eligible, refused, federation } = await sessions.sites(request.body, caller);
+      const unwilling = refused.map((site) => ({
+        device_id: site.deviceId,
+        name: site.name,
+        eligible: false,
+        data_set: null,
+        row_count: null,
+        reason_code: site.rule,
+        reason: site.reason,
+      }));
+      // Nobody to ask: a name that may be mistyped is not kept for it.
+      if (federation.isNew === true && eligible.length === 0) return { ...NOBODY_ASKED, sites: unwilling };
       const { id } = await sessions.create(request.body, caller, { dryRun: true });
       const closed = whenClosed(request.raw.socket);
       try {
@@ -125,15 +148,7 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
             reason_code: unable.get(site.deviceId)?.reasonCode ?? null,
             reason: unable.get(site.deviceId)?.reason ?? null,
           })),
-          ...refused.map((site) => ({
-            device_id: site.deviceId,
-            name: site.name,
-            eligible: false,
-            data_set: null,
-            row_count: null,
-            reason_code: site.rule,
-            reason: site.reason,
-          })),
+          ...unwilling,
         ],
       };
     },

@@ -25,6 +25,8 @@ export const SessionBody = Type.Object(
     model_id: OrNull(Name),
     model: OrNull(Name),
     federation: OrNull(Name),
+    // Makes the federation of this name with the session, where there is none.
+    create_federation: OrNull(Type.Boolean()),
     strategy: OrNull(Name),
     algorithm: OrNull(Name),
     strategy_options: OrNull(Type.Record(Type.String(), Type.Unknown())),
@@ -149,6 +151,8 @@ export interface SessionReferences {
   readonly model: string;
   /** Identifier or name; undefined: the organization's default. */
   readonly federation: string | undefined;
+  /** Where there is no such federation, one of this name is made with the session. */
+  readonly mayMakeFederation: boolean;
 }
 
 export const SESSION_DEFAULTS = {
@@ -204,7 +208,11 @@ export function parseSessionConfig(
   if (given.target != null) parseTargetRule(given.target);
   const group = given.group == null || given.group === 'default' ? {} : { group: given.group };
   return {
-    references: { model, federation: given.federation ?? undefined },
+    references: {
+      model,
+      federation: given.federation ?? undefined,
+      mayMakeFederation: given.create_federation ?? false,
+    },
     config: {
       strategy: prepared.name,
       strategyOptions: prepared.options,

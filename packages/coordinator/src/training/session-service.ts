@@ -12,6 +12,7 @@ import { isInProgress } from './round-machine.js';
 import { anotherAttempt, firstAttempt, planOf } from './round-plan.js';
 import { roundLabel } from './round-store.js';
 import { type DeviceSelector, type RefusedDevice, reasonsOf, type SelectionRequest } from './selection.js';
+import { madeFederation, type SessionFederation } from './session-federation.js';
 import { canMoveSession, firstStep, isOver } from './session-machine.js';
 import {
   cancelRound,
@@ -66,10 +67,11 @@ export class SessionService {
     overrides: { dryRun?: boolean; closesOnRequest?: boolean } = {},
   ): Promise<CreatedSession> {
     const prepared = await this.#preparer.prepare(body, caller.organizationId, overrides);
-    const { model, federation, base, confirmed } = prepared;
+    const { model, base, confirmed } = prepared;
     const config = overrides.closesOnRequest === true ? { ...prepared.config, closesOnRequest: true } : prepared.config;
     const open = config.admission === 'open';
     if (!config.dryRun && !open) await this.#requireDevices(prepared);
+    const federation = await madeFederation(this.#on.database, caller.organizationId, prepared.federation);
     const id = randomUUID();
     const step = firstStep(planOf(config));
     const checkpointId = await firstCheckpoint(this.#on, prepared, caller.organizationId);
@@ -131,7 +133,10 @@ export class SessionService {
   }
 
   /** Which sites would take part in such a session, and which would not and why. */
-  async sites(body: unknown, caller: Caller): Promise<{ eligible: EligibleSite[]; refused: RefusedDevice[] }> {
+  async sites(
+    body: unknown,
+    caller: Caller,
+  ): Promise<{ eligible: EligibleSite[]; refused: RefusedDevice[]; federation: SessionFederation }> {
     const prepared = await this.#preparer.prepare(body, caller.organizationId, { dryRun: true });
     const request = this.#selection(prepared);
     const online = await this.#on.selector.select({ ...request, count: 1_000, start: 0 });
@@ -144,6 +149,7 @@ export class SessionService {
         rowCount: dataSet === undefined || dataSet.rowCount === 0 ? null : dataSet.rowCount,
       })),
       refused,
+      federation: prepared.federation,
     };
   }
 
