@@ -1,19 +1,18 @@
 import { randomUUID } from 'node:crypto';
-import { type ErrorCode, isErrorCode, OctomilError, toOctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
-import { neededAbilities } from '@octomil/shared/training';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { JsonObject } from '../database/tables.js';
+import { renewClaim } from './aggregation-claim.js';
 import type { AssignmentStore } from './assignment-store.js';
 import { cachedStatistics } from './describe-cache.js';
-import type { Demand } from './eligibility.js';
 import type { NewEvent } from './event-feed.js';
 import { openKey } from './open-round.js';
 import type { RoundCloser } from './round-closer.js';
+import { demandOf } from './round-demand.js';
+import { endingOf, isHopeless, type Outcome } from './round-ending.js';
 import type { RoundFacts, RoundFactsReader } from './round-facts.js';
-import { closeDecision, retryDecision, topUpCount } from './round-machine.js';
-import { anotherAttempt } from './round-plan.js';
+import { closeDecision, topUpCount } from './round-machine.js';
 import { type RoundStore, type RoundTallyRow, roundLabel } from './round-store.js';
 import { selectionStart } from './seeds.js';
 import { type DeviceSelector, reasonsOf, type SelectedDevice } from './selection.js';
@@ -45,19 +44,6 @@ const MAX_REPORTING_DEVICES = 1_000;
 
 /** Agents come back to a restarted coordinator within about two seconds. */
 const EVALUATION_PATIENCE_SECONDS = 10;
-
-/** Errors that another attempt would meet again: the data or the request itself is at fault. */
-const HOPELESS: ReadonlySet<ErrorCode> = new Set([
-  'data_mismatch',
-  'too_few_rows',
-  'invalid_input',
-  'too_large',
-  'training_not_supported',
-]);
-
-function isHopeless(code: string | null): boolean {
-  return isErrorCode(code) && HOPELESS.has(code);
-}
 
 /**
  * Moves rounds on. Everything here may be called at any time, by anybody, any number of times, on several coordinators:
@@ -343,58 +329,15 @@ export class RoundDriver {
   }
 
   /** A round ends without a result: another attempt, or a pause that names the sites and their reasons. */
-  async #giveUp(
-    facts: RoundFacts,
-    retries: number,
-    outcome: {
-      state: 'insufficient_updates' | 'failed';
-      code: string;
-      reason: string;
-      owner?: string;
-      hopeless?: boolean;
-    },
-  ): Promise<void> {
+  async #giveUp(facts: RoundFacts, retries: number, outcome: Outcome): Promise<void> {
     const { rounds } = this.#on;
-    const sites = await rounds.unanswered(facts.id);
-    const named = sites.map(({ deviceName, state, reason }) =>
-      state === 'open' || state === 'accepted'
-        ? `${deviceName}: did not answer before the round ended`
-        : `${deviceName}: ${state}${reason === null ? '' : ` (${reason})`}`,
-    );
-    const reason = [outcome.reason, ...named].join('; ').slice(0, 4_000).toWellFormed();
-    const codes = new Set(sites.map(({ reasonCode }) => reasonCode));
-    // Sites whose columns do not fit what was asked would answer another attempt, or another person, alike.
-    const misfit = facts.kind === 'describe' && codes.size > 0 && [...codes].every(isHopeless);
-    const code = misfit ? ([...codes][0] ?? outcome.code) : outcome.code;
-    // Nobody resumes a dry run.
-    const fails = outcome.hopeless === true || misfit || facts.config.dryRun;
-    const decision = fails ? 'fail' : retryDecision({ retries }, facts.config.maxRoundRetries);
-    const next = decision === 'retry' ? anotherAttempt(facts, facts.base?.id ?? null, retries + 1) : undefined;
-    const label: JsonObject = { ...roundLabel(facts), reason_code: code, reason };
-    const events: NewEvent[] = [
-      { type: 'round', data: { ...label, state: outcome.state, retried: next !== undefined } },
-    ];
-    if (decision !== 'retry') {
-      const state = decision === 'fail' ? 'failed' : 'paused';
-      events.push({ type: 'session', data: { ...label, state } });
-      if (state === 'failed') events.push({ type: 'end', data: { ...label, state } });
-    }
-    const cancelled = await rounds.end(
-      facts,
-      {
-        ...outcome,
-        code,
-        reason,
-        ...(next === undefined ? {} : { next }),
-        ...(decision === 'retry' ? {} : { session: decision === 'fail' ? ('failed' as const) : ('paused' as const) }),
-      },
-      events,
-    );
+    const { ending, label, events } = endingOf(facts, retries, outcome, await rounds.unanswered(facts.id));
+    const cancelled = await rounds.end(facts, ending, events);
     if (cancelled === undefined) return;
     this.#on.logger.warn({ sessionId: facts.sessionId, roundId: facts.id, ...label }, 'a round ended without a result');
     this.#on.tellDevices(cancelled.map(({ deviceId }) => deviceId));
     this.#on.tellSession(facts.sessionId);
-    if (next !== undefined) void this.wake(next.id);
+    if (ending.next !== undefined) void this.wake(ending.next.id);
   }
 
   // Aggregating
@@ -421,7 +364,7 @@ export class RoundDriver {
     const { coordinatorId, ownerLeaseMs, rounds, logger } = this.#on;
     const claim = new AbortController();
     const signal = AbortSignal.any([this.#stop.signal, claim.signal]);
-    const stopRenewing = this.#renewClaim(facts.id, claim);
+    const stopRenewing = renewClaim(this.#on, facts.id, claim);
     try {
       const closed = await this.#on.closer.finish(facts, coordinatorId, signal);
       this.#on.tellSession(facts.sessionId);
@@ -441,7 +384,7 @@ export class RoundDriver {
         code: error.code,
         reason: error.reason,
         owner: coordinatorId,
-        hopeless: HOPELESS.has(error.code),
+        hopeless: isHopeless(error.code),
       }).catch((error) => logger.error({ error, roundId: facts.id, ownerLeaseMs }, 'the failure could not be kept'));
     } finally {
       stopRenewing();
@@ -450,45 +393,5 @@ export class RoundDriver {
 
   async #retriesOf(roundId: string): Promise<number> {
     return (await this.#on.rounds.tally(roundId))?.retries ?? 0;
-  }
-
-  /** Keeps the claim on an aggregation alive; `claim` aborts when it is lost. */
-  #renewClaim(roundId: string, claim: AbortController): () => void {
-    const { clock, rounds, coordinatorId, ownerLeaseMs } = this.#on;
-    let cancel: () => void = () => undefined;
-    const schedule = (): void => {
-      cancel = clock.after(ownerLeaseMs / 3, () => {
-        rounds.renew(roundId, coordinatorId, ownerLeaseMs).then(
-          (mine) => {
-            if (mine) schedule();
-            else claim.abort(new OctomilError('cancelled', 'another coordinator took this aggregation over'));
-          },
-          () => schedule(),
-        );
-      });
-    };
-    schedule();
-    return () => cancel();
-  }
-}
-
-export function demandOf(facts: RoundFacts): Demand {
-  const { federation, model, config } = facts;
-  const { dataSet, trainer, selector, strategy } = config;
-  const demand = { federation, model, dataSet, trainer, selector, abilities: abilitiesOf(facts) };
-  // Whoever cannot train by it can still say how the result does.
-  return facts.kind === 'evaluate' ? demand : { ...demand, strategy };
-}
-
-/** Of the round's task. Who is known to be unable to train does not describe either: its columns would bind the others. */
-function abilitiesOf({ kind, config, featureSpec }: RoundFacts): string[] {
-  const { personalization, hints, local } = config;
-  switch (kind) {
-    case 'describe':
-      return neededAbilities({ personalization, hints, options: local });
-    case 'train':
-      return neededAbilities({ personalization, featureSpec, options: local });
-    case 'evaluate':
-      return neededAbilities({ personalization, featureSpec });
   }
 }

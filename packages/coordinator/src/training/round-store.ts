@@ -1,73 +1,23 @@
 import type { Kysely, RawBuilder } from 'kysely';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { AssignmentState, JsonObject, RoundKind, RoundState, Tables } from '../database/tables.js';
+import type { JsonObject, RoundKind, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 import { appendEvents, type NewEvent } from './event-feed.js';
 import { alreadyOpen, OPEN_FOR_INDEX, type Opening, opened } from './open-round.js';
-import type { StoredFile } from './ports.js';
-import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
+import type { RoundFacts } from './round-facts.js';
 import { DESCRIBE_PATIENCE_RATIO } from './round-machine.js';
+import type {
+  AcceptedAnswer,
+  CancelledAssignment,
+  NewAssignment,
+  NewCheckpoint,
+  NextRound,
+  RoundTallyRow,
+  UnansweredAssignment,
+} from './round-rows.js';
 
-/**
- * The rounds' rows. Every move is one statement that first locks the session's row and then compares the state it
- * expects. The lock comes first in all of them, so they never deadlock, and events become visible in their order.
- *
- * Under READ COMMITTED a statement that waited for the lock still sees other rows as they were before it waited; only
- * rows that it locks or updates itself are read anew. Hence no statement here decides by a count of other rows.
- */
-
-export interface RoundTallyRow {
-  readonly state: RoundState;
-  readonly sessionState: string;
-  readonly accepted: number;
-  readonly minUpdates: number;
-  readonly target: number;
-  readonly retries: number;
-  readonly deadlinePassed: boolean;
-  readonly patienceOver: boolean;
-  readonly asked: number;
-  readonly working: number;
-  /** Working, but without progress for too long. */
-  readonly overdue: number;
-  /** Aggregating, and whoever did has not been heard of. */
-  readonly orphaned: boolean;
-}
-
-export interface NewAssignment {
-  readonly id: string;
-  readonly deviceId: string;
-}
-
-export interface CancelledAssignment {
-  readonly id: string;
-  readonly deviceId: string;
-  readonly attempt: number;
-}
-
-export interface NextRound {
-  readonly id: string;
-  readonly kind: RoundKind;
-  readonly number: number;
-  readonly attempt: number;
-  readonly retries: number;
-  readonly seed: number;
-  readonly baseCheckpointId: string | null;
-  readonly minUpdates: number;
-  readonly targetDevices: number;
-}
-
-export interface NewCheckpoint extends StoredFile {
-  readonly id: string;
-  readonly organizationId: string;
-  readonly baseCheckpointId: string | null;
-  readonly strategy: string | null;
-  readonly stateKey: string | null;
-  readonly stateSha256: string | null;
-  /** As in the lineage, where it is kept. */
-  readonly control?: NonNullable<BaseCheckpoint['control']>;
-  readonly lineage: JsonObject;
-}
+export type * from './round-rows.js';
 
 type Handle = Kysely<Tables>;
 
@@ -97,6 +47,13 @@ function insertRound(sessionId: string, next: NextRound, gate: string): RawBuild
 
 const PATIENCE_OVER = sql`now() >= r.started_at + (r.deadline_at - r.started_at) * ${DESCRIBE_PATIENCE_RATIO}::float8`;
 
+/**
+ * The rounds' rows. Every move is one statement that first locks the session's row and then compares the state it
+ * expects. The lock comes first in all of them, so they never deadlock, and events become visible in their order.
+ *
+ * Under READ COMMITTED a statement that waited for the lock still sees other rows as they were before it waited; only
+ * rows that it locks or updates itself are read anew. Hence no statement here decides by a count of other rows.
+ */
 export class RoundStore {
   readonly #database: Database;
 
@@ -382,25 +339,6 @@ function insertCheckpoint(facts: RoundFacts, checkpoint: NewCheckpoint): RawBuil
       ${checkpoint.objectKey}, ${checkpoint.sha256}, ${checkpoint.sizeBytes}::bigint, ${checkpoint.strategy},
       ${checkpoint.stateKey}, ${checkpoint.stateSha256}, ${JSON.stringify(checkpoint.lineage)}::jsonb
     from moved`;
-}
-
-export interface AcceptedAnswer {
-  readonly deviceId: string;
-  readonly deviceName: string;
-  readonly objectKey: string | null;
-  readonly sha256: string;
-  readonly format: 'delta' | 'weights';
-  readonly weight: number;
-  readonly sampleCount: number;
-  readonly metrics: JsonObject;
-}
-
-export interface UnansweredAssignment {
-  readonly deviceId: string;
-  readonly deviceName: string;
-  readonly state: AssignmentState;
-  readonly reasonCode: string | null;
-  readonly reason: string | null;
 }
 
 /** The fields that every event about a round carries. */
