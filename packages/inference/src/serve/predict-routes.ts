@@ -41,6 +41,7 @@ export function registerPredictRoutes(app: RouteHost, predictor: Predictor | und
           engine: answer.engine,
           predictions: answer.predictions,
           latency_ms: answer.latencyMs,
+          warnings: answer.warnings,
         };
       } finally {
         client.release();

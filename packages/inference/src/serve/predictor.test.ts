@@ -124,6 +124,25 @@ test('rows by name, by order, and by half are encoded as in training, and classe
   expect(half?.probability).toBeCloseTo(1 - sigmoid(-1), 5);
 });
 
+test('a name that no column has and a value that no level has are answered with a warning', async () => {
+  await activate('1', binary(), [1, 2, 0, 0, -1]);
+  const { warnings } = await predictor().predict('heart-risk', [
+    { agee: 60, colour: 'Red' },
+    { AGE: 50, Colour: 'bleu', agee: 1, y: 'ill' },
+    { age: 1e9, colour: null },
+  ]);
+  expect(warnings).toEqual([
+    'row 0 and 1 more: the model has no column "agee", so it is not read; did you mean "Age"?',
+    'row 1: "y" is what the model predicts; it is not read',
+    'row 1: "bleu" in "colour" is no value that the model learned; it counts as any other value; did you mean "blue"?',
+    expect.stringMatching(/^row 2: 1000000000 in "Age" is more than 10 standard deviations/),
+  ]);
+  expect((await predictor().predict('m1', [{ age: 60, colour: 'blue' }, [null, '']])).warnings).toEqual([]);
+  const names = Object.fromEntries(Array.from({ length: 3_000 }, (_, index) => [`n${index}`, 1]));
+  const many = await predictor().predict('m1', [{ age: 1, ...names }]);
+  expect(many.warnings).toHaveLength(21);
+});
+
 test('a regression answers in the units of its target, a comparison with true and false', async () => {
   await activate(
     '1',

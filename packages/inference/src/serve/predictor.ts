@@ -1,6 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
-import { type DecodePicture, decodePictures, encodeRows, type FeatureSpec } from '@octomil/shared/features';
+import {
+  type DecodePicture,
+  decodePictures,
+  encodeRows,
+  type FeatureSpec,
+  rowWarnings,
+} from '@octomil/shared/features';
 import { type ModelDocument, parseModelDocument } from '@octomil/shared/models';
 import { type Clock, type Logger, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { type Trainer, TrainerSupervisor } from '@octomil/shared/training';
@@ -35,6 +41,8 @@ export interface PredictionAnswer {
   readonly engine: 'tfjs' | 'onnx';
   readonly predictions: readonly Prediction[];
   readonly latencyMs: number;
+  /** What of the rows is probably not meant, such as names that the model does not know. */
+  readonly warnings: readonly string[];
 }
 
 export interface Predictor {
@@ -80,7 +88,9 @@ class DeployedPredictor implements Predictor {
   async predict(name: string | undefined, rows: readonly InputRow[], signal?: AbortSignal): Promise<PredictionAnswer> {
     const version = pick(await this.#versions(), name);
     const document = await this.#document(version);
-    const encoded = await encode(document, rows, (bytes, shape) => this.#pictures.decode(bytes, shape, signal));
+    const { encoded, warnings } = await encode(document, rows, (bytes, shape) =>
+      this.#pictures.decode(bytes, shape, signal),
+    );
     const startedAtMs = this.#clock.now();
     const report = (failed: boolean): number => {
       const latencyMs = this.#clock.now() - startedAtMs;
@@ -99,6 +109,7 @@ class DeployedPredictor implements Predictor {
         engine,
         predictions,
         latencyMs: report(false),
+        warnings,
       };
     } catch (error) {
       // Who left, and a server that stops, say nothing of the version.
@@ -179,11 +190,14 @@ async function encode(
   { featureSpec, inputWidth }: ModelDocument,
   rows: readonly InputRow[],
   decode: DecodePicture,
-): Promise<number[][]> {
-  if (featureSpec === undefined) return rows.map((row, index) => plainRow(row, index, inputWidth));
+): Promise<{ readonly encoded: number[][]; readonly warnings: readonly string[] }> {
+  if (featureSpec === undefined) {
+    return { encoded: rows.map((row, index) => plainRow(row, index, inputWidth)), warnings: [] };
+  }
   const named = rows.map((row, index) => (isList(row) ? byColumn(featureSpec, row, index) : row));
-  const encoded = encodeRows(featureSpec, await decodePictures(featureSpec, named, decode));
-  return rows.map((_, index) => [...encoded.subarray(index * inputWidth, (index + 1) * inputWidth)]);
+  const inputs = encodeRows(featureSpec, await decodePictures(featureSpec, named, decode));
+  const encoded = rows.map((_, index) => [...inputs.subarray(index * inputWidth, (index + 1) * inputWidth)]);
+  return { encoded, warnings: rowWarnings(featureSpec, named, nearNames) };
 }
 
 function byColumn(spec: FeatureSpec, row: readonly unknown[], index: number): Record<string, unknown> {

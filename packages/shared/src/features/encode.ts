@@ -75,7 +75,12 @@ function pixelsOf(value: unknown, name: string, row: number): Float64Array {
 }
 
 /** A value as the readers would have read it. */
-function cellOf(value: unknown, request: Exclude<CellRequest, { as: 'image' }>, name: string, row: number): number {
+export function cellOf(
+  value: unknown,
+  request: Exclude<CellRequest, { as: 'image' }>,
+  name: string,
+  row: number,
+): number {
   if (value === null || value === undefined) return Number.NaN;
   if (request.as === 'date' || request.as === 'digest') {
     const family = familyOf(value);

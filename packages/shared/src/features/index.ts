@@ -42,6 +42,7 @@ export { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-stat
 export { CLIP_DEVIATIONS } from './number-encoder.js';
 export { parseHints, refuseTargetHints } from './parse-hints.js';
 export { MAX_ENCODED_WIDTH, MAX_SPEC_COLUMNS, parseFeatureSpec } from './parse-spec.js';
+export { type NearNames, rowWarnings } from './row-warnings.js';
 export type { ColumnDrift, SiteDrift } from './site-drift.js';
 export {
   type CategoryCount,
