@@ -127,8 +127,9 @@ export class DeviceSelector {
         select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
         from devices d
         where d.organization_id = asked.organization_id and d.status = 'active'
-          and (d.identity = 'enrolled' or (d.site <> '{}' and (
-            select f.shared_identities from federations f where f.id = ${demand.federation.id})))
+          and (d.identity = 'enrolled' or (d.site <> '{}' and coalesce((
+            -- One that is made with the session is not there yet, and takes what a new one takes.
+            select f.shared_identities from federations f where f.id = ${demand.federation.id}), true)))
           and d.placement >= ${from}::float8 and d.placement < ${to}::float8
           ${after === undefined ? sql`` : sql`and (d.placement, d.id) > (${after.placement}::float8, ${after.id})`}
           ${online ? sql`and d.session_process_id is not null and d.lease_until > now()` : sql``}
