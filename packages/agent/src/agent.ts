@@ -27,6 +27,7 @@ import type { SessionDelegate } from './session/session-link.js';
 import { Site } from './site.js';
 import { Journal } from './state/journal.js';
 import { openStateFolder } from './state/state-folder.js';
+import { removeStrayUpdates } from './state/stray-updates.js';
 import { Assignments } from './training/assignments.js';
 import { ControlVariates } from './training/control-variates.js';
 import { LazyTrainer } from './training/lazy-trainer.js';
@@ -96,6 +97,7 @@ async function compose(
   const audit = new AuditLog(folder.auditPath, { clock });
   lifecycle.onStop('audit log', () => audit.close());
   const journal = Journal.open(folder.journalPath);
+  await removeStrayUpdates(folder.updatesPath, journal);
 
   const credential = (): string => session.credential?.credential ?? '';
   const bandwidth = bandwidthLimit(config.policy.resources?.bandwidthMbit, clock);

@@ -44,6 +44,8 @@ const ASK_AGAIN_MS = 2_000;
 export class Assignments implements SessionDelegate, Line {
   readonly #options: AssignmentsOptions;
   readonly #works = new Map<string, Work>();
+  /** Works that run, and those whose outcome is being written down. */
+  readonly #unfinished = new Set<Promise<void>>();
   readonly #answers = new Answers();
   #link: SessionLink | undefined;
   #linked = Promise.withResolvers<SessionLink>();
@@ -152,7 +154,7 @@ export class Assignments implements SessionDelegate, Line {
   /** Waits up to `graceMs` for what runs, then abandons it. Nothing new is begun. */
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;
-    const all = Promise.allSettled([...this.#works.values()].map(({ done }) => done));
+    const all = Promise.allSettled(this.#unfinished);
     const { promise: late, resolve } = Promise.withResolvers<void>();
     const callOff = this.#options.clock.after(graceMs, resolve);
     await Promise.race([all, late]);
@@ -200,7 +202,8 @@ export class Assignments implements SessionDelegate, Line {
 
   #begin(work: Work, run: () => Promise<Outcome | undefined>): void {
     this.#works.set(keyText(work.key), work);
-    work.done = this.#carryOut(work, run);
+    const done = this.#carryOut(work, run).finally(() => this.#unfinished.delete(done));
+    this.#unfinished.add(done);
   }
 
   async #carryOut(work: Work, run: () => Promise<Outcome | undefined>): Promise<void> {

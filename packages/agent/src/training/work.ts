@@ -8,8 +8,6 @@ import type { AssignmentKey } from '../state/journal.js';
 export class Work {
   readonly key: AssignmentKey;
   readonly controller = new AbortController();
-  /** Settles when the work is over, whatever came of it. */
-  done: Promise<void> = Promise.resolve();
   /** A question to the coordinator that is asked again with every new session until it is answered. */
   question: OutgoingEvent | undefined;
   readonly #verdict = Promise.withResolvers<UploadVerdict>();
