@@ -6,6 +6,7 @@ import { connect } from '../access/connect.js';
 import type { Options } from '../program.js';
 import { driftText, proposalsTable, proposalText } from '../terminal/features-view.js';
 import { print } from '../terminal/output.js';
+import { quoted } from '../terminal/quoted.js';
 import { requirePlaceFor, writeAtomically } from '../terminal/write-file.js';
 
 /** Asks the sites and shows what their columns would become. */
@@ -58,7 +59,7 @@ export async function confirm({ json }: Options, which: string): Promise<void> {
     confirmed,
     () =>
       `Proposal ${confirmed.id} is confirmed${confirmed.edited ? ', as edited' : ''}: ${confirmed.columnCount} columns, spec ${confirmed.specHash.slice(0, 12)}.\n` +
-      `Train with it: octomil train --federation ${confirmed.federation} --model ${confirmed.model} --features confirmed`,
+      `Train with it: octomil train --federation ${quoted(confirmed.federation)} --model ${quoted(confirmed.model)} --features confirmed${confirmed.baseVersion === 'initial' ? ' --base-version initial\nIts newest version learned rows encoded otherwise, so that training starts from fresh weights.' : ''}`,
   );
 }
 

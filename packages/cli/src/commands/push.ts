@@ -9,6 +9,7 @@ import { documentBeside, type LocalFile, modelFilesAt } from '../push/local-file
 import { pushFiles } from '../push/push-files.js';
 import { interruptible } from '../terminal/interrupt.js';
 import { bytesText, print, table } from '../terminal/output.js';
+import { quoted } from '../terminal/quoted.js';
 
 /** Makes a version of a file, or of the model files in a folder. */
 export async function push(options: Options, path = '.'): Promise<void> {
@@ -101,10 +102,4 @@ async function ensureModel(
       ...(useCase === undefined ? {} : { useCase: String(useCase) }),
     });
   }
-}
-
-/** As a shell reads it. */
-function quoted(word: unknown): string {
-  const text = String(word);
-  return /^[\w./:@-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -225,8 +225,11 @@ test('sessions that name no features align columns by themselves, with hints whe
   const result = await fleet
     .federation()
     .train({ ...training, architecture: 'logistic', features: { hints: { bmi: { exclude: true } } } });
-  const run = fleet.federation().run(result.sessionId);
-  expect((await run.rounds()).map(({ kind }) => kind)).toEqual(['describe', 'train', 'evaluate']);
+  expect((await fleet.federation().run(result.sessionId).rounds()).map(({ kind }) => kind)).toEqual([
+    'describe',
+    'train',
+    'evaluate',
+  ]);
   const { bytes } = await fleet.registry.pullModel({
     model: 'by itself',
     version: result.version,
@@ -238,10 +241,11 @@ test('sessions that name no features align columns by themselves, with hints whe
 
   // A version that learned one encoding is not trained on by another.
   const proposal = await client.features.propose({ model: 'by itself', federation: 'fleet', target: GENERATED_TARGET });
-  await client.features.confirm(proposal.id);
+  const confirmed = await run('features', 'confirm', proposal.id);
+  expect(confirmed.out).toContain("--model 'by itself' --features confirmed --base-version initial");
   await expect(fleet.federation().train({ ...training, featureSpec: proposal.id })).rejects.toMatchObject({
     code: 'invalid_input',
-    message: expect.stringContaining('base_version = "initial"'),
+    message: expect.stringContaining("--base-version initial (SDK: baseVersion: 'initial'"),
   });
   const dry = await fleet.federation().train({
     ...training,

@@ -131,7 +131,10 @@ export function registerFeatureRoutes(app: App, { proposals, engine }: FeatureRo
       const spec = request.body?.spec ?? undefined;
       const confirmed = await proposals.confirm(request.params.id, spec, asker(request));
       request.auditNote = { details: { spec_hash: confirmed.spec.hash, edited: spec !== undefined } };
-      return view(request, confirmed);
+      const { sessions } = engine;
+      const fresh = await sessions.needsFreshWeights(confirmed.model, confirmed.spec);
+      // What a session by it starts from; null: the newest version, as always.
+      return { ...view(request, confirmed), base_version: fresh ? 'initial' : null };
     },
   );
 

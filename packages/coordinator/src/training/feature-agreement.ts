@@ -11,6 +11,7 @@ import {
 } from '@octomil/shared/features';
 import type { Architecture } from '@octomil/shared/models';
 import type { JsonObject } from '../database/tables.js';
+import { FRESH_WEIGHTS } from './fresh-weights.js';
 import { readStatistics } from './reports.js';
 import type { AcceptedAnswer } from './round-store.js';
 import type { SessionConfig } from './session-config.js';
@@ -89,7 +90,7 @@ export function agreeOnFeatures(
   if (hasBase && inputWidth !== request.inputWidth) {
     throw new OctomilError(
       'data_mismatch',
-      `the base version takes rows of ${request.inputWidth} numbers, but the sites' columns give ${inputWidth}; train from fresh weights with base_version = "initial"`,
+      `the base version takes rows of ${request.inputWidth} numbers, but the sites' columns give ${inputWidth}; ${FRESH_WEIGHTS}`,
     );
   }
   return { spec, architecture: fitOutput(architecture, spec), inputWidth, warnings };

@@ -82,8 +82,7 @@ export class SessionPreparer {
     const model = await this.model(organizationId, references.model);
     // The published clients name none.
     const { federation: name = 'default', mayMakeFederation } = references;
-    const mayBeNew = mayMakeFederation || references.federation === undefined;
-    return { model, federation: await findFederation(this.#on.database, organizationId, name, mayBeNew) };
+    return { model, federation: await findFederation(this.#on.database, organizationId, name, mayMakeFederation) };
   }
 
   async #requireFreeVersion(model: ModelRow, version: string): Promise<void> {

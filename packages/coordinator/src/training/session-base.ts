@@ -1,14 +1,12 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { encodedWidth, formatTargetRule, parseTargetRule } from '@octomil/shared/features';
+import { encodedWidth, type FeatureSpec, formatTargetRule, parseTargetRule } from '@octomil/shared/features';
 import type { Architecture, ModelDocument } from '@octomil/shared/models';
 import { checkPersonalization } from '@octomil/shared/training';
 import { fitOutput } from './feature-agreement.js';
+import { FRESH_WEIGHTS, INITIAL_BASE } from './fresh-weights.js';
 import type { ConfirmedSpec, TrainingBase, TrainingRegistry } from './ports.js';
 import type { ResolvedConfig } from './round-facts.js';
 import type { SessionConfig } from './session-config.js';
-
-/** A word in place of a version: fresh weights, although the model has versions. */
-export const INITIAL_BASE = 'initial';
 
 /** @throws `version_not_found` for a version that was named and does not exist */
 export async function findBase(
@@ -56,7 +54,7 @@ export function resolveConfig(
   if (base !== undefined && config.architecture !== null && !sameModel(config, base.architecture)) {
     throw new OctomilError(
       'invalid_input',
-      `architecture is ${JSON.stringify(config.architecture).slice(0, 200)}, but the base version is ${JSON.stringify(base.architecture).slice(0, 200)}; leave architecture out, or train from fresh weights with base_version = "${INITIAL_BASE}"`,
+      `architecture is ${JSON.stringify(config.architecture).slice(0, 200)}, but the base version is ${JSON.stringify(base.architecture).slice(0, 200)}; leave architecture out, or ${FRESH_WEIGHTS}`,
     );
   }
   const specTarget = spec === undefined ? undefined : formatTargetRule(spec.target.rule);
@@ -67,7 +65,7 @@ export function resolveConfig(
   ) {
     throw new OctomilError(
       'invalid_input',
-      `target is "${config.target}", but ${base?.featureSpec === undefined ? 'the confirmed features are for' : 'the base version learned'} "${specTarget}"; leave target out, or train from fresh weights with base_version = "${INITIAL_BASE}"`,
+      `target is "${config.target}", but ${base?.featureSpec === undefined ? 'the confirmed features are for' : 'the base version learned'} "${specTarget}"; leave target out, or ${FRESH_WEIGHTS}`,
     );
   }
   const target = specTarget ?? config.target ?? model.target;
@@ -115,14 +113,18 @@ function sameModel(config: SessionConfig, base: Architecture): boolean {
   return comparable(config.architecture) === comparable(base);
 }
 
+/** Whether training by the spec can go on from this version. */
+export function isSameEncoding({ featureSpec: known, inputWidth }: ModelDocument, spec: FeatureSpec): boolean {
+  return known === undefined ? inputWidth === encodedWidth(spec) : known.hash === spec.hash;
+}
+
 /** What a version learned to read cannot change under it. */
 function requireSameEncoding(base: ModelDocument, { proposalId, spec }: ConfirmedSpec): void {
+  if (isSameEncoding(base, spec)) return;
   const known = base.featureSpec;
-  const same = known === undefined ? base.inputWidth === encodedWidth(spec) : known.hash === spec.hash;
-  if (same) return;
   throw new OctomilError(
     'invalid_input',
-    `proposal ${proposalId} encodes rows by ${spec.hash.slice(0, 12)}, but the base version ${known === undefined ? `takes rows of ${base.inputWidth} numbers` : `learned rows encoded by ${known.hash.slice(0, 12)}`}; train from fresh weights with base_version = "${INITIAL_BASE}", or leave feature_spec out`,
+    `proposal ${proposalId} encodes rows by ${spec.hash.slice(0, 12)}, but the base version ${known === undefined ? `takes rows of ${base.inputWidth} numbers` : `learned rows encoded by ${known.hash.slice(0, 12)}`}; ${FRESH_WEIGHTS}, or leave --features out (featureSpec, feature_spec)`,
     { details: { field: 'feature_spec', value: proposalId } },
   );
 }

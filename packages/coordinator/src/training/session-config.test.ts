@@ -13,7 +13,7 @@ test('what the published clients send is accepted, with defaults', () => {
     min_devices: 2,
   };
   const { config, references } = parseSessionConfig(body, 42);
-  expect(references).toEqual({ model: 'm', federation: undefined });
+  expect(references).toEqual({ model: 'm', federation: undefined, mayMakeFederation: true });
   expect(config).toMatchObject({
     strategy: 'fedavg',
     minUpdates: 2,

@@ -211,7 +211,7 @@ export function parseSessionConfig(
     references: {
       model,
       federation: given.federation ?? undefined,
-      mayMakeFederation: given.create_federation ?? false,
+      mayMakeFederation: given.federation == null || given.create_federation === true,
     },
     config: {
       strategy: prepared.name,

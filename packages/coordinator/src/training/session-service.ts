@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
+import type { FeatureSpec } from '@octomil/shared/features';
 import type { ObjectStore } from '@octomil/shared/storage';
 import { neededAbilities } from '@octomil/shared/training';
 import { sql } from 'kysely';
@@ -12,6 +13,7 @@ import { isInProgress } from './round-machine.js';
 import { anotherAttempt, firstAttempt, planOf } from './round-plan.js';
 import { roundLabel } from './round-store.js';
 import { type DeviceSelector, type RefusedDevice, reasonsOf, type SelectionRequest } from './selection.js';
+import { findBase, isSameEncoding } from './session-base.js';
 import { madeFederation, type SessionFederation } from './session-federation.js';
 import { canMoveSession, firstStep, isOver } from './session-machine.js';
 import {
@@ -151,6 +153,12 @@ export class SessionService {
       refused,
       federation: prepared.federation,
     };
+  }
+
+  /** Whether the model's newest version learned rows encoded by another spec: `base_version` is then to be `initial`. */
+  async needsFreshWeights(model: { id: string; name: string }, spec: FeatureSpec): Promise<boolean> {
+    const base = await findBase(this.#on.registry, model, null);
+    return base !== undefined && !isSameEncoding(base.document, spec);
   }
 
   /** No new rounds until `resume`; the round under way is cancelled and run again then. @throws `wrong_state` */

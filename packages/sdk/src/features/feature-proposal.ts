@@ -86,6 +86,8 @@ export interface FeatureProposal extends ProposalSummary {
   readonly warnings: readonly string[];
   readonly sites: readonly { readonly name: string; readonly rows: number }[];
   readonly spec: FeatureSpecJson;
+  /** Once it is confirmed: `initial` where the model's newest version learned rows encoded otherwise; name it to train. */
+  readonly baseVersion?: 'initial' | null;
 }
 
 /** How far a site's rows are from what the spec was made of. */
