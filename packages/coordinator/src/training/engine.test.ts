@@ -324,6 +324,33 @@ for (const kind of TEST_DATABASES) {
       expect((await on.rounds(session)).at(-1)).toMatchObject({ number: 1, attempt: 3 });
     });
 
+    test.each([
+      ['policy_denied', 'paused', 'insufficient_updates', 1],
+      ['invalid_input', 'failed', 'invalid_input', 1],
+      ['training_failed', 'paused', 'insufficient_updates', 3],
+    ] as const)(
+      'what every site answers with %s ends as %s (%s) after %d attempts',
+      async (code, state, told, attempts) => {
+        const engine = await on.engine();
+        const a = await on.device('a');
+        const session = await on.session(engine, { min_updates: 1, max_round_retries: 2 });
+        for (let attempt = 1; attempt <= attempts; attempt += 1) {
+          await until(async () => (await on.rounds(session)).at(-1)?.attempt === attempt);
+          await engine.assignments.fail(a, keyOf(await assignmentOf(engine, a)), {
+            code,
+            message: 'such a class there is not',
+          });
+        }
+        await until(async () => (await on.state(session)).state !== 'running');
+        expect(await on.state(session)).toMatchObject({
+          state,
+          reason_code: told,
+          reason: expect.stringContaining('such a class'),
+        });
+        expect(await on.rounds(session)).toHaveLength(attempts);
+      },
+    );
+
     test('pause, resume and cancel', async () => {
       const engine = await on.engine();
       const a = await on.device('a');

@@ -1,4 +1,4 @@
-import { type ErrorCode, isErrorCode } from '@octomil/shared/errors';
+import { ERROR_CODES, type ErrorCode, isErrorCode } from '@octomil/shared/errors';
 import type { JsonObject } from '../database/tables.js';
 import type { NewEvent } from './event-feed.js';
 import type { RoundFacts } from './round-facts.js';
@@ -15,6 +15,19 @@ const HOPELESS: ReadonlySet<ErrorCode> = new Set([
   'too_large',
   'training_not_supported',
 ]);
+
+/** What was asked for is at fault, so that nobody can mend it by resuming. */
+const WRONG_REQUEST: ReadonlySet<string> = new Set<ErrorCode>(['invalid_input', 'training_not_supported']);
+
+/** Categories whose errors end one exchange, or say nothing of why. */
+const PASSING: ReadonlySet<string> = new Set(['control', 'lifecycle', 'network', 'transfer', 'unknown', 'internal']);
+
+/** Whether the site would give the same answer at once: only a person there can change it. */
+function isLasting(code: string | null): boolean {
+  if (!isErrorCode(code)) return false;
+  const { retry, category } = ERROR_CODES[code];
+  return retry === 'never' && !PASSING.has(category);
+}
 
 export function isHopeless(code: string | null): boolean {
   return isErrorCode(code) && HOPELESS.has(code);
@@ -50,11 +63,13 @@ export function endingOf(
   const reason = [outcome.reason, ...named].join('; ').slice(0, 4_000).toWellFormed();
   const codes = new Set(sites.map(({ reasonCode }) => reasonCode));
   // Sites whose columns do not fit what was asked would answer another attempt, or another person, alike.
-  const misfit = facts.kind === 'describe' && codes.size > 0 && [...codes].every(isHopeless);
+  const all = (holds: (code: string | null) => boolean): boolean => codes.size > 0 && [...codes].every(holds);
+  const misfit = all(facts.kind === 'describe' ? isHopeless : (one) => one !== null && WRONG_REQUEST.has(one));
   const code = misfit ? ([...codes][0] ?? outcome.code) : outcome.code;
   // Nobody resumes a dry run.
   const fails = outcome.hopeless === true || misfit || facts.config.dryRun;
-  const decision = fails ? 'fail' : retryDecision({ retries }, facts.config.maxRoundRetries);
+  const retryOrPause = all(isLasting) ? 'pause' : retryDecision({ retries }, facts.config.maxRoundRetries);
+  const decision = fails ? 'fail' : retryOrPause;
   const next = decision === 'retry' ? anotherAttempt(facts, facts.base?.id ?? null, retries + 1) : undefined;
   const label: JsonObject = { ...roundLabel(facts), reason_code: code, reason };
   const events: NewEvent[] = [{ type: 'round', data: { ...label, state: outcome.state, retried: next !== undefined } }];
