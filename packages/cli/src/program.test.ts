@@ -26,6 +26,12 @@ function octomil(args: readonly string[], environment: Readonly<Record<string, s
   });
 }
 
+test('the help of train names how often and with how many sites where nothing is said', async () => {
+  const { out } = await octomil(['train', '--help']);
+  expect(out).toMatch(/--rounds <n> +rounds \(default: 10\)/);
+  expect(out).toMatch(/--min-updates <n> +updates that close a round \(default: 1\)/);
+});
+
 test('explains itself', async () => {
   const { code, out } = await octomil(['--help']);
   expect(code).toBe(0);

@@ -59,8 +59,10 @@ const STATUS_CODES: Readonly<Record<number, ErrorCode>> = {
 /**
  * Reads an error answer: the coordinator's JSON body where there is one, otherwise (a proxy answered, say)
  * the status and the first of the text.
+ *
+ * @param hint said beside a `not_found`
  */
-export function errorFromAnswer(response: Response, text: string, request: string): OctomilClientError {
+export function errorFromAnswer(response: Response, text: string, request: string, hint = ''): OctomilClientError {
   const body = parseObject(text);
   const { code: codeGiven, message: messageGiven } = said(body ?? {});
   const code = codeGiven ?? STATUS_CODES[response.status] ?? 'unknown';
@@ -68,9 +70,10 @@ export function errorFromAnswer(response: Response, text: string, request: strin
     typeof messageGiven === 'string' && messageGiven !== ''
       ? messageGiven
       : `${request} was answered with HTTP ${response.status}${text === '' ? '' : `: ${text.slice(0, 200)}`}`;
+  const hinted = response.status === 404 && code === 'not_found' ? `${reason}${hint}` : reason;
   const retryAfter = retryAfterSeconds(response.headers.get('retry-after'));
   const idInBody = body?.['request_id'];
-  return new OctomilClientError(code, reason, {
+  return new OctomilClientError(code, hinted, {
     status: response.status,
     requestId: response.headers.get('x-request-id') ?? (typeof idInBody === 'string' ? idInBody : undefined),
     details: asObject(body?.['details']),

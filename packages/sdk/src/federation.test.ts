@@ -134,8 +134,24 @@ test('aborting train cancels the session that it started', async () => {
     .json(200, { session_id: 's1', status: 'cancelled' });
   await expect(federation.train({ model: 'heart', signal: controller.signal })).rejects.toMatchObject({
     code: 'cancelled',
+    reason: expect.stringMatching(/training session s1 is cancelled/),
   });
   expect(coordinator.requests.at(-1)).toMatchObject({ method: 'POST', path: '/api/v1/training/sessions/s1/cancel' });
+});
+
+test('aborting train names a session that could not be cancelled', async () => {
+  const controller = new AbortController();
+  coordinator
+    .json(200, [{ id: 'f1' }])
+    .json(201, { session_id: 's1', status: 'running' })
+    .next((_request, response) => {
+      response.writeHead(200).write(': connected\n\n', () => controller.abort());
+    })
+    .json(409, { code: 'wrong_state', message: 'session s1 is completed' });
+  await expect(federation.train({ model: 'heart', signal: controller.signal })).rejects.toMatchObject({
+    code: 'cancelled',
+    reason: expect.stringMatching(/session s1 could not be cancelled.*s1 is completed.*octomil sessions show s1/),
+  });
 });
 
 test('deploy takes what was trained last, and starts at once', async () => {

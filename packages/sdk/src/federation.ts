@@ -110,8 +110,7 @@ export class Federation {
       this.#trained = { model: result.modelId, version: result.version };
       return result;
     } catch (error) {
-      if (signal?.aborted) await run.cancel().catch(() => undefined);
-      throw error;
+      throw signal?.aborted ? await cancelled(run, error) : error;
     }
   }
 
@@ -268,6 +267,22 @@ export class Federation {
     const { orgId } = this.#http;
     return orgId === undefined ? {} : { org_id: orgId };
   }
+}
+
+/** Ends what was started, and says which session that was and how it is now. */
+async function cancelled(run: TrainingRun, cause: unknown): Promise<OctomilClientError> {
+  const { sessionId } = run;
+  const [end, status] = await run.cancel().then(
+    ({ status }) => [`is ${status}; its checkpoints stay`, status],
+    (error: unknown) => [
+      `could not be cancelled and may go on (${error instanceof Error ? error.message : String(error)}); see octomil sessions show ${sessionId}`,
+      null,
+    ],
+  );
+  return new OctomilClientError('cancelled', `stopped waiting: training session ${sessionId} ${end}`, {
+    cause,
+    details: { session_id: sessionId, status },
+  });
 }
 
 function readMember(row: unknown): FederationMember {

@@ -38,6 +38,21 @@ test('sends the key, the query and JSON, and reads JSON', async () => {
   });
 });
 
+test('a base without /api/v1 is named where nothing is found, and one with it is not', async () => {
+  const missing = { code: 'not_found', message: 'there is no route GET /models' };
+  coordinator
+    .json(404, missing)
+    .json(404, missing)
+    .next((_request, response) => response.end('<!doctype html>'));
+  const { origin } = new URL(coordinator.apiBase);
+  const short = new HttpClient({ apiKey: 'edg_test', apiBase: origin, timing: coordinator.timing });
+  expect((await failure(short.json('GET', '/models'))).reason).toBe(
+    `there is no route GET /models; apiBase "${origin}" does not end in /api/v1, as a coordinator's does: try ${origin}/api/v1`,
+  );
+  expect((await failure(http.json('GET', '/models'))).reason).toBe('there is no route GET /models');
+  expect((await failure(short.json('GET', '/models'))).reason).toContain(`try ${origin}/api/v1`);
+});
+
 test('the key does not travel to an absolute URL', async () => {
   coordinator.json(200, {});
   await http.bytes('PUT', `${coordinator.apiBase}/bucket`, { body: new Uint8Array([1]) });

@@ -84,7 +84,7 @@ export class HttpClient {
     } catch (cause) {
       throw new OctomilClientError(
         'network_unavailable',
-        `${method} ${shown(path)} was answered with HTTP ${response.status} and something other than JSON: ${text.slice(0, 120)}; does ${this.apiBase} point at a coordinator?`,
+        `${method} ${shown(path)} was answered with HTTP ${response.status} and something other than JSON: ${text.slice(0, 120)}; does ${this.apiBase} point at a coordinator?${this.#baseHint()}`,
         { status: response.status, cause },
       );
     }
@@ -212,7 +212,15 @@ export class HttpClient {
       (bytes) => new TextDecoder().decode(bytes),
       () => '',
     );
-    return { ok: false, error: errorFromAnswer(response, text, `${method} ${shown(path)}`), unsent: false, token };
+    const error = errorFromAnswer(response, text, `${method} ${shown(path)}`, isAbsolute(path) ? '' : this.#baseHint());
+    return { ok: false, error, unsent: false, token };
+  }
+
+  /** What to say beside a 404: a path may have been left out of the base. */
+  #baseHint(): string {
+    const { apiBase } = this;
+    if (/\/api\/v\d+$/.test(apiBase)) return '';
+    return `; apiBase "${apiBase}" does not end in /api/v1, as a coordinator's does: try ${new URL('/api/v1', apiBase).href}`;
   }
 
   #warnOnce(): void {

@@ -20,9 +20,19 @@ test('copies of data go with the credential; the audit log stays, and what is th
   write('audit.jsonl');
   write('sources', 'copies-1-x', 'patients.csv');
   write('control-variates', 's', 'c.safetensors');
+  write('deployed', 'm1', 'active.json');
+  write('data-sets.json');
+  write('local-api.json');
   write('personal', 'abc', 'personal.json');
   expect(await unenrol(folder)).toEqual({ personalModels: 1 });
-  for (const name of ['credential.json', 'sources', 'control-variates']) {
+  for (const name of [
+    'credential.json',
+    'sources',
+    'control-variates',
+    'deployed',
+    'data-sets.json',
+    'local-api.json',
+  ]) {
     expect([name, existsSync(join(folder, name))]).toEqual([name, false]);
   }
   expect(readdirSync(join(folder, 'personal'))).toEqual(['abc']);

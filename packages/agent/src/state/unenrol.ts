@@ -16,10 +16,11 @@ export async function unenrol(
 ): Promise<{ readonly personalModels: number }> {
   const folder = await openStateFolder(stateDir, Date.now);
   const { credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath } = folder;
-  const { controlVariatesPath, sourcesPath, personalPath } = folder;
+  const { controlVariatesPath, sourcesPath, personalPath, deployedPath, summariesPath, localApiPath } = folder;
   const paths = [credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath, controlVariatesPath];
+  const fetched = [sourcesPath, deployedPath, summariesPath, localApiPath];
   try {
-    for (const path of [...paths, sourcesPath, ...(personal ? [personalPath] : [])]) {
+    for (const path of [...paths, ...fetched, ...(personal ? [personalPath] : [])]) {
       await rm(path, { recursive: true, force: true });
     }
     return { personalModels: (await listPersonal(personalPath)).length };

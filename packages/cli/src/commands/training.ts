@@ -13,8 +13,8 @@ export function register(program: Command, define: DefineCommand): void {
       command
         .requiredOption('--federation <name>', 'who trains together')
         .requiredOption('--model <name>', 'model in the registry')
-        .option('--rounds <n>', 'rounds', integerFrom(1))
-        .option('--min-updates <n>', 'updates that close a round', integerFrom(1))
+        .option('--rounds <n>', 'rounds (default: 10)', integerFrom(1))
+        .option('--min-updates <n>', 'updates that close a round (default: 1)', integerFrom(1))
         .option('--algorithm <name>', 'fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad or scaffold')
         .option('--algorithm-option <name=value>', "one of the algorithm's numbers; repeat for more", pair)
         .option('--architecture <name or JSON>', 'logistic, mlp, cnn, or an object with its sizes')
