@@ -27,13 +27,9 @@ export async function propose(options: Options): Promise<void> {
   ) as unknown as ProposeOptions;
   if (options['out'] !== undefined) await requirePlaceFor(String(options['out']));
   const client = await connect();
-  const proposal = await client.features.propose({ ...request, federation: await idOf(String(federation)) });
+  // As `train` does: one that nobody would take part in is not made, and an id names one that there is.
+  const proposal = await client.features.propose({ ...request, createFederation: !UUID.test(String(federation)) });
   await shown(options, proposal);
-}
-
-/** By id; or by the name of the organization's own, which is made where there is none, as `train` does. */
-async function idOf(federation: string): Promise<string> {
-  return UUID.test(federation) ? federation : (await connect()).federation(federation).id();
 }
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;

@@ -91,6 +91,17 @@ test('a cancelled training tells whoever waits for it, and leaves no version', a
   expect(await fleet.registry.versions('risk')).toHaveLength(before);
 }, 60_000);
 
+test('a name that is mistyped makes no federation, neither in a failing training nor in a dry run that nobody answers', async () => {
+  const mistyped = fleet.federation('fleeet');
+  await expect(mistyped.train({ ...TRAINING, minUpdates: 9 })).rejects.toMatchObject({ code: 'insufficient_devices' });
+  const dry = await mistyped.train({ ...TRAINING, selector: { site: 'nowhere' }, dryRun: true });
+  expect(dry.sites.map(({ eligible, reasonCode }) => [eligible, reasonCode])).toEqual(
+    dry.sites.map(() => [false, 'selector']),
+  );
+  expect(dry.sites).toHaveLength(4);
+  await expect(mistyped.sessions()).rejects.toMatchObject({ code: 'not_found' });
+});
+
 test('more updates than devices could ever give are refused, with their number', async () => {
   const training = fleet.federation().train({ ...TRAINING, minUpdates: 9 });
   await expect(training).rejects.toMatchObject({

@@ -11,6 +11,7 @@ import type { Proposal, ProposalStore } from './proposal-store.js';
 export interface ProposalRequest {
   readonly model: string;
   readonly federation?: string | null;
+  readonly create_federation?: boolean | null;
   readonly target?: string | null;
   readonly architecture?: string | JsonObject | null;
   readonly hints?: Readonly<Record<string, JsonObject>> | null;
@@ -60,7 +61,18 @@ export class ProposalService {
       // Whatever versions there are: a proposal says how rows will be encoded, not how they were.
       base_version: 'initial',
     };
-    const { refused } = await sessions.sites(body, asker);
+    const { refused, eligible, federation } = await sessions.sites(body, asker);
+    if (federation.isNew === true && eligible.length === 0) {
+      throw new OctomilError(
+        'insufficient_devices',
+        [
+          `there is no federation "${federation.name}" yet, and no connected site would take part in it`,
+          ...refused.map(({ name, reason }) => `site "${name}" would not take part: ${reason}`),
+        ]
+          .join('; ')
+          .slice(0, 4_000),
+      );
+    }
     const { id: sessionId, roundId } = await sessions.create(body, asker, { dryRun: true });
     await awaitSession(this.#engine, sessionId, signal);
     const [session] = await sessionStore.findSessions({ organizationId: asker.organizationId, id: sessionId });

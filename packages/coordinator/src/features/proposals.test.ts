@@ -273,6 +273,18 @@ for (const kind of TEST_DATABASES) {
       ).rejects.toMatchObject({ code: 'invalid_input', message: expect.stringContaining('one of numeric') });
     });
 
+    test('no federation is made for a proposal that nobody would answer', async () => {
+      for (const device of [a, b]) await on.setOnline(device, false);
+      const asked = { ...REQUEST, federation: 'cardiolgy', create_federation: true };
+      await expect(proposals.propose(asked, asker, new AbortController().signal)).rejects.toMatchObject({
+        code: 'insufficient_devices',
+        message: expect.stringContaining('no federation "cardiolgy"'),
+      });
+      await expect(engine.sessions.federation(on.organizationId, 'cardiolgy')).rejects.toMatchObject({
+        code: 'not_found',
+      });
+    });
+
     test('without an answer there is no proposal, and the sites and their reasons are named', async () => {
       const made = proposals.propose(REQUEST, asker, new AbortController().signal);
       for (const device of [a, b]) {

@@ -18,6 +18,8 @@ const ProposeBody = Type.Object(
   {
     model: Name,
     federation: OrNull(Name),
+    // Makes the federation of this name where there is none, once there are sites to ask.
+    create_federation: OrNull(Type.Boolean()),
     target: OrNull(Name),
     architecture: OrNull(Type.Union([Type.String(), Type.Record(Type.String(), Type.Unknown())])),
     hints: OrNull(Type.Record(Type.String(), Type.Record(Type.String(), Type.Unknown()))),

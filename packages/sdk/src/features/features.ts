@@ -21,6 +21,8 @@ export interface ProposeOptions {
   readonly model: string;
   /** Name or id. Default: the organization's own, `default`. */
   readonly federation?: string;
+  /** Makes the federation of that name where there is none, once there are sites to ask. Default: no. */
+  readonly createFederation?: boolean;
   /** What to learn, such as `num>0`. Default: the model's. */
   readonly target?: string;
   /** Only a network for images changes what is proposed. Default: the model's. */
