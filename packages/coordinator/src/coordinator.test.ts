@@ -19,7 +19,7 @@ beforeAll(async () => {
     logger: silentLogger,
   });
   admin = coordinator.bootstrapApiKey ?? '';
-}, 60_000);
+}, 240_000);
 afterAll(() => coordinator.stop());
 
 async function send(
@@ -280,4 +280,4 @@ test('a port in use is named with its setting, and what had started is stopped',
   });
   await expect(started).rejects.toMatchObject({ code: 'port_in_use', details: { port, setting: 'OCTOMIL_REST_PORT' } });
   blocker.close();
-}, 30_000);
+}, 180_000);

@@ -60,4 +60,4 @@ test('a killed coordinator leaves no lock and loses nothing; a second one on its
   third.kill('SIGTERM');
   expect(await exited).toEqual([0, null]);
   await rm(dataDir, { recursive: true });
-}, 60_000);
+}, 240_000);

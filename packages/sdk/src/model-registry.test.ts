@@ -142,7 +142,7 @@ test('a large upload goes in parts, and goes on where it was cut off', async () 
   expect(coordinator.requests[0]?.body).toContain(`size_bytes=${2 * PART + 5}&part_size_bytes=${PART}`);
   expect(coordinator.requests[5]?.headers['content-length']).toBe('5');
   expect(progress).toEqual([PART, 2 * PART, 2 * PART + 5]);
-}, 60_000);
+}, 240_000);
 
 test('waitUntilReady waits for the conversions, and fails with the reason of one that cannot be made', async () => {
   const url = `${coordinator.apiBase}/uploads/t`;

@@ -105,7 +105,7 @@ test('a remote data set is read once per version; out of reach it says so withou
   await summaries.stop();
   await data.stop();
   expect(await readdir(join(folder, 'sources'))).toEqual([]);
-}, 30_000);
+}, 180_000);
 
 test('a store that does not answer keeps nobody waiting who asks for other data', async () => {
   const hanging = createServer(() => undefined);
@@ -126,7 +126,7 @@ test('a store that does not answer keeps nobody waiting who asks for other data'
     hanging.closeAllConnections();
     hanging.close();
   }
-}, 30_000);
+}, 180_000);
 
 test('a task on remote data gets local files, which go back afterwards; failures name neither store nor copy', async () => {
   const data = siteData();
@@ -238,7 +238,7 @@ test(
       expect(JSON.stringify(ill)).not.toContain('SECRET');
       expect(await readdir(join(bench.stateDir, 'sources'))).toEqual([]);
     }),
-  30_000,
+  180_000,
 );
 
 test(
@@ -255,5 +255,5 @@ test(
       expect(JSON.stringify(report)).not.toMatch(/127\.0|ward-7|SECRET/);
       expect(place.gets).toBe(1);
     }),
-  60_000,
+  240_000,
 );

@@ -132,5 +132,5 @@ test(
       expect(found.get('data patients')).toMatchObject({ ok: true, detail: expect.stringContaining('about 30 rows') });
       expect(found.get('data missing')).toMatchObject({ ok: false, detail: expect.stringContaining('missing.csv') });
     }),
-  30_000,
+  180_000,
 );

@@ -49,7 +49,7 @@ test('a dry run shows what would leave: no column that the rule does not name, n
   await expect(dryRun(configWith({}), { ...asked, target: 'secret' })).rejects.toMatchObject({ code: 'policy_denied' });
   const paused = dryRun(configWith({ paused: true }), { ...asked, target: 'sick' });
   await expect(paused).rejects.toMatchObject({ code: 'policy_denied' });
-}, 60_000);
+}, 240_000);
 
 // One pixel each, black and white.
 const PIXELS = [
@@ -80,7 +80,7 @@ test('a dry run on pictures tells how many there are and how bright they are, an
     ],
   });
   expect(JSON.stringify(report)).not.toContain('smith');
-}, 60_000);
+}, 240_000);
 
 test('a pause holds until it is ended, over what the policy says', async () => {
   const config = configWith({});

@@ -100,7 +100,7 @@ test(
         await kill(child);
       }
     }),
-  30_000,
+  180_000,
 );
 
 test('what is lost or damaged is told, and training begins with zeros', () =>

@@ -31,4 +31,4 @@ test('personal models of a site are listed and removed by name, with or without 
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-}, 60_000);
+}, 240_000);

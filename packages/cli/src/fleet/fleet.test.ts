@@ -19,7 +19,7 @@ beforeAll(async () => {
     ],
   });
   await fleet.registry.ensureModel({ name: 'risk' });
-}, 60_000);
+}, 240_000);
 afterAll(() => fleet.stop(), 60_000);
 
 const TRAINING = {
@@ -52,7 +52,7 @@ test('three sites train three rounds; the version has its lineage, its metrics a
   const version = await fleet.registry.version('risk', '1.0.0');
   expect(version.status).toBe('published');
   expect(version['lineage']).toMatchObject({ strategy: 'fedavg' });
-}, 60_000);
+}, 240_000);
 
 test('the next training starts from that version and makes the one after it', async () => {
   const result = await fleet.federation().train({ ...TRAINING, rounds: 1, publish: false, algorithm: 'fedprox' });
@@ -60,7 +60,7 @@ test('the next training starts from that version and makes the one after it', as
   const base = await fleet.registry.version('risk', '1.0.0');
   expect(made).toMatchObject({ status: 'draft', baseVersionId: base['id'] });
   expect(result.version).not.toBe('1.0.0');
-}, 60_000);
+}, 240_000);
 
 async function firstEvent(run: TrainingRun, type: string): Promise<void> {
   for await (const event of run.events()) if (event.type === type) return;
@@ -73,7 +73,7 @@ test('a training waits for a lost agent and goes on when it is back', async () =
   await fleet.agent('site-3').restart();
   const result = await run.result();
   expect(Object.keys(result.metrics?.sites ?? {})).toContain('site-3');
-}, 60_000);
+}, 240_000);
 
 test('a cancelled training tells whoever waits for it, and leaves no version', async () => {
   const before = (await fleet.registry.versions('risk')).length;
@@ -89,7 +89,7 @@ test('a cancelled training tells whoever waits for it, and leaves no version', a
     await fleet.agent('site-2').restart();
   }
   expect(await fleet.registry.versions('risk')).toHaveLength(before);
-}, 60_000);
+}, 240_000);
 
 test('a name that is mistyped makes no federation, neither in a failing training nor in a dry run that nobody answers', async () => {
   const mistyped = fleet.federation('fleeet');
@@ -132,7 +132,7 @@ test('a dry run shows who would take part, who refuses by which rule, and who ha
   // The generated hospitals, in order: one lacks max_heart_rate, one cholesterol.
   expect(columns.find(({ column }) => column === 'max_heart_rate')?.sites).toMatchObject({ 'site-1': null });
   expect(columns.find(({ column }) => column === 'age')?.sites).toMatchObject({ 'site-1': 1, 'site-2': 1 });
-}, 60_000);
+}, 240_000);
 
 /** The real command against this fleet. */
 function octomil(...args: string[]): Promise<string> {
@@ -185,7 +185,7 @@ test('the command line trains, shows what happened and pulls', async () => {
   await octomil('push', file, '--model', 'risk', '--version', '4.0.0');
   await octomil('versions', 'publish', 'risk', '4.0.0');
   expect(await octomil('models', 'show', 'risk')).toMatch(/4\.0\.0 +published/);
-}, 60_000);
+}, 240_000);
 
 test('the command line makes, lists and revokes keys, mints tokens and shows devices', async () => {
   const made = JSON.parse(await octomil('keys', 'create', 'ci', '--json')) as { id: string; key: string };
@@ -202,4 +202,4 @@ test('the command line makes, lists and revokes keys, mints tokens and shows dev
   const minted = JSON.parse(await octomil('enroll', '--device', 'hospital-009', '--json')) as Record<string, unknown>;
   expect(minted['deviceIdentifier']).toBe('hospital-009');
   expect(await octomil('devices', 'list')).toMatch(/site-1 +online/);
-}, 60_000);
+}, 240_000);

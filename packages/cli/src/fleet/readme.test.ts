@@ -20,11 +20,11 @@ beforeAll(async () => {
   for (const [site, path] of dataSets.entries()) await writeFile(path, patients(site));
   fleet = await startFleet({ agents: SITES, dataSets });
   await fleet.registry.ensureModel({ name: 'heart' });
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true });
-}, 60_000);
+}, 240_000);
 
 /** `num` from 0 to 4, as the README's target has it. */
 function patients(site: number): string {
@@ -54,7 +54,7 @@ test("the README's code runs as it stands", async () => {
   expect(out).toMatch(/1\.0\.0/);
   const { digest } = await fleet.registry.pullModel({ model: 'heart' });
   expect(out).toContain(digest);
-}, 60_000);
+}, 240_000);
 
 test("the README's commands for the registry and rollouts run as they stand", async () => {
   const commands = /```sh\n(?<commands>octomil push [^`]*)```/.exec(readFileSync(README, 'utf8'))?.groups?.['commands'];
@@ -74,4 +74,4 @@ test("the README's commands for the registry and rollouts run as they stand", as
   expect(out).toMatch(/completed +100 % +the first devices do well/);
   const [rollout] = await fleet.registry.rollouts.list({ modelId: 'triage' });
   expect(rollout).toMatchObject({ version: '1.0.0', status: 'completed' });
-}, 90_000);
+}, 300_000);

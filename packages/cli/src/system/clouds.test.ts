@@ -53,7 +53,7 @@ async function trained(environment: Record<string, string>): Promise<{ digest: s
 beforeAll(async () => {
   taken.subscribe(note);
   reference = await trained({});
-}, 90_000);
+}, 300_000);
 
 afterAll(() => {
   taken.unsubscribe(note);

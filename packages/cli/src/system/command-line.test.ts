@@ -31,11 +31,11 @@ beforeAll(async () => {
   apiKey = coordinator.bootstrapApiKey ?? '';
   await writeFile(at('model.json'), encodeModelDocument(DOCUMENT));
   await writeFile(at('heart.safetensors'), encodeWeights(initialWeights(DOCUMENT.architecture, 4, 7)));
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await coordinator.stop();
   await rm(folder, { recursive: true });
-}, 60_000);
+}, 240_000);
 
 /** Without a key or an address of its own. */
 const NOBODY = { OCTOMIL_API_BASE: '', OCTOMIL_API_KEY: '', OCTOMIL_SERVER_KEY: '' };
@@ -74,7 +74,7 @@ test('a login is checked, kept for this user alone, used, and forgotten', async 
   expect((await command('logout')).out).toBe('Nobody was logged in.\n');
   await writeFile(at('person/credentials'), 'edg_x');
   expect((await command('models', 'list')).err).toMatch(/\[corrupt_file\].*octomil login/);
-}, 30_000);
+}, 180_000);
 
 test('a key that is piped in is read as it is', async () => {
   await writeFile(at('key.txt'), `${apiKey}\n`);
@@ -82,7 +82,7 @@ test('a key that is piped in is read as it is', async () => {
   const { exitCode, err } = await inProcess(['login'], { environment, shellPrefix: `exec < '${at('key.txt')}'` });
   expect([exitCode, err]).toEqual([0, '']);
   expect(JSON.parse(await readFile(at('piped'), 'utf8'))).toEqual({ api_base: apiBase, api_key: apiKey });
-}, 30_000);
+}, 180_000);
 
 test('a file is checked, converted here, pushed with formats made here and there, and its version looked after', async () => {
   const checked = await octomil('check', at('heart.safetensors'));
@@ -116,7 +116,7 @@ test('a file is checked, converted here, pushed with formats made here and there
   });
   expect((await octomil('models', 'list', '--no-baseline')).out).toMatch(/There are no models/);
   expect((await octomil('models', 'delete', 'heart')).out).toBe('heart is deleted.\n');
-}, 60_000);
+}, 240_000);
 
 test('a push that was cut off goes on with the parts that had arrived', async () => {
   const path = at('large.pt');
@@ -151,7 +151,7 @@ test('a push that was cut off goes on with the parts that had arrived', async ()
     if (before === undefined) delete process.env['OCTOMIL_CREDENTIALS'];
     else process.env['OCTOMIL_CREDENTIALS'] = before;
   }
-}, 60_000);
+}, 240_000);
 
 test('federations: made, found by name, never made by a mistyped one; invited, joined, shared and left', async () => {
   const { keys, database } = coordinator.context;
@@ -177,4 +177,4 @@ test('federations: made, found by name, never made by a mistyped one; invited, j
   expect((await guest('federation', 'leave', 'hearts')).out).toBe('Left hearts.\n');
   const audited = await octomil('audit', 'list', '--limit', '3');
   expect(audited.out.trim().split('\n')).toHaveLength(4);
-}, 30_000);
+}, 180_000);

@@ -16,11 +16,11 @@ beforeAll(async () => {
   fleet = await startFleet({ agents: [{ name: 'ward-1', labels: { land: 'ch' } }, { name: 'ward-2' }] });
   access = { apiKey: fleet.apiKey, apiBase: fleet.apiBase };
   client = new Client(access);
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true });
-}, 60_000);
+}, 240_000);
 
 /** Carries requests out and loses the answers to the first `lost` that match. */
 function losing(lost: number, matches: (url: string) => boolean): { fetch: typeof fetch; sent: string[] } {
@@ -88,7 +88,7 @@ test('a large upload is cut off, goes on, and comes back as it was', async () =>
   expect(pulled).toMatchObject({ digest, sizeBytes: content.length });
   expect((await readFile(join(folder, 'back'))).equals(content)).toBe(true);
   expect((await readdir(folder)).filter((name) => name.endsWith('.part'))).toEqual([]);
-}, 60_000);
+}, 240_000);
 
 test('a wrong digest is refused, and the version is not made', async () => {
   await client.registry.ensureModel({ name: 'digest' });

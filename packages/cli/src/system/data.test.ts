@@ -67,12 +67,12 @@ beforeAll(async () => {
   }));
   fleet = await startFleet({ agents, logger: log.logger });
   await fleet.registry.ensureModel({ name: 'risk' });
-}, 90_000);
+}, 300_000);
 
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 240_000);
 
 function training(site: string, minUpdates: number): TrainingOptions {
   return {

@@ -93,7 +93,7 @@ test('sites train a model, a rollout brings each version to them, and its figure
   } finally {
     await fleet.stop();
   }
-}, 90_000);
+}, 300_000);
 
 onDisk.each([4_000_000, 0])(
   `a device whose disk has %d bytes left${skipped}: the activation fails with the reason, the old version stays, and with room it goes on`,
@@ -149,5 +149,5 @@ onDisk.each([4_000_000, 0])(
       await fleet.stop();
     }
   },
-  90_000,
+  300_000,
 );

@@ -40,11 +40,11 @@ beforeAll(async () => {
   modelId = model.id;
   const upload = { modelId, fileName: 'model.pt', content: new Blob([WEIGHTS]) };
   for (const version of ['1.0.0', '1.1.0']) await registry.uploadVersion({ ...upload, version });
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await coordinator.stop();
   await rm(folder, { recursive: true });
-}, 60_000);
+}, 240_000);
 
 /** Runs a snippet in a shell, in a folder that holds `model.pt`. */
 async function run(snippet: string): Promise<string> {

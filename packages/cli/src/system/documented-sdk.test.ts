@@ -23,11 +23,11 @@ beforeAll(async () => {
   const environment = { OCTOMIL_CONVERTERS: join(folder, 'converters.json') };
   fleet = await startFleet({ agents: 2, coordinator: { environment } });
   access = { apiKey: fleet.apiKey, apiBase: fleet.apiBase };
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true });
-}, 60_000);
+}, 240_000);
 
 /** A model with published versions, as the snippets take for granted. */
 async function published(name: string, ...versions: string[]): Promise<string> {
@@ -88,7 +88,7 @@ test('federation: train and deploy', async () => {
     rolloutPercentage: 10,
     incrementStep: 10,
   });
-}, 120_000);
+}, 300_000);
 
 test('ModelRegistry: version, upload, convert, publish, roll out', async () => {
   // Your org API key (edg_* prefix) - used for model registry operations

@@ -20,11 +20,11 @@ beforeAll(async () => {
   fleet = await startFleet({ agents: 2 });
   client = new Client({ apiBase: fleet.apiBase, apiKey: fleet.apiKey });
   await fleet.registry.ensureModel({ name: 'risk' });
-}, 90_000);
+}, 300_000);
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 240_000);
 
 function run(...args: string[]): Promise<CommandResult> {
   const environment = { OCTOMIL_API_BASE: fleet.apiBase, OCTOMIL_API_KEY: fleet.apiKey };

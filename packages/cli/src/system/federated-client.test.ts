@@ -17,7 +17,7 @@ let places = 0;
 
 beforeAll(async () => {
   fleet = await startFleet({ agents: 0, coordinator: { environment: { OCTOMIL_MAX_INLINE_UPDATE_MIB: '1' } } });
-}, 60_000);
+}, 240_000);
 
 afterAll(() => fleet.stop(), 60_000);
 

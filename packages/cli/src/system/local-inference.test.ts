@@ -81,7 +81,7 @@ withLlama(
     const cut = await octomil(['run', 'x', '-m', at('random.gguf'), '--max-output-tokens', '3']);
     expect(cut).toMatchObject({ exitCode: 0, err: expect.stringMatching(/cut off after 3 tokens/) });
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -109,7 +109,7 @@ withLlama(
     await writeFile(at('list.json'), '[]');
     expect((await octomil(['run', 'x', '--schema', at('list.json')])).err).toMatch(/must hold a JSON object/);
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -135,7 +135,7 @@ withLlama(
     expect(fell.err).toMatch(/^small cannot be used: .*cut short/);
     expect(JSON.parse(fell.out)).toMatchObject({ model: 'large' });
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -158,7 +158,7 @@ withLlama(
     expect((await octomil(['embed', 'a', '', '-m', at('tiny.gguf')])).err).toMatch(/text 2 is empty/);
     expect((await octomil(['embed', 'a', '--json', '--jsonl'])).exitCode).toBe(2);
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -175,7 +175,7 @@ withLlama(
     left.child.stdout?.destroy();
     expect(await left.finished).toMatchObject({ exitCode: 0, err: '' });
   },
-  60_000,
+  240_000,
 );
 
 test('what an agent has activated is served without an engine for text', async () => {
@@ -194,7 +194,7 @@ test('what an agent has activated is served without an engine for text', async (
   ]);
   serving.child.kill('SIGINT');
   expect(await serving.finished).toMatchObject({ exitCode: 0, err: '' });
-}, 60_000);
+}, 240_000);
 
 withLlama(
   'a conversation that is piped in (needs node-llama-cpp)',
@@ -222,7 +222,7 @@ withLlama(
     const failed = await piped(`${'word '.repeat(3000)}\nnext\n`, 'chat', at('tiny.gguf'));
     expect(failed).toMatchObject({ exitCode: 1, out: '', err: expect.stringMatching(/\[context_too_large\]/) });
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -247,7 +247,7 @@ withLlama(
     await expect(client.chat.completions.create({ model: 'small', messages, n: 3 })).rejects.toThrow(/at most 2/);
     expect(await serving.stop()).toMatchObject({ exitCode: 0, err: '' });
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -279,7 +279,7 @@ withLlama(
       expect((await octomil(['serve', ...wrong])).exitCode).toBe(2);
     }
   },
-  120_000,
+  300_000,
 );
 
 test('what a program or a server hears is written down', async () => {
@@ -309,7 +309,7 @@ test('what a program or a server hears is written down', async () => {
   expect((await octomil(['transcribe', at('talk.wav')], program('no-such-program', '{input}'))).err).toMatch(
     /\[config_invalid\].*no-such-program.*ENOENT/,
   );
-}, 60_000);
+}, 240_000);
 
 test('a recording goes to an OpenAI-compatible server, and what it refuses is said', async () => {
   await writeFile(at('talk.wav'), 'RIFF');
@@ -350,7 +350,7 @@ test('a recording goes to an OpenAI-compatible server, and what it refuses is sa
   server.close();
   server.closeAllConnections();
   expect((await transcribe()).err).toMatch(/\[network_unavailable\].*cannot be reached/);
-}, 60_000);
+}, 240_000);
 
 withLlama(
   'a model of the registry is pulled once, checked, and there without the coordinator (needs node-llama-cpp)',
@@ -415,5 +415,5 @@ withLlama(
     ]);
     expect((await ask('other')).err).toMatch(/\[model_not_found\].*could not be asked/);
   },
-  120_000,
+  300_000,
 );

@@ -31,11 +31,11 @@ beforeAll(async () => {
       { name: 'south', dataSets: { default: await siteData('south', 5, 12, 2) } },
     ],
   });
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet?.stop();
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 240_000);
 
 const architecture = {
   name: 'layers',
@@ -79,7 +79,7 @@ test('FedBN: each site is normalized by itself, the version has what the coordin
     const kept = await listPersonalModels(join(fleet.folder, 'agents', name, 'state'));
     expect(kept).toMatchObject([{ record: { method: 'fedbn', model: 'personal', current: { rounds: 4 } } }]);
   }
-}, 120_000);
+}, 300_000);
 
 test("Ditto: the personal models' figures stand beside the global ones", async () => {
   const { rounds } = await train('second', { personalization: { method: 'ditto', lambda: 0.1 }, rounds: 2 });
@@ -94,7 +94,7 @@ test("Ditto: the personal models' figures stand beside the global ones", async (
     });
   }
   expect(details[1]?.['training']).toMatchObject({ north: { personal_started_from: 'kept' } });
-}, 120_000);
+}, 300_000);
 
 test('layers that there are not are named before anything starts', async () => {
   await expect(

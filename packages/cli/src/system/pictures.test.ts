@@ -13,11 +13,11 @@ let fleet: Fleet;
 let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'octomil-xray-'));
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet?.stop();
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 240_000);
 
 const SIDE = 16;
 
@@ -147,4 +147,4 @@ test('three sites with pictures in folders, behind a table and in Parquet train 
   await server.stop();
   await predictor.stop();
   await trainer.stop();
-}, 120_000);
+}, 300_000);

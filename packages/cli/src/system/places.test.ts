@@ -19,11 +19,11 @@ let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'octomil-places-'));
   fleet = await startFleet({ agents: 0 });
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 240_000);
 
 function listening(): Promise<{ server: Server; port: number }> {
   return new Promise((resolve) => {

@@ -16,7 +16,7 @@ beforeAll(async () => {
   const foreigners = randomUUID();
   await database.kysely.insertInto('organizations').values({ id: foreigners, name: 'foreigners' }).execute();
   foreignKey = (await keys.create(foreigners, 'theirs', ['admin'])).key;
-}, 60_000);
+}, 240_000);
 afterAll(() => fleet.stop(), 60_000);
 
 const TRAINING = {
@@ -150,7 +150,7 @@ test('whatever belongs to one organization does not exist for another, on every 
   await expect(new Federation({ ...theirs, name: 'fleet' }).train({ ...TRAINING })).rejects.toMatchObject({
     code: 'model_not_found',
   });
-}, 60_000);
+}, 240_000);
 
 /** A body that passes the schema, so that what is answered is about whose row it is. */
 function bodyFor(method: string, template: string): unknown {

@@ -19,11 +19,11 @@ beforeAll(async () => {
   await writeModel('good', (weight) => weight);
   await writeModel('better', (weight) => weight * 2);
   await writeModel('broken', () => Number.NaN);
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await fleet.stop();
   await rm(folder, { recursive: true });
-}, 60_000);
+}, 240_000);
 
 async function writeModel(name: string, change: (weight: number) => number): Promise<void> {
   const weights = initialWeights(DOCUMENT.architecture, 4, 7).map(
@@ -84,7 +84,7 @@ test('a version is pushed and deployed, a bad one after it is rolled back by its
   ]);
   const audited = await octomil('audit', 'list', '--actor', 'coordinator');
   expect(audited.out).toMatch(/coordinator +rollout\./);
-}, 120_000);
+}, 300_000);
 
 test('a rollout by hand: a draft for one group, started, raised, paused, resumed and rolled back', async () => {
   await push('better', '3.0.0');
@@ -113,7 +113,7 @@ test('a rollout by hand: a draft for one group, started, raised, paused, resumed
   expect(again).toMatchObject({ exitCode: 1, err: expect.stringMatching(/^error \[wrong_state\]: .*rolled_back/) });
   const [{ id }] = JSON.parse((await octomil('rollouts', 'list', 'risk', '--json')).out) as [{ id: number }];
   expect((await octomil('rollouts', 'delete', 'risk', String(id))).out).toBe(`Rollout ${id} is deleted.\n`);
-}, 60_000);
+}, 240_000);
 
 test('what is pulled is what was pushed; what cannot be is said', async () => {
   const file = join(folder, 'pulled.safetensors');
@@ -138,7 +138,7 @@ test('what is pulled is what was pushed; what cannot be is said', async () => {
     expect([words, exitCode]).toEqual([words, 1]);
     expect(err).toMatch(message);
   }
-}, 60_000);
+}, 240_000);
 
 async function until(condition: () => Promise<boolean>): Promise<void> {
   for (let looks = 0; !(await condition()); looks++) {

@@ -9,7 +9,7 @@ let fleet: Fleet;
 beforeAll(async () => {
   fleet = await startFleet({ agents: [...SITES.map((name) => ({ name })), { name: 'closed', policy: { allow: [] } }] });
   await fleet.registry.ensureModel({ name: 'risk' });
-}, 60_000);
+}, 240_000);
 afterAll(() => fleet.stop(), 60_000);
 
 /** Every file under a folder. */
@@ -66,7 +66,7 @@ test('sites train by scaffold, one of them restarted meanwhile; the version is a
     [[]],
   );
   expect(servers.filter((server) => choices.some((chosen) => isMean(server, chosen))).length).toBeGreaterThan(0);
-}, 90_000);
+}, 300_000);
 
 test.each([
   [{ trainer: 'echo' }, 'training_not_supported'],

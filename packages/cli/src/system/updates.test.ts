@@ -20,12 +20,12 @@ beforeAll(async () => {
   await fleet.registry.ensureModel({ name: 'risk' });
   [one, two] = await Promise.all([enrol('one'), enrol('two')]);
   await Promise.all([one.connect(), two.connect()]);
-}, 60_000);
+}, 240_000);
 
 afterAll(async () => {
   await Promise.all([one.close(), two.close()]);
   await fleet.stop();
-}, 60_000);
+}, 240_000);
 
 beforeEach(async () => {
   run = await fleet.federation().start({

@@ -70,7 +70,7 @@ beforeAll(async () => {
   }
   base = join(folder, 'base');
   await writeFile(base, encodeWeights(initialWeights(architecture, 2, 3)));
-}, 30_000);
+}, 180_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 const numbersOf = async (path: string): Promise<number[]> => [...flatten(decodeWeights(await readFile(path)))];
@@ -200,7 +200,7 @@ test('sites and server together do Algorithm 1, and the mean of the sites’ con
     run.server,
     run.server.map((_, at) => run.own.reduce((sum, own) => sum + (own[at] ?? 0), 0) / SITES),
   );
-}, 60_000);
+}, 240_000);
 
 test('so they do when not every site is asked in every round', async () => {
   const some = [[0, 1], [2], [0, 2], [1], [0, 1, 2], [1, 2]];
@@ -209,7 +209,7 @@ test('so they do when not every site is asked in every round', async () => {
   expectClose(run.weights, expected.weights);
   expectClose(run.server, expected.server);
   for (const [site, own] of run.own.entries()) expectClose(own, expected.own[site] ?? []);
-}, 60_000);
+}, 240_000);
 
 test('where sites differ and take many steps, it gets lower than averaging in as many rounds', async () => {
   const rounds = Array.from({ length: 12 }, () => [0, 1, 2]);
@@ -223,4 +223,4 @@ test('where sites differ and take many steps, it gets lower than averaging in as
   const excess = (run: Run): number => loss(run.weights) - loss(best);
   expect(excess(averaged)).toBeGreaterThan(0.001);
   expect(excess(controlled)).toBeLessThan(excess(averaged) / 3);
-}, 60_000);
+}, 240_000);

@@ -30,7 +30,7 @@ beforeAll(async () => {
     logger: silentLogger,
   });
   admin = coordinator.bootstrapApiKey ?? '';
-}, 60_000);
+}, 240_000);
 afterAll(() => coordinator.stop());
 
 async function send(method: string, path: string, json?: unknown, headers: object = {}, key = admin): Promise<Answer> {

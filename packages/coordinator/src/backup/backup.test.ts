@@ -27,7 +27,7 @@ beforeAll(async () => {
   sourceObjects = await openObjects();
   closing.push(() => source.close());
   await fill(source, sourceObjects);
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   for (const close of closing.reverse()) await close();
   await rm(folder, { recursive: true, force: true });
@@ -149,7 +149,7 @@ describe.each(targets)('restored into %s', (kind) => {
     const third = await openTarget('pglite');
     await restoreBackup({ input: `${output}-again`, database: third, objects: await openObjects() });
     expect(await everything(third)).toEqual(expected);
-  }, 60_000);
+  }, 240_000);
 });
 
 describe('a restore that cannot be', () => {

@@ -62,4 +62,4 @@ test('a coordinator comes back in another folder, with its keys, models and log'
   await expect(restoreCoordinator(readCoordinatorConfig(environment('new')), output, settings)).rejects.toMatchObject({
     code: 'conflict',
   });
-}, 60_000);
+}, 240_000);

@@ -67,13 +67,13 @@ for (const { name, open, skip } of implementations) {
       objects = await FileObjectStore.open({ folder: join(folder, 'store'), durable: false, clock: systemClock });
       registry = new Registry({ database, objects });
       await database.kysely.insertInto('organizations').values({ id: organizationId, name: organizationId }).execute();
-    }, 60_000);
+    }, 240_000);
     afterAll(async () => {
       await objects.close();
       await jobs.close();
       await database.close();
       await rm(folder, { recursive: true });
-    }, 30_000);
+    }, 180_000);
     beforeEach(async () => {
       modelId = (await registry.models.create(organizationId, { name: randomUUID() })).id;
     });
@@ -173,7 +173,7 @@ for (const { name, open, skip } of implementations) {
         'output/kernel',
       ]);
       expect(artifacts.map(({ format }) => format)).toContain('onnx');
-    }, 60_000);
+    }, 240_000);
 
     test('what nothing can make is refused at once, naming what can; nothing is stored', async () => {
       const made = await service([converter('tflite', '')]);
@@ -205,7 +205,7 @@ for (const { name, open, skip } of implementations) {
       // The folder goes after the state is told.
       await made.stop();
       expect(await readdir(join(folder, 'work'))).toEqual([]);
-    }, 60_000);
+    }, 240_000);
 
     test.each<[string, Converter, RegExp]>([
       [
@@ -248,7 +248,7 @@ for (const { name, open, skip } of implementations) {
         expect(await status(id)).toBe('draft');
         await expect(made.drop(id, 'tflite')).rejects.toMatchObject({ code: 'not_found' });
       },
-      60_000,
+      240_000,
     );
 
     test('a failed conversion is tried again from the beginning', async () => {
@@ -264,7 +264,7 @@ for (const { name, open, skip } of implementations) {
       await ask(made, id, ['tflite']);
       await until(async () => (await status(id)) === 'draft');
       expect((await rows(made, id))['tflite']).toMatchObject({ state: 'ready', attempt: 1, reason: null });
-    }, 60_000);
+    }, 240_000);
 
     test('what a killed coordinator had begun is taken over; what kills three of them is given up', async () => {
       const id = await version();
@@ -285,7 +285,7 @@ for (const { name, open, skip } of implementations) {
         state: 'failed',
         reason: expect.stringContaining('3 processes'),
       });
-    }, 60_000);
+    }, 240_000);
 
     test('one that lives is left alone, and a stop puts what is under way back into the line', async () => {
       const made = await service([converter('tflite', 'setInterval(() => 0, 1000)')], { ownerLeaseMs: 1_000 });
@@ -301,7 +301,7 @@ for (const { name, open, skip } of implementations) {
       expect((await rows(made, id))['tflite']).toMatchObject({ state: 'running', owner, attempt: 1 });
       await made.stop();
       await until(async () => (await status(id)) === 'draft');
-    }, 60_000);
+    }, 240_000);
 
     test('two coordinators make each format once, and the last one flips the version', async () => {
       const [one, two] = [await service(), await service()];
@@ -315,7 +315,7 @@ for (const { name, open, skip } of implementations) {
         .where('version_id', 'in', ids)
         .execute();
       expect(attempts.map(({ attempt }) => attempt)).toEqual(Array(9).fill(1));
-    }, 60_000);
+    }, 240_000);
 
     test('a published version keeps its state while formats are added to it', async () => {
       const made = await service();
@@ -326,7 +326,7 @@ for (const { name, open, skip } of implementations) {
       await made.start();
       await ended(made, id);
       expect(await status(id)).toBe('published');
-    }, 60_000);
+    }, 240_000);
 
     test('an object that is gone, and a state dict that is none, are reasons', async () => {
       const made = await service();
@@ -346,7 +346,7 @@ for (const { name, open, skip } of implementations) {
         reason: expect.stringContaining('no known format'),
       });
       expect((await rows(made, gone))['pytorch']).toMatchObject({ state: 'failed', reason_code: 'not_found' });
-    }, 60_000);
+    }, 240_000);
   });
 }
 

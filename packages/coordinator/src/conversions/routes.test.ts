@@ -27,7 +27,7 @@ beforeAll(async () => {
   });
   const model = await call('POST', '/models', { name: 'converted' });
   base = `/models/${model.body['id']}/versions`;
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await coordinator.stop();
   await rm(folder, { recursive: true });
@@ -76,7 +76,7 @@ test('a version converts from its upload on, is published after it, and its form
   });
   expect(response.headers.get('content-disposition')).toContain('model.onnx');
   expect((await response.arrayBuffer()).byteLength).toBeGreaterThan(100);
-}, 60_000);
+}, 240_000);
 
 test('a failed format says why, holds publishing back, is tried again by route or dropped', async () => {
   await upload({ version: '2.0.0', formats: 'tflite' }, Buffer.from('\x89HDF\r\n\x1a\nweights', 'latin1'), 'model.h5');
@@ -95,7 +95,7 @@ test('a failed format says why, holds publishing back, is tried again by route o
   expect(await untilStates('2.0.0', { tflite: 'ready' })).toMatchObject({ status: 'draft' });
   const ready = await call('DELETE', `${base}/2.0.0/conversions/tflite`);
   expect(ready).toMatchObject({ status: 409, body: { code: 'wrong_state', details: { state: 'ready' } } });
-}, 60_000);
+}, 240_000);
 
 test('bad requests: a format that nothing makes, ill-typed fields, what is not there', async () => {
   await upload({ version: '3.0.0' }, Buffer.from('weights'), 'model.onnx');
@@ -113,4 +113,4 @@ test('bad requests: a format that nothing makes, ill-typed fields, what is not t
   expect((await call('POST', `${base}/3.0.0/deprecate`, {})).status).toBe(200);
   const late = await call('POST', `${base}/3.0.0/conversions`, { formats: ['onnx', 'npz'] });
   expect([409, 422]).toContain(late.status);
-}, 60_000);
+}, 240_000);

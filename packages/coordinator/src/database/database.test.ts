@@ -38,7 +38,7 @@ for (const { name, open, skip } of implementations) {
 
     beforeAll(async () => {
       database = await open();
-    }, 60_000);
+    }, 240_000);
     afterAll(() => database.close());
 
     test('int8 and numeric are numbers, and one that does not fit is an error', async () => {
@@ -207,4 +207,4 @@ test('a second opening of an embedded database folder is refused and names the h
   expect(await second.kysely.selectFrom('organizations').select('name').execute()).toEqual([{ name: 'kept' }]);
   await second.close();
   await rm(dataDir, { recursive: true });
-}, 30_000);
+}, 180_000);

@@ -28,7 +28,7 @@ suite(`PostgreSQL alone${connectionString === undefined ? ' (skipped: TEST_DATAB
     clearInterval(sending);
     await stop();
     await database.close();
-  }, 20_000);
+  }, 180_000);
 
   test('coordinators that start together migrate once and make one organization', async () => {
     const name = `start_${randomUUID().replaceAll('-', '')}`;
@@ -53,5 +53,5 @@ suite(`PostgreSQL alone${connectionString === undefined ? ' (skipped: TEST_DATAB
     await Promise.all(databases.map((database) => database.close()));
     await sql.raw(`drop database ${name}`).execute(maintenance.kysely);
     await maintenance.close();
-  }, 30_000);
+  }, 180_000);
 });

@@ -55,4 +55,4 @@ test('what the next start would have to replay stays short, also beside an open 
   await stop();
   await database.close();
   await rm(dataDir, { recursive: true });
-}, 30_000);
+}, 180_000);

@@ -76,7 +76,7 @@ for (const kind of TEST_DATABASES) {
       asker = { organizationId: on.organizationId, name: 'ada' };
       a = await on.device('a');
       b = await on.device('b');
-    }, 30_000);
+    }, 180_000);
     afterEach(() => on.close());
 
     const REQUEST = { model: 'heart', target: 'num > 0' };

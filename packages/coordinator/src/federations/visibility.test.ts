@@ -51,7 +51,7 @@ beforeAll(async () => {
       return { method, path, label: `${method} ${named(path)}` };
     }),
   );
-}, 120_000);
+}, 300_000);
 afterAll(async () => {
   await coordinator.stop();
   modelServer.closeAllConnections();

@@ -14,7 +14,7 @@ beforeAll(async () => {
     logger: silentLogger,
   });
   admin = coordinator.bootstrapApiKey ?? '';
-}, 60_000);
+}, 240_000);
 afterAll(() => coordinator.stop());
 
 async function send(method: string, path: string, body?: Json | URLSearchParams, headers: Json = {}) {

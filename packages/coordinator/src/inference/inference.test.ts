@@ -61,14 +61,14 @@ beforeAll(async () => {
   });
   service.register(app);
   service.start();
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await service.stop();
   await app.close();
   ollama.closeAllConnections();
   ollama.close();
   await bench.close();
-}, 30_000);
+}, 180_000);
 
 async function ask(
   method: 'GET' | 'POST' | 'PUT',

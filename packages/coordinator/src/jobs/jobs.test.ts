@@ -35,11 +35,11 @@ for (const { name, open, redis, skip } of implementations) {
     beforeAll(async () => {
       database = await open();
       jobs = await openJobs({ database, logger: silentLogger, ...(redis === undefined ? {} : { redisUrl: redis }) });
-    }, 60_000);
+    }, 240_000);
     afterAll(async () => {
       await jobs.close();
       await database.close();
-    }, 30_000);
+    }, 180_000);
 
     test('jobs run, the same wake-up can be added again, and one that throws stops nothing', async () => {
       const name = `test-${randomUUID()}`;
@@ -60,7 +60,7 @@ for (const { name, open, redis, skip } of implementations) {
       expect(ran).toEqual(['a', 'fails', 'a', 'b']);
       await worker.close();
       await queue.close();
-    }, 20_000);
+    }, 180_000);
 
     test('a delayed job comes after one that was added later', async () => {
       const name = `test-${randomUUID()}`;
@@ -79,7 +79,7 @@ for (const { name, open, redis, skip } of implementations) {
       await queue.add({ step: 'now' });
       await done;
       expect(ran).toEqual(['now', 'delayed']);
-    }, 20_000);
+    }, 180_000);
 
     test('adding inside a transaction is refused, and a job added beside one is not rolled back with it', async () => {
       const name = `test-${randomUUID()}`;
@@ -103,7 +103,7 @@ for (const { name, open, redis, skip } of implementations) {
         jobs.worker<{ step: string }>(name, async ({ step }) => resolve(step), 1).catch(reject);
       });
       expect(ran).toBe('beside');
-    }, 20_000);
+    }, 180_000);
 
     test('a handler may use the database and transactions', async () => {
       const name = `test-${randomUUID()}`;
@@ -123,6 +123,6 @@ for (const { name, open, redis, skip } of implementations) {
       });
       await queue.add({ step: 'count' });
       expect(await counted).toBeGreaterThanOrEqual(0);
-    }, 20_000);
+    }, 180_000);
   });
 }

@@ -12,7 +12,7 @@ let client: RegistryClient;
 
 beforeAll(async () => {
   client = await RegistryClient.start();
-}, 60_000);
+}, 240_000);
 afterAll(() => client.stop());
 beforeEach(() => client.newModel());
 

@@ -39,7 +39,7 @@ for (const { name, open, skip } of implementations) {
       objects = await FileObjectStore.open({ folder, durable: false, clock: systemClock });
       registry = new Registry({ database, objects });
       await database.kysely.insertInto('organizations').values({ id: organizationId, name: organizationId }).execute();
-    }, 60_000);
+    }, 240_000);
     afterAll(async () => {
       await objects.close();
       await database.close();

@@ -16,7 +16,7 @@ suite(`Affected devices of many${postgres.skip === undefined ? '' : ` (skipped: 
       select ${bench.organizationId} || '-' || n, ${bench.organizationId}, 'device-' || n, random()
       from generate_series(1, ${DEVICES}::integer) n`.execute(bench.database.kysely);
     await sql`analyze devices`.execute(bench.database.kysely);
-  }, 60_000);
+  }, 240_000);
   afterAll(() => bench.close(), 30_000);
 
   test('a page walks the index of placements, however large the share, and is not sorted afterwards', async () => {
@@ -52,5 +52,5 @@ suite(`Affected devices of many${postgres.skip === undefined ? '' : ` (skipped: 
       expect(Math.abs(page.total - wanted) / wanted).toBeLessThan(0.2);
       await bench.service.commands.delete(bench.model.id, rollout.id, true);
     }
-  }, 30_000);
+  }, 180_000);
 });

@@ -20,7 +20,7 @@ for (const { name, open, skip } of DATABASES) {
     beforeAll(async () => {
       bench = await openRolloutBench(open, { sweepEveryMs: 3_600_000 });
       deviceIds = await bench.devices(Array.from({ length: DEVICES }, (_, index) => (index + 0.5) / DEVICES));
-    }, 60_000);
+    }, 240_000);
     afterAll(() => bench.close(), 30_000);
     beforeEach(async () => {
       model = await bench.models.create(bench.organizationId, { name: `model ${Math.random()}` });

@@ -7,7 +7,7 @@ for (const { name, open, skip } of DATABASES) {
     let bench: RolloutBench;
     beforeAll(async () => {
       bench = await openRolloutBench(open, { sweepEveryMs: 3_600_000 });
-    }, 60_000);
+    }, 240_000);
     afterAll(() => bench.close(), 30_000);
 
     test('a device outside the stage has no say in it', async () => {

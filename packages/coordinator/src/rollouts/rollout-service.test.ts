@@ -20,7 +20,7 @@ for (const { name, open, skip } of DATABASES) {
       bench = await openRolloutBench(open, { sweepEveryMs: 3_600_000 });
       deviceIds = await bench.devices(PLACEMENTS);
       await bench.service.start();
-    }, 60_000);
+    }, 240_000);
     afterAll(() => bench.close(), 30_000);
 
     const request = (version: string, given: Partial<RolloutRequest> = {}): RolloutRequest => ({

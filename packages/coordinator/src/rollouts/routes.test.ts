@@ -35,11 +35,11 @@ beforeAll(async () => {
   registerRolloutRoutes(app, { rollouts: bench.service, registry: { models: bench.models } });
   ({ model, version } = await newModel('risk of falls / ward 7 ü'));
   await bench.devices(Array.from({ length: 10 }, (_, index) => index / 10));
-}, 60_000);
+}, 240_000);
 afterAll(async () => {
   await app.close();
   await bench.close();
-}, 30_000);
+}, 180_000);
 
 async function newModel(name: string = randomUUID()): Promise<{ model: Model; version: string }> {
   const created = await bench.models.create(bench.organizationId, { name });

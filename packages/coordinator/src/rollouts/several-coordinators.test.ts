@@ -35,13 +35,13 @@ suite(`Rollouts by two coordinators${postgres.skip === undefined ? '' : ` (skipp
     });
     await bench.service.start();
     await other.start();
-  }, 60_000);
+  }, 240_000);
   afterAll(async () => {
     await other.stop();
     await jobs.close();
     await database.close();
     await bench.close();
-  }, 30_000);
+  }, 180_000);
 
   test('a device held by one hears of what the other changed, and each stage is made once', async () => {
     const [deviceId = ''] = await bench.devices([0.5]);
@@ -82,7 +82,7 @@ suite(`Rollouts by two coordinators${postgres.skip === undefined ? '' : ` (skipp
     bench.service.devicesChanged([deviceId]);
     await until(() => told.length > count);
     other.closed(listener);
-  }, 30_000);
+  }, 180_000);
 });
 
 async function until(done: () => boolean): Promise<void> {

@@ -22,7 +22,7 @@ for (const kind of TEST_DATABASES) {
     let on: Fixture;
     beforeEach(async () => {
       on = await openFixture(kind);
-    }, 30_000);
+    }, 180_000);
     afterEach(() => on.close());
 
     test('killed between the count and the verdict: the next one gives it, also when the round is over', async () => {

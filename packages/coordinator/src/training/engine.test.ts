@@ -26,7 +26,7 @@ for (const kind of TEST_DATABASES) {
     let on: Fixture;
     beforeEach(async () => {
       on = await openFixture(kind);
-    }, 30_000);
+    }, 180_000);
     afterEach(() => on.close());
 
     test('two devices and two rounds make a version', async () => {

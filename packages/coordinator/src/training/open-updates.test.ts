@@ -26,7 +26,7 @@ for (const kind of TEST_DATABASES) {
     beforeAll(async () => {
       on = await openFixture(kind);
       engine = await on.engine();
-    }, 60_000);
+    }, 240_000);
 
     afterAll(() => on.close(), 60_000);
 

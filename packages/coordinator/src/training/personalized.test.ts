@@ -10,7 +10,7 @@ for (const kind of TEST_DATABASES) {
     let on: Fixture;
     beforeAll(async () => {
       on = await openFixture(kind);
-    }, 60_000);
+    }, 240_000);
     afterAll(() => on.close(), 60_000);
 
     test('a device keeps so many models and no more, however often it replaces them', async () => {

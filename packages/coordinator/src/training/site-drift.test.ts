@@ -85,7 +85,7 @@ for (const kind of TEST_DATABASES) {
     beforeEach(async () => {
       on = await openFixture(kind);
       engine = await on.engine();
-    }, 30_000);
+    }, 180_000);
     afterEach(() => on.close());
 
     test('drift is told round by round: to the owner by site and as an event, to members as a number', async () => {

@@ -28,7 +28,7 @@ for (const kind of TEST_DATABASES) {
       engine = await on.engine();
       a = await on.device('a');
       b = await on.device('b', { site: { ...ALLOW_ALL, dataSets: [{ ...ALLOW_ALL.dataSets[0], digest: 'another' }] } });
-    }, 30_000);
+    }, 180_000);
     afterEach(() => on.close());
 
     const BODY = { trainer: 'tfjs', target: 'num>0', rounds: 1, architecture: 'logistic' };

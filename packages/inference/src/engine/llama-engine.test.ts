@@ -259,7 +259,7 @@ withLlama(
     expect(engine.pid).not.toBe(before);
     expect(engine.health()).toMatchObject({ state: 'ready', restarts: 1 });
   },
-  90_000,
+  300_000,
 );
 
 withLlama(

@@ -56,7 +56,7 @@ withLlama(
     expect(embeddings.map((vector) => Math.hypot(...vector))).toEqual([expect.closeTo(1, 4), expect.closeTo(1, 4)]);
     expect((await client.list()).models.map(({ name }) => name)).toEqual(['tiny']);
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -74,7 +74,7 @@ withLlama(
     }
     expect(JSON.stringify(await stats())).toContain('"active":0');
   },
-  60_000,
+  240_000,
 );
 
 test('what cannot be done is said in one text, with its status', async () => {

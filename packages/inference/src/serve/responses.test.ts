@@ -165,7 +165,7 @@ withLlama(
     expect(next.usage?.input_tokens).toBeGreaterThan(whole.usage?.input_tokens ?? 0);
     expect(next.output[0]?.type).toBe('function_call');
   },
-  60_000,
+  240_000,
 );
 
 test('what fails before the first word has its status; afterwards the response failed', async () => {

@@ -202,7 +202,7 @@ withLlama(
       models: { tiny: { state: 'ready', restarts: expect.any(Number) }, other: { state: 'ready', restarts: 0 } },
     });
   },
-  120_000,
+  300_000,
 );
 
 withLlama(
@@ -220,5 +220,5 @@ withLlama(
     });
     await client.chat.completions.create({ model: 'other', messages, max_tokens: 2 });
   },
-  60_000,
+  240_000,
 );

@@ -125,7 +125,7 @@ withLlama.each([
     }
     expect(names).toEqual(new Set(['get_weather', 'get', 'now']));
   },
-  120_000,
+  300_000,
 );
 
 withLlama(
@@ -161,7 +161,7 @@ withLlama(
     for (const kind of ['none', 'one', 'several', 'one alone', 'text before']) expect(seen).toContain(kind);
     expect(seen).not.toContain('several alone');
   },
-  120_000,
+  300_000,
 );
 
 withLlama(
@@ -190,7 +190,7 @@ withLlama(
     expectValid(streamed === undefined ? [] : [streamed]);
     expect(streamed?.function).toMatchObject(functionCalls(whole.choices[0]?.message.tool_calls)[0]?.function ?? {});
   },
-  60_000,
+  240_000,
 );
 
 withLlama.each(['caller', 'templated'])(
@@ -236,7 +236,7 @@ withLlama.each(['caller', 'templated'])(
     expect(after.choices[0]?.message.tool_calls).toBeUndefined();
     expect(after.usage?.prompt_tokens).toBeGreaterThan(60);
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -267,7 +267,7 @@ withLlama(
     expect(reasons).toContain('tool_calls');
     expect(reasons).toContain('stop');
   },
-  60_000,
+  240_000,
 );
 
 withLlama(
@@ -301,7 +301,7 @@ withLlama(
     }
     expect(called).toBeGreaterThan(0);
   },
-  120_000,
+  300_000,
 );
 
 withLlama.each(['openAi', 'ollama'] as const)(
@@ -357,7 +357,7 @@ withLlama.each(['openAi', 'ollama'] as const)(
       await app.stop();
     }
   },
-  60_000,
+  240_000,
 );
 
 const user = { role: 'user', content: 'x' };

@@ -196,7 +196,7 @@ async function compare(one: FeatureColumn, cells: readonly string[]): Promise<vo
 
 test('odd cells are taken alike, and refused alike, from files and rows, whatever the column', async () => {
   await fc.assert(fc.asyncProperty(column, fc.array(cell, { minLength: 1, maxLength: 3 }), compare), { numRuns: 60 });
-}, 60_000);
+}, 240_000);
 
 test.each(['NA', 'X', ' x', 'None', 'none', '9', 'true', 'mild'])(
   '"%s" is missing where it means that, though it is a level',

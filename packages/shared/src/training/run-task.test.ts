@@ -75,7 +75,7 @@ test('a table is described, trained on and evaluated, alike in this process and 
   expect(there).toEqual(here);
   expect((await readFile(task.outputPath)).equals(update)).toBe(true);
   expect(steps.at(-1)).toBe(there.steps);
-}, 30_000);
+}, 180_000);
 
 test('a cancelled training stops in its process, which stays; no update is left', async () => {
   const task = await taskFor(csv, await specOf(csv, 'sick'), { epochs: 10_000, batchSize: 1 });
@@ -90,7 +90,7 @@ test('a cancelled training stops in its process, which stays; no update is left'
   expect(supervisor.pid).toBeDefined();
   expect(existsSync(outputPath)).toBe(false);
   await supervisor.stop();
-}, 30_000);
+}, 180_000);
 
 test('trainers that share this process do not disturb each other', async () => {
   const task = await taskFor(csv, await specOf(csv, 'sick'), { epochs: 3 });
@@ -185,5 +185,5 @@ testWithData(
     await trainer.stop();
     expect(metrics?.auc).toBeGreaterThan(0.75);
   },
-  30_000,
+  180_000,
 );

@@ -95,7 +95,7 @@ test('training from a file gives the weights, the loss and the metrics of traini
   expect(await runTask(evaluation, { datasets })).toEqual(await runTask(evaluation));
   expect(datasets.kinds).toEqual(new Set(['FileDataset']));
   await datasets.close();
-}, 30_000);
+}, 180_000);
 
 test('what is handed to own code is the same to the byte', async () => {
   const { source, featureSpec } = task;
@@ -153,7 +153,7 @@ test('a trainer process that takes more memory than it may is ended; the next ta
   expect(second).not.toEqual(first);
   await expect(run('heap')).rejects.toMatchObject({ code: 'insufficient_memory' });
   await run('base');
-}, 30_000);
+}, 180_000);
 
 const withPrlimit = spawnSync('prlimit', ['--version']).status === 0 ? test : test.skip;
 
@@ -178,5 +178,5 @@ withPrlimit(
     expect((await supervisor.run(task)).steps).toBeGreaterThan(0);
     expect(supervisor.pid).toBe(pid);
   },
-  60_000,
+  240_000,
 );

@@ -43,7 +43,7 @@ beforeAll(async () => {
     done.push(size);
     return { size };
   });
-}, 60_000);
+}, 240_000);
 beforeEach(() => {
   done = [];
   outcome = async () => ({ secret: randomUUID() });

@@ -88,5 +88,5 @@ test.each<[string, (host: string) => string, (host: string) => Environment, stri
     expect(new Set(connected)).toEqual(new Set([`host${domain}:443 ${login}`]));
     connected.length = 0;
   },
-  60_000,
+  240_000,
 );

@@ -132,7 +132,7 @@ test('columns of a sparse copy have the values of the file, whatever was asked f
     ),
     { numRuns: 12 },
   );
-}, 60_000);
+}, 240_000);
 
 test('a wish for more columns fetches what is missing, the same wish nothing', async () => {
   const files = await openFiles();

@@ -153,7 +153,7 @@ withRuntime(
       { numRuns: 40 },
     );
   },
-  120_000,
+  300_000,
 );
 
 type Stack = (l: typeof Layers) => LayersModel['layers'];
