@@ -208,11 +208,15 @@ export function headerOf(
   };
 }
 
-/** The device's only open assignment. */
+/** The device's only open assignment; a round is there a moment before its assignments are. */
 export async function assignmentOf(engine: TrainingEngine, deviceId: string): Promise<Assignment> {
-  const [assignment] = await engine.assignments.openAssignments(deviceId);
-  if (assignment === undefined) throw new TypeError(`device ${deviceId} has no open assignment`);
-  return assignment;
+  let found: Assignment | undefined;
+  await until(async () => {
+    [found] = await engine.assignments.openAssignments(deviceId);
+    return found !== undefined;
+  }, 2_000);
+  if (found === undefined) throw new TypeError(`device ${deviceId} has no open assignment`);
+  return found;
 }
 
 /** Accepts and answers the device's open assignment. */
