@@ -3,6 +3,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import { formatOfName } from '../format-of-name.js';
 import { readImageHeader } from '../image-header.js';
 import { DEFAULT_IMAGE_LIMITS, decodeImage, type ImageShape, resizeImage } from '../images.js';
+import { inOrder } from '../in-order.js';
 import { locate } from '../locate.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import type { DataSource } from '../source.js';
@@ -19,7 +20,6 @@ import { openDuckDbRows } from './duckdb-rows.js';
 import { FolderRows } from './folder-rows.js';
 import { locatePictures } from './locate-pictures.js';
 import type { PictureRows, PictureRun } from './picture-rows.js';
-import { inOrder } from './read-ahead.js';
 
 /** What the column of pictures is called, whatever the files call it. */
 export const IMAGE_COLUMN = 'image';

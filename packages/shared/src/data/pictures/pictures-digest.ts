@@ -3,10 +3,10 @@ import { createReadStream } from 'node:fs';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { OctomilError } from '@octomil/shared/errors';
+import { inOrder } from '../in-order.js';
 import { unreadable } from '../locate.js';
 import type { LocatedPictures } from './locate-pictures.js';
 import { namedPicture } from './picture-names.js';
-import { inOrder } from './read-ahead.js';
 
 /** Digests by the names, sizes and times of all files: those alone are looked at until one changes. */
 const known = new Map<string, string>();

@@ -3,9 +3,7 @@ export { isDataName, type ListLimits, listSource } from './list-source.js';
 export {
   type OpenedSource,
   type OpenSourceOptions,
-  openRanges,
   openSource,
-  type RangeFile,
   type SourceFile,
 } from './open-source.js';
 export type { Pace } from './paced-client.js';

@@ -1,7 +1,7 @@
 import type { Clock } from '@octomil/shared/runtime';
-import { type BucketObject, type Environment, resumingStream, type SourceClient } from '@octomil/shared/storage';
+import type { BucketObject, Environment } from '@octomil/shared/storage';
 import { formatOfName } from '../format-of-name.js';
-import { inOrder } from '../pictures/read-ahead.js';
+import { inOrder } from '../in-order.js';
 import type { TableFormat } from '../source.js';
 import { type ListLimits, listSource } from './list-source.js';
 import { identityOf, versionOf } from './object-version.js';
@@ -110,55 +110,4 @@ export async function openSource(
   } finally {
     await client.close();
   }
-}
-
-/** A remote file of which parts are read. `byteLength` and `slice` are what Parquet readers ask of a file. */
-export interface RangeFile {
-  readonly place: string;
-  readonly byteLength: number;
-  readonly version: string;
-  /** `end` is exclusive; default the end of the file. Every range is of the same version. */
-  slice(start: number, end?: number): Promise<ArrayBuffer>;
-}
-
-/**
- * Opens the files of a source for reading by ranges, without a copy. Close it when done.
- *
- * @throws OctomilError as {@link openSource}
- */
-export async function openRanges(
-  url: string,
-  options: OpenSourceOptions,
-): Promise<{ readonly files: readonly RangeFile[]; close(): Promise<void> }> {
-  const source = parseSourceUrl(url);
-  const client = await openSourceClient(source, options.environment);
-  try {
-    const objects = await listSource(source, client, options, options.signal);
-    const files = objects.map((object) => rangeFile(client, object, describeObject(source, object.key), options));
-    return { files, close: () => client.close() };
-  } catch (error) {
-    await client.close();
-    throw error;
-  }
-}
-
-function rangeFile(
-  client: SourceClient,
-  object: BucketObject,
-  place: string,
-  { clock, signal }: OpenSourceOptions,
-): RangeFile {
-  const slice = async (from: number, to = object.sizeBytes): Promise<ArrayBuffer> => {
-    // A negative start counts from the end, as everywhere in JavaScript.
-    const start = Math.max(0, from < 0 ? object.sizeBytes + from : from);
-    const end = Math.min(to < 0 ? object.sizeBytes + to : to, object.sizeBytes);
-    const bytes = new Uint8Array(Math.max(0, end - start));
-    let filled = 0;
-    for await (const chunk of resumingStream(client, object, { clock, range: { start, end }, signal })) {
-      bytes.set(chunk, filled);
-      filled += chunk.length;
-    }
-    return bytes.buffer;
-  };
-  return { place, byteLength: object.sizeBytes, version: object.tag, slice };
 }

@@ -12,7 +12,7 @@ import { compressors } from 'hyparquet-compressors';
 import { type CellRequest, type DataSource, digestOf, openTable } from '../index.js';
 import { joinRanges, missingRanges, totalBytes } from './byte-ranges.js';
 import { isRemoteSource, SourceFiles, type SourceFilesOptions } from './index.js';
-import { type RangeServer, startRangeServer } from './range-server.js';
+import { type RangeServer, startRangeServer } from './testing/range-server.js';
 
 const COLUMNS = 12;
 let folder: string;
