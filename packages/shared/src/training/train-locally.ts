@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { OctomilError } from '@octomil/shared/errors';
-import type { Dataset } from '@octomil/shared/features';
+import { type Dataset, MINIMUM_ROWS } from '@octomil/shared/features';
 import { type BuiltModel, type Output, seededRandom, shuffle, trainableVariables } from '@octomil/shared/models';
 import type { NamedTensorMap, Optimizer, Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
 import { throwIfCancelled } from './cancellation.js';
@@ -23,7 +23,10 @@ export interface LocalTrainingOptions {
 }
 
 export interface LocalTraining {
-  /** Mean over the rows of the last epoch, each row's loss as it was when its batch was trained, times its class's weight. */
+  /**
+   * Mean over the rows of the last epoch, each row's loss as it was when its batch was trained, times its class's weight;
+   * with those of the epoch before where `maxSteps` left fewer than 10.
+   */
   readonly trainLoss: number;
   /** Steps taken, those after the best epoch of `earlyStop` included. */
   readonly steps: number;
@@ -70,8 +73,10 @@ export async function trainLocally(
   let step = 0;
   let lossSum = 0;
   let rowsSeen = 0;
+  let before = { lossSum, rowsSeen };
   try {
     for (let epoch = 1; step < totalSteps; epoch++) {
+      before = { lossSum, rowsSeen };
       lossSum = 0;
       rowsSeen = 0;
       shuffle(order, shuffling);
@@ -96,6 +101,11 @@ export async function trainLocally(
   } finally {
     for (const term of made) term.dispose();
     optimizer.dispose();
+  }
+  // This number leaves the site, and `maxSteps` may have cut the last epoch to a few rows.
+  if (rowsSeen < MINIMUM_ROWS) {
+    lossSum += before.lossSum;
+    rowsSeen += before.rowsSeen;
   }
   return {
     trainLoss: lossSum / rowsSeen,

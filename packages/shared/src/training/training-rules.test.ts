@@ -153,6 +153,20 @@ test('max steps end training within an epoch, and the loss is of the rows that i
   expect((await run(logistic, dataset, { epochs: 1, batchSize: 16, maxSteps: 99 })).result.steps).toBe(3);
 });
 
+test('a last epoch of fewer than ten rows tells its loss with the epoch before', async () => {
+  const dataset = noise(20, 1, 'few');
+  const told: { loss: number; rows: number }[] = [];
+  const { result } = await run(
+    logistic,
+    dataset,
+    { epochs: 3, batchSize: 4, maxSteps: 6 },
+    { onProgress: ({ loss, rows }) => told.push({ loss, rows: rows ?? 0 }) },
+  );
+  expect(told).toHaveLength(6);
+  const sum = told.reduce((total, { loss, rows }) => total + loss * rows, 0);
+  expect(result.trainLoss).toBeCloseTo(sum / 24, 6);
+});
+
 /** Labels by chance: what is learned of the train rows is of no use for the held-out ones. */
 function noise(rows: number, width: number, name: string): MemoryDataset {
   const random = seededRandom(6, name);
