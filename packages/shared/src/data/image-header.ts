@@ -1,9 +1,12 @@
 import { OctomilError } from '@octomil/shared/errors';
+import { type Orientation, readOrientation } from './picture-orientation.js';
 
 export interface ImageHeader {
   readonly format: 'png' | 'jpeg';
+  /** As the pixels lie in the file, whatever the orientation. */
   readonly width: number;
   readonly height: number;
+  readonly orientation: Orientation;
   /** PNG only: its rows come in seven passes. */
   readonly interlaced: boolean;
 }
@@ -11,6 +14,7 @@ export interface ImageHeader {
 const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 /** A picture of ordinary tools has at most a dozen; each makes the decoder go over the whole picture again. */
 const MAX_JPEG_SCANS = 100;
+const EXIF_MARK = 'Exif\0\0';
 
 /**
  * Format and size of a PNG or JPEG from its header, nothing being unpacked. Walks the whole file's structure, since a
@@ -44,10 +48,12 @@ function pngHeader(view: Buffer): ImageHeader {
   const [first, ...others] = pngChunks(view);
   if (first?.type !== 'IHDR' || first.length !== 13) throw unreadable('its first PNG chunk is not a header (IHDR)');
   if (others.some(({ type }) => type === 'IHDR')) throw unreadable('it has two PNG headers (IHDR)');
+  const exif = others.find(({ type }) => type === 'eXIf');
   return sized({
     format: 'png',
     width: view.readUInt32BE(first.start),
     height: view.readUInt32BE(first.start + 4),
+    orientation: exif === undefined ? 1 : readOrientation(view.subarray(exif.start, exif.start + exif.length)),
     interlaced: view[first.start + 12] !== 0,
   });
 }
@@ -77,6 +83,7 @@ function pngChunks(view: Buffer): Chunk[] {
 // JPEG: ITU-T T.81, annex B
 function jpegHeader(view: Buffer): ImageHeader {
   let header: ImageHeader | undefined;
+  let exif: Buffer | undefined;
   let scans = 0;
   let offset = 2;
   while (offset + 4 <= view.length) {
@@ -93,15 +100,22 @@ function jpegHeader(view: Buffer): ImageHeader {
       if (header !== undefined) throw unreadable('it has two JPEG frames');
       if (offset + 9 > view.length) throw unreadable('its JPEG frame header is cut off');
       const [height, width] = [view.readUInt16BE(offset + 5), view.readUInt16BE(offset + 7)];
-      header = sized({ format: 'jpeg', width, height, interlaced: false });
+      header = sized({ format: 'jpeg', width, height, orientation: 1, interlaced: false });
     }
+    if (marker === 0xe1 && scans === 0)
+      exif ??= exifOf(view.subarray(offset + 4, offset + 2 + view.readUInt16BE(offset + 2)));
     if (marker === 0xda && ++scans > MAX_JPEG_SCANS) {
       throw unreadable(`it has more than ${MAX_JPEG_SCANS} JPEG scans, each of which takes the time of a picture`);
     }
     offset += 2 + view.readUInt16BE(offset + 2);
   }
   if (header === undefined) throw unreadable('it has no JPEG frame');
-  return header;
+  return exif === undefined ? header : { ...header, orientation: readOrientation(exif) };
+}
+
+/** What the segment holds where it is EXIF: others, such as XMP, have the same marker. */
+function exifOf(segment: Buffer): Buffer | undefined {
+  return segment.toString('latin1', 0, EXIF_MARK.length) === EXIF_MARK ? segment.subarray(EXIF_MARK.length) : undefined;
 }
 
 function sized(header: ImageHeader): ImageHeader {

@@ -1,6 +1,7 @@
 import { inflateSync } from 'node:zlib';
 import { OctomilError } from '@octomil/shared/errors';
 import { type ImageHeader, pngRows, readImageHeader, unreadable } from './image-header.js';
+import { uprightImage } from './picture-orientation.js';
 
 export interface ImageLimits {
   readonly maxWidth: number;
@@ -37,7 +38,7 @@ const BRIGHTNESS = [0.299, 0.587, 0.114] as const;
 
 /**
  * Decodes a PNG or JPEG whose size, as its header tells it, is within the limits. Nothing of the picture's size is
- * allocated before. The orientation that a camera notes (EXIF) is not applied.
+ * allocated before. It is turned as its camera or scanner noted (EXIF), so that it lies as people see it.
  *
  * @throws `too_large` naming the limit; `data_unreadable` saying what is wrong with the picture
  */
@@ -56,7 +57,7 @@ export async function decodeImage(
       `it has ${decoded.width} × ${decoded.height} pixels, its header tells ${header.width} × ${header.height}`,
     );
   }
-  return decoded;
+  return uprightImage(decoded, header.orientation);
 }
 
 function checkSize({ width, height }: ImageHeader, limits: ImageLimits): void {
