@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from '@jest/globals';
+import type * as Arrow from 'apache-arrow';
 import { openTable } from './open-table.js';
 import type { CellRequest, TableReader } from './table-reader.js';
 
@@ -136,6 +137,86 @@ test.each(['UNCOMPRESSED', 'GZIP', 'SNAPPY'].flatMap((codec) => [false, true].ma
     await expectValues(await openTable({ path, reader: 'parquetjs-lite' }), LITE_COLUMNS);
   },
 );
+
+const rows = <T>(of: (i: number) => T): T[] => Array.from({ length: ROWS }, (_, i) => of(i));
+const nullable = <T>(of: (i: number) => T, isNull: (i: number) => boolean) => rows((i) => (isNull(i) ? null : of(i)));
+const hasNoValue = (i: number) => i % 11 === 0;
+const hasNoCategory = (i: number) => i % 5 === 4;
+
+/** Hundredths as the two's complement that Arrow keeps: four words, the lowest first. */
+function decimals(arrow: typeof Arrow): Arrow.Vector<Arrow.Decimal> {
+  const words = new Uint32Array(ROWS * 4);
+  for (let i = 0; i < ROWS; i++) words[i * 4] = i;
+  return arrow.makeVector(arrow.makeData({ type: new arrow.Decimal(2, 18, 128), length: ROWS, data: words }));
+}
+
+async function arrowRows(): Promise<Uint8Array> {
+  const arrow = await import('apache-arrow');
+  const category = new arrow.Dictionary(new arrow.Utf8(), new arrow.Int32());
+  const table = new arrow.Table({
+    big: arrow.vectorFromArray(BigInt64Array.from(rows((i) => BIG + BigInt(i)))),
+    code: arrow.vectorFromArray(Int32Array.from(rows((i) => i % 7))),
+    value: arrow.vectorFromArray(
+      nullable((i) => i * 0.25, hasNoValue),
+      new arrow.Float64(),
+    ),
+    f: arrow.vectorFromArray(Float32Array.from(rows((i) => i * 0.5))),
+    flag: arrow.vectorFromArray(
+      rows((i) => i % 3 === 0),
+      new arrow.Bool(),
+    ),
+    cat: arrow.vectorFromArray(
+      nullable((i) => CATEGORIES[i % 5] ?? '', hasNoCategory),
+      category,
+    ),
+    name: arrow.vectorFromArray(
+      rows((i) => `patient-${i}`),
+      new arrow.Utf8(),
+    ),
+    day: arrow.vectorFromArray(rows(dayOf), new arrow.DateDay()),
+    price: decimals(arrow),
+    small: arrow.vectorFromArray(Uint8Array.from(rows((i) => i % 256))),
+  });
+  return arrow.tableToIPC(table, 'stream');
+}
+
+const ARROW_CODECS = ['UNCOMPRESSED', 'SNAPPY', 'GZIP', 'BROTLI', 'ZSTD', 'LZ4_RAW'] as const;
+
+test.each(ARROW_CODECS.flatMap((codec) => (['V1', 'V2'] as const).map((version) => [codec, version] as const)))(
+  'written by arrow-rs: %s, data page %s, several row groups',
+  async (codec, version) => {
+    const { Compression, Table, WriterPropertiesBuilder, WriterVersion, writeParquet } = await import('parquet-wasm');
+    const options = new WriterPropertiesBuilder()
+      .setCompression(Compression[codec])
+      .setWriterVersion(WriterVersion[version])
+      .setMaxRowGroupSize(2_048)
+      .build();
+    const path = join(folder, `arrow-${codec}-${version}.parquet`);
+    writeFileSync(path, writeParquet(Table.fromIPCStream(await arrowRows()), options));
+    await expectValues(await openTable({ path }));
+  },
+);
+
+test.each(['UNCOMPRESSED', 'SNAPPY'] as const)('written by hyparquet-writer: %s', async (codec) => {
+  const { parquetWriteBuffer } = await import('hyparquet-writer');
+  const path = join(folder, `hyparquet-${codec}.parquet`);
+  const bytes = parquetWriteBuffer({
+    codec,
+    rowGroupSize: 2_048,
+    columnData: [
+      { name: 'big', type: 'INT64', data: rows((i) => BIG + BigInt(i)) },
+      { name: 'code', type: 'INT32', data: rows((i) => i % 7) },
+      { name: 'value', type: 'DOUBLE', data: nullable((i) => i * 0.25, hasNoValue), nullable: true },
+      { name: 'f', type: 'FLOAT', data: rows((i) => i * 0.5) },
+      { name: 'flag', type: 'BOOLEAN', data: rows((i) => i % 3 === 0) },
+      { name: 'cat', type: 'STRING', data: nullable((i) => CATEGORIES[i % 5], hasNoCategory), nullable: true },
+      { name: 'name', type: 'STRING', data: rows((i) => `patient-${i}`) },
+      { name: 'small', type: 'INT32', data: rows((i) => i % 256) },
+    ],
+  });
+  writeFileSync(path, new Uint8Array(bytes));
+  await expectValues(await openTable({ path }), ['big', 'code', 'value', 'f', 'flag', 'cat', 'name', 'small']);
+});
 
 const PYARROW = `
 import sys, datetime, decimal, pyarrow as pa, pyarrow.parquet as pq
