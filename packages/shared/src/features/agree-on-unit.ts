@@ -49,6 +49,9 @@ export function agreeOnUnit(name: string, columns: readonly SiteColumn[], { hint
   if (silent.length > 0 && silent.length < columns.length) {
     warn(`column "${name}" is in ${unit}; ${silent.join(', ')} named no unit for it, and is taken to have the same`);
   }
-  const known = { ...knownUnits(unit, names), ...given };
+  const own = new Set(Object.keys(given).map(foldUnit));
+  // What the hint says goes before what is known, however it spells the unit.
+  const others = Object.entries(knownUnits(unit, names)).filter(([one]) => !own.has(one));
+  const known = { ...Object.fromEntries(others), ...given };
   return { unit, ...(Object.keys(known).length === 0 ? {} : { units: known }), conversions };
 }

@@ -43,7 +43,7 @@ export async function describeColumn(question: ColumnQuestion): Promise<ColumnSt
   if (!isNumber) return column;
   const named = unit === undefined ? column : { ...column, unit };
   if (hint.scale === undefined && hint.clip === undefined) return named;
-  return { ...named, derived: [{ part: 'value', moments: await preparedMoments(question) }] };
+  return { ...named, derived: [{ part: 'value', moments: await preparedMoments(question, column) }] };
 }
 
 /** Fewer than 10 missing rows count with the others, as in `suppressColumn`. */
@@ -103,30 +103,17 @@ async function describeDates(question: ColumnQuestion): Promise<ColumnStatistics
 
 /**
  * Moments of a number column after clip and logarithm, in the hint's unit. Fewer than 10 rows that are cut to a limit, or that
- * alone are not, are left out: a limit on each side of a value would count them.
+ * alone are not, are left out: a limit on each side of a value would count them. Zeros that stand out are left to whoever
+ * merges, as in the column's own moments.
  */
-async function preparedMoments(question: ColumnQuestion): Promise<Moments> {
-  const { reader, profile, hint, names, markers, unit, rows } = question;
+async function preparedMoments(question: ColumnQuestion, { count, zeros }: ColumnStatistics): Promise<Moments> {
+  const { reader, profile, hint, names, markers, unit } = question;
   const { clip, scale } = hint;
   const conversion =
     unit === undefined || hint.unit === undefined
       ? undefined
       : conversionBetween(unit, hint.unit, names, hintedUnits(hint));
-  const prepare = preparation(
-    {
-      ...{
-        kind: 'numeric',
-        name: profile.name,
-        mean: 0,
-        deviation: 1,
-        missingMarkers: markers,
-        missingIndicator: false,
-      },
-      ...(clip === undefined ? {} : { clip }),
-      ...(scale === undefined ? {} : { scale }),
-    },
-    conversion,
-  );
+  const prepare = preparation({ clip, scale }, conversion);
   const { numbers, texts } = splitMarkers(markers);
   const { factor, offset } = conversion ?? { factor: 1, offset: 0 };
   const [least, most] = clip ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
@@ -135,7 +122,7 @@ async function preparedMoments(question: ColumnQuestion): Promise<Moments> {
     const [values] = chunk.columns;
     for (let row = 0; row < chunk.rows; row++) {
       const value = values?.[row] ?? Number.NaN;
-      if (!Number.isFinite(value) || numbers.includes(value)) continue;
+      if (!Number.isFinite(value) || numbers.includes(value) || (zeros > 0 && value === 0)) continue;
       const converted = value * factor + offset;
       const group = converted <= least ? below : converted >= most ? above : within;
       group.add(prepare === undefined ? value : prepare(value));
@@ -144,8 +131,7 @@ async function preparedMoments(question: ColumnQuestion): Promise<Moments> {
   const groups = [below, within, above].map((group) => group.take());
   const told = groups.filter((group) => group.count >= MINIMUM_ROWS).reduce(combineMoments, NO_MOMENTS);
   if (told.count < MINIMUM_ROWS) return NO_MOMENTS;
-  const present = groups.reduce((sum, group) => sum + group.count, 0);
-  return roundMoments({ ...told, count: countsOf(present, rows).count });
+  return roundMoments({ ...told, count });
 }
 
 /** By blocks, each joined to the whole as two groups: precise, and without a division for every row. */

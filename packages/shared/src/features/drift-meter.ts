@@ -129,7 +129,7 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
   const { mean, deviation, range, kind } = column;
   const { numbers } = splitMarkers(column.missingMarkers);
   const [marker = Number.NaN, ...others] = numbers;
-  const prepare = preparation(column, conversion);
+  const prepare = preparation(kind === 'numeric' ? column : {}, conversion);
   const { factor, offset } = conversion ?? { factor: 1, offset: 0 };
   const clip = kind === 'numeric' ? column.clip : undefined;
   // Of true and false, each is a side.

@@ -301,12 +301,70 @@ test.each<[unknown, RegExp]>([
   [{ x: { buckets: 1e9 } }, /"x" has buckets = 1000000000/],
   [{ x: { format: '(a+)+$' } }, /"x" has format/],
   [{ x: { unit: 'mg/dl', units: { 'mmol/l': 0 } } }, /"x" converts mmol\/l by a factor of 0/],
+  [{ x: { range: [5, 1] } }, /"x" has the range 5 to 1, which is empty/],
+  [{ x: { clip: [5, 5] } }, /"x" clips to 5 to 5/],
+  [{ x: { aliases: ['Weight'] }, w: { aliases: ['weight '] } }, /"x" and "w" both mean "weight "/],
+  [{ x: { aliases: ['W'] }, w: {} }, /"w" and "x" both mean "W"/],
+  [{ x: {}, X: {} }, /"x" and "X" both mean/],
 ])('hints that a site cannot take by their word are refused there: %j', async (hints, message) => {
   const path = file({ x: age });
   await expect(describeSite({ path }, { target, hints: hints as FeatureHints })).rejects.toMatchObject({
     code: 'invalid_input',
     reason: expect.stringMatching(message),
   });
+});
+
+test('an alias may be spelled twice, or as the column itself, and is one name all the same', async () => {
+  const { columns } = await agree([{ path: file({ x: age }) }], {
+    x: { aliases: ['X', 'Age at visit', 'age_at_visit'] },
+  });
+  expect(columns['x']?.aliases).toEqual(['Age at visit']);
+});
+
+test('the conversion that a hint gives goes before a known one, in training as in the merge', async () => {
+  const hints: FeatureHints = { chol: { unit: 'mg/dL', units: { 'mmol/L': 40 } } };
+  const source = { path: file({ chol: (row) => 4 + (row % 50) / 25 }), units: { chol: 'mmol/l' } };
+  const { columns, spec } = await agree([source], hints);
+  expect(columns['chol']).toMatchObject({ mean: expect.closeTo(199, 0), units: { 'mmol/L': { factor: 40 } } });
+  // A known factor, of 38.665, would move them by a quarter of a deviation.
+  const inputs = await encoded(source, spec);
+  expect(Math.abs(inputs.reduce((sum, value) => sum + value, 0) / inputs.length)).toBeLessThan(0.05);
+});
+
+test('where zeros count as missing, clipped and scaled numbers are those of the other values', async () => {
+  const crp = (row: number) => (row % 5 === 0 ? 0 : 200 + (row % 37));
+  const hints: FeatureHints = { crp: { scale: 'log1p' } };
+  const { columns, warnings } = await agree([{ path: file({ crp }) }], hints);
+  expect(warnings).toContain('0 counts as missing');
+  const logs = Array.from({ length: 200 }, (_, row) => crp(row))
+    .filter((value) => value > 0)
+    .map(Math.log1p);
+  const mean = logs.reduce((sum, value) => sum + value, 0) / logs.length;
+  expect(columns['crp']).toMatchObject({
+    ...{ missingMarkers: [0], missingIndicator: true, mean: expect.closeTo(mean, 2) },
+    deviation: expect.closeTo(Math.sqrt(logs.reduce((sum, value) => sum + (value - mean) ** 2, 0) / logs.length), 2),
+  });
+  // Zeros that stand out at one site, but not over all, are values like others.
+  const spread = { path: file({ crp: (row) => (row % 100) * 10 }) };
+  const both = await agree([{ path: file({ crp }) }, spread, spread, spread], hints);
+  const all = Array.from({ length: 200 }, (_, row) => [
+    crp(row),
+    ...new Array<number>(3).fill((row % 100) * 10),
+  ]).flat();
+  const expected = all.reduce((sum, value) => sum + Math.log1p(value), 0) / all.length;
+  expect(both.columns['crp']).toMatchObject({ missingMarkers: [], mean: expect.closeTo(expected, 1) });
+});
+
+test('levels that are texts, of a column of numbers, and dates that are all the same, are told for what they are', async () => {
+  const source = { path: file({ age, grade: (row) => row % 3, dob: () => '2020-01-01' }) };
+  expect(await refusal(() => agree([source], { grade: { kind: 'categorical', levels: ['low', 1] } }))).toMatch(
+    /invalid_input:.*"grade" has the level "low"/,
+  );
+  const { columns, warnings } = await agree([source], {
+    dob: { kind: 'datetime', derive: ['years'], reference: '2000-01-01' },
+  });
+  expect(columns['dob']).toBeUndefined();
+  expect(warnings).toContain('column "dob" is left out: ');
 });
 
 test('a unit called like what every object has is a unit like any other', async () => {

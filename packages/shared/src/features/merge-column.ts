@@ -1,13 +1,14 @@
 import { FALSE_TEXTS, foldName, type MissingMarker, numberOfText, TRUE_TEXTS } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
 import { agreeOnUnit } from './agree-on-unit.js';
-import type { NamedHint } from './feature-hints.js';
+import type { FeatureHint, NamedHint } from './feature-hints.js';
 import type { FeatureColumn, UnitConversion } from './feature-spec.js';
 import { derivedMoments, foldLevels, mergeDatetime, mergeHashed, mergeOrdinal } from './merge-hinted.js';
 import { holdsImages, mergeImages } from './merge-images.js';
 import { mismatch } from './merge-target.js';
 import { allMoments, combineMoments, countOfValue, NO_MOMENTS, removeValue, roundConstant } from './moments.js';
 import { compareText } from './natural-order.js';
+import { preparation } from './number-encoder.js';
 import { levelCounts, type MergeContext, needsIndicator, presentRows, type SiteColumn } from './site-columns.js';
 import { type ColumnStatistics, MAX_LEVELS, MINIMUM_ROWS, type Moments } from './site-statistics.js';
 
@@ -22,7 +23,7 @@ export function mergeColumn(columns: readonly SiteColumn[], context: MergeContex
   const name = nameOf(columns, named);
   const merged = mergeKind(name, columns, context);
   if (merged === undefined) return undefined;
-  const aliases = named?.hint.aliases ?? [];
+  const aliases = aliasesOf(name, named);
   const missingRatio = Number(Math.max(0, 1 - presentIn(columns, merged) / context.rows).toFixed(3));
   const levelRatios = levelRatiosOf(columns, merged);
   return {
@@ -40,6 +41,12 @@ function nameOf(columns: readonly SiteColumn[], named: NamedHint | undefined): s
   if (named === undefined) return columns[0]?.column.name ?? '';
   const key = foldName(named.name);
   return columns.find(({ column }) => foldName(column.name) === key)?.column.name ?? named.name;
+}
+
+/** Each once, whatever its spelling, and none that is the column's own name. */
+function aliasesOf(name: string, named: NamedHint | undefined): string[] {
+  const keys = new Set([foldName(name)]);
+  return (named?.hint.aliases ?? []).filter((alias) => keys.size !== keys.add(foldName(alias)).size);
 }
 
 function mergeKind(name: string, columns: readonly SiteColumn[], context: MergeContext): FeatureColumn | undefined {
@@ -192,7 +199,7 @@ function categorical(
   }
   let levels = [...counts.keys()];
   const wanted = context.hint?.hint.levels;
-  if (wanted !== undefined) levels = foldLevels(wanted, values);
+  if (wanted !== undefined) levels = foldLevels(name, wanted, values);
   else if (levels.length > MAX_LEVELS) {
     context.warn(
       `column "${name}" has ${levels.length} values; the ${MAX_LEVELS} most frequent are kept, the rest count as one`,
@@ -232,7 +239,9 @@ function mergeNumbers(name: string, columns: readonly SiteColumn[], context: Mer
   }
   const isPrepared = hint.scale !== undefined || hint.clip !== undefined;
   const moments = (
-    isPrepared ? columns.map(({ column }) => derivedMoments(column, 'value')) : usable.map((one) => one.moments)
+    isPrepared
+      ? columns.map((entry) => preparedMoments(entry, hint, conversions.get(entry), zeroIsMissing))
+      : usable.map((one) => one.moments)
   ).reduce((sum, one) => combineMoments(sum, one), NO_MOMENTS);
   if (moments.count < MINIMUM_ROWS || roundConstant(moments.deviation) === 0) {
     context.warn(`column "${name}" is left out: it is the same in all rows that may be counted`);
@@ -251,6 +260,20 @@ function mergeNumbers(name: string, columns: readonly SiteColumn[], context: Mer
     missingMarkers: context.markers ?? (zeroIsMissing ? [0] : []),
     missingIndicator: needsIndicator(moments.count, context),
   };
+}
+
+/** After clip and logarithm. Where zeros stand out at a site, it has told the moments of the other values. */
+function preparedMoments(
+  { column }: SiteColumn,
+  { clip, scale }: FeatureHint,
+  conversion: UnitConversion | undefined,
+  zeroIsMissing: boolean,
+): Moments {
+  const told = derivedMoments(column, 'value');
+  const zero = preparation({ clip, scale }, conversion)?.(0) ?? 0;
+  const set = column.zeros > 0;
+  if (zeroIsMissing) return set ? told : removeValue(told, zero, countOfValue(column, 0));
+  return set ? combineMoments(told, { count: column.zeros, mean: zero, deviation: 0 }) : told;
 }
 
 function warnOfImplausible(

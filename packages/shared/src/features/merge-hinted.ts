@@ -12,16 +12,22 @@ const DEFAULT_BUCKETS = 32;
 /** Fixed for good: another seed is another encoding. */
 const HASH_SEED = 'octomil';
 
-/** Levels as cells are compared with them. @throws `invalid_input` for a level twice */
-export function foldLevels(levels: readonly (string | number)[], values: 'text' | 'number'): string[] {
-  const folded = levels.map((level) =>
-    values === 'number' ? String((numberOfText(String(level)) ?? Number.NaN) + 0) : foldCell(String(level)),
-  );
+/** Levels as cells are compared with them. @throws `invalid_input` for a level twice, or a text where cells are numbers */
+export function foldLevels(name: string, levels: readonly (string | number)[], values: 'text' | 'number'): string[] {
+  const folded = levels.map((level) => {
+    if (values === 'text') return foldCell(String(level));
+    const number = numberOfText(String(level));
+    if (number !== undefined) return String(number + 0);
+    throw new OctomilError(
+      'invalid_input',
+      `the hint for column "${name}" has the level "${level}", but the column holds numbers at every site; name its levels as numbers`,
+    );
+  });
   const twice = folded.find((level, place) => folded.indexOf(level) !== place);
   if (twice === undefined) return folded;
   throw new OctomilError(
     'invalid_input',
-    `the hinted levels have "${twice}" twice: case and spaces around make no difference`,
+    `the hint for column "${name}" has levels with "${twice}" twice: case and spaces around make no difference`,
   );
 }
 
@@ -47,12 +53,8 @@ export function mergeOrdinal(
     );
   }
   const values = numeric ? 'number' : 'text';
-  const [first] = columns;
-  if (first !== undefined && numeric && hinted?.some((level) => numberOfText(String(level)) === undefined) === true) {
-    throw mismatch(first.site, `its column "${name}" holds numbers, but the hinted levels are texts`);
-  }
   const levels =
-    hinted === undefined ? [...counts.keys()].sort((a, b) => Number(a) - Number(b)) : foldLevels(hinted, values);
+    hinted === undefined ? [...counts.keys()].sort((a, b) => Number(a) - Number(b)) : foldLevels(name, hinted, values);
   let moments: Moments = NO_MOMENTS;
   levels.forEach((level, place) => {
     moments = combineMoments(moments, { count: counts.get(level) ?? 0, mean: place, deviation: 0 });
@@ -113,7 +115,10 @@ export function mergeDatetime(
     }
     return [{ part, mean: roundConstant(moments.mean), deviation: roundConstant(moments.deviation) }];
   });
-  if (parts.length === 0) return undefined;
+  if (parts.length === 0) {
+    context.warn(`column "${name}" is left out: nothing that is derived of its dates differs between rows`);
+    return undefined;
+  }
   return {
     kind: 'datetime',
     name,

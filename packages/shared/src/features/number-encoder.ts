@@ -6,12 +6,16 @@ import type { BooleanColumn, NumericColumn, UnitConversion } from './feature-spe
 /** Scaled numbers are held within this many standard deviations: one typing error must not outweigh all patients. */
 export const CLIP_DEVIATIONS = 10;
 
+export interface Preparation {
+  readonly clip?: NumericColumn['clip'] | undefined;
+  readonly scale?: NumericColumn['scale'] | undefined;
+}
+
 /** What is scaled for a cell: unit, clip and logarithm applied, in this order; undefined where it is the cell itself. */
 export function preparation(
-  column: NumericColumn | BooleanColumn,
+  { clip, scale }: Preparation,
   conversion: UnitConversion | undefined,
 ): ((value: number) => number) | undefined {
-  const { clip, scale } = column.kind === 'numeric' ? column : { clip: undefined, scale: undefined };
   if (conversion === undefined && clip === undefined && scale === undefined) return undefined;
   const { factor, offset } = conversion ?? { factor: 1, offset: 0 };
   const [least, most] = clip ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
@@ -25,7 +29,7 @@ export function numberEncoder(column: NumericColumn | BooleanColumn, conversion?
   const { mean, deviation, missingIndicator, kind } = column;
   const { numbers, texts } = splitMarkers(column.missingMarkers);
   const hasMarkers = numbers.length > 0;
-  const prepare = preparation(column, conversion);
+  const prepare = preparation(kind === 'numeric' ? column : {}, conversion);
   const base = {
     cell: { column: foldName(column.name), as: kind === 'boolean' ? 'boolean' : 'number', missingTexts: texts },
     width: columnWidth(column),

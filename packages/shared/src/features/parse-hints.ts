@@ -29,7 +29,29 @@ export function parseHints(hints: unknown): FeatureHints {
       details: { field: `features.hints.${name}` },
     });
   }
+  refuseSharedNames(hints as FeatureHints);
   return hints as FeatureHints;
+}
+
+/** A name that two hints claim would be read into two columns, which no spec may have. */
+function refuseSharedNames(hints: FeatureHints): void {
+  const owners = new Map<string, string>();
+  const claim = (column: string, name: string, field: string): void => {
+    const key = foldName(name);
+    const owner = owners.get(key);
+    if (owner !== undefined && owner !== column) {
+      throw new OctomilError(
+        'invalid_input',
+        `the hints for columns "${owner.slice(0, 200)}" and "${column.slice(0, 200)}" both mean "${name.slice(0, 200)}" (case and spaces make no difference); leave it to one of them`,
+        { details: { field: `features.hints.${column.slice(0, 200)}${field}` } },
+      );
+    }
+    owners.set(key, column);
+  };
+  for (const column of Object.keys(hints)) claim(column, column, '');
+  for (const [column, { aliases = [] }] of Object.entries(hints)) {
+    for (const alias of aliases) claim(column, alias, '.aliases');
+  }
 }
 
 /**
@@ -57,6 +79,10 @@ export function refuseTargetHints(hints: FeatureHints, target: string): void {
 
 function problemOf(hint: unknown): string | undefined {
   if (Value.Check(FeatureHintSchema, hint)) {
+    const { range, clip } = hint;
+    if (range !== undefined && range[0] > range[1]) return `has the range ${range.join(' to ')}, which is empty`;
+    if (clip !== undefined && clip[0] >= clip[1])
+      return `clips to ${clip.join(' to ')}, which leaves one value at most`;
     const [unit] = Object.entries(hintedUnits(hint)).find(([, { factor }]) => factor === 0) ?? [];
     return unit === undefined ? undefined : `converts ${unit} by a factor of 0, which leaves nothing of its values`;
   }

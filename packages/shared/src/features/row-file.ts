@@ -134,7 +134,11 @@ function sweep(folder: string): void {
   for (const name of readdirSync(folder)) {
     const pid = Number(FILE_NAME.exec(name)?.[1]);
     if (!Number.isInteger(pid) || left.has(join(folder, name)) || (pid !== process.pid && isAlive(pid))) continue;
-    rmSync(join(folder, name), { force: true });
+    try {
+      rmSync(join(folder, name), { force: true });
+    } catch {
+      // Another user's, in a folder that is shared: theirs to remove.
+    }
   }
 }
 

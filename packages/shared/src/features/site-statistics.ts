@@ -46,7 +46,7 @@ export interface ColumnStatistics {
   readonly unit?: string;
   /** Text that spells numbers with leading zeros, of more than {@link MAX_LEVELS} values that repeat. */
   readonly codes?: true;
-  /** Moments of what a hint derives: the spans of a date, or `value` after clip and logarithm, in the hint's unit. */
+  /** Moments of what a hint derives: the spans of a date, or `value` after clip and logarithm, in the hint's unit; without `zeros`. */
   readonly derived?: readonly DerivedMoments[];
   /** Of pictures: the size they were resized to, and the moments of each channel's numbers; 1 is the greatest. */
   readonly image?: ImageStatistics;
