@@ -1,6 +1,5 @@
-import { rm } from 'node:fs/promises';
 import { type Clock, createLogger, Lifecycle, type Logger, type Service, systemClock } from '@octomil/shared/runtime';
-import type { Trainer } from '@octomil/shared/training';
+import { removeLeftRuns, type Trainer } from '@octomil/shared/training';
 import { AuditLog } from './audit/audit-log.js';
 import { type DeviceConditions, SystemConditions } from './conditions/device-conditions.js';
 import { Eligibility } from './conditions/eligibility.js';
@@ -92,7 +91,7 @@ async function compose(
   const folder = await openStateFolder(config.stateDir, () => clock.now());
   lifecycle.onStop('state folder', () => folder.close());
   // What a killed agent's code left: rows among it.
-  await rm(folder.workPath, { recursive: true, force: true });
+  await removeLeftRuns(folder.workPath);
   const metrics = new AgentMetrics();
   const audit = new AuditLog(folder.auditPath, { clock });
   lifecycle.onStop('audit log', () => audit.close());

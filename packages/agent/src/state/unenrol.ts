@@ -1,5 +1,5 @@
 import { rm } from 'node:fs/promises';
-import { listPersonal } from '@octomil/shared/training';
+import { listPersonal, removeLeftRuns } from '@octomil/shared/training';
 import { openStateFolder } from './state-folder.js';
 
 /**
@@ -17,9 +17,10 @@ export async function unenrol(
   const folder = await openStateFolder(stateDir, Date.now);
   const { credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath } = folder;
   const { controlVariatesPath, sourcesPath, personalPath, deployedPath, summariesPath, localApiPath } = folder;
-  const paths = [credentialPath, modelsPath, updatesPath, workPath, journalPath, questionsPath, controlVariatesPath];
+  const paths = [credentialPath, modelsPath, updatesPath, journalPath, questionsPath, controlVariatesPath];
   const fetched = [sourcesPath, deployedPath, summariesPath, localApiPath];
   try {
+    await removeLeftRuns(workPath);
     for (const path of [...paths, ...fetched, ...(personal ? [personalPath] : [])]) {
       await rm(path, { recursive: true, force: true });
     }

@@ -8,6 +8,7 @@ import {
   systemClock,
 } from '@octomil/shared/runtime';
 import { cancelledBy } from './cancellation.js';
+import { removeLeftRuns } from './own-code/left-runs.js';
 import { watchMemory } from './resident-memory.js';
 import type { TrainerResult, TrainerTask } from './task.js';
 import { TaskQueue } from './task-queue.js';
@@ -119,6 +120,12 @@ export class TrainerSupervisor implements Trainer {
       callOffWatch();
       callOffKill();
       stops.removeEventListener('abort', onAbort);
+      // A killed process could not end and remove what the site's own code had begun.
+      if (!child.usable && task.kind === 'train' && task.trainer === 'own') {
+        await removeLeftRuns(task.workPath).catch((error: unknown) =>
+          this.#logger.warn({ error, path: task.workPath }, "a run of the site's own code could not be removed"),
+        );
+      }
       this.#callOffIdleEnd = this.#clock.after(this.#idleMs, () => this.#endChild());
     }
   }

@@ -1,4 +1,5 @@
 export { type CodeFile, type CodeListing, notAllowed, readCode } from './code-files.js';
+export { removeLeftRuns } from './left-runs.js';
 export {
   DEFAULT_OWN_CODE_LIMITS,
   type OwnCode,

@@ -1,4 +1,4 @@
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { delimiter, isAbsolute, join } from 'node:path';
 import type { OwnCodeLimits } from './own-code.js';
@@ -35,9 +35,20 @@ export function limitingPrefix(limits: OwnCodeLimits): string[] {
   if (setpriv !== undefined) prefix.push(setpriv, '--pdeathsig', 'KILL', '--');
   const taskset = cpuPercent === undefined ? undefined : findProgram('taskset');
   if (taskset !== undefined && cpuPercent !== undefined) {
-    prefix.push(taskset, '--cpu-list', `0-${processorsOf(cpuPercent) - 1}`);
+    const list = allowedProcessors().slice(0, processorsOf(cpuPercent)).join();
+    if (list !== '') prefix.push(taskset, '--cpu-list', list);
   }
   return prefix;
+}
+
+/** By number: a container, or whoever started this process, may have taken any of the machine's away. */
+function allowedProcessors(): number[] {
+  const status = readFileSync('/proc/self/status', 'latin1');
+  const ranges = /^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1]?.split(',') ?? [];
+  return ranges.flatMap((range) => {
+    const [first = 0, last = first] = range.split('-').map(Number);
+    return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  });
 }
 
 /** At least one. */

@@ -1,6 +1,8 @@
-import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -11,7 +13,10 @@ import { decodeWeights, encodeWeights } from '@octomil/shared/tensors';
 import { DEFAULT_LOCAL_OPTIONS } from '../local-options.js';
 import { runTask } from '../run-task.js';
 import type { OwnCodeTrainTask, TrainingProgress } from '../task.js';
+import { TrainerSupervisor } from '../trainer-supervisor.js';
 import { readCode } from './code-files.js';
+import { removeLeftRuns } from './left-runs.js';
+import { findProgram, limitingPrefix } from './limiting-prefix.js';
 import { DEFAULT_OWN_CODE_LIMITS, type OwnCode } from './own-code.js';
 
 let folder: string;
@@ -281,4 +286,77 @@ test.each([
     code: 'training_failed',
     reason: expect.stringMatching(reason),
   });
+});
+
+/** As another user than root, whom no file's rights hold back. */
+async function asAnybody<R>(use: () => Promise<R>): Promise<R> {
+  if (process.getuid?.() !== 0) return use();
+  process.seteuid?.(65_534);
+  try {
+    return await use();
+  } finally {
+    process.seteuid?.(0);
+  }
+}
+
+test('what a killed trainer left goes: folders that nobody may write, and processes that its code started', async () => {
+  const work = join(folder, 'left-work');
+  await asAnybody(async () => {
+    const cache = join(tmpdir(), `left-${process.pid}`, 'run-1', 'home', 'go');
+    await mkdir(cache, { recursive: true });
+    await writeFile(join(cache, 'rows'), '1,2,3');
+    await symlink(tmpdir(), join(cache, 'elsewhere'));
+    await chmod(cache, 0o555);
+    await removeLeftRuns(join(tmpdir(), `left-${process.pid}`));
+    expect(existsSync(join(tmpdir(), `left-${process.pid}`))).toBe(false);
+  });
+  if (process.platform !== 'linux') return;
+  const run = join(work, 'run-ä');
+  await mkdir(run, { recursive: true });
+  const child = spawn(process.execPath, ['-e', 'setInterval(() => undefined, 1000)'], {
+    env: { OCTOMIL_FOLDER: run },
+    stdio: 'ignore',
+  });
+  const ended = once(child, 'exit');
+  await once(child, 'spawn');
+  await removeLeftRuns(work);
+  expect(await ended).toEqual([null, 'SIGKILL']);
+  expect(existsSync(work)).toBe(false);
+});
+
+test('a trainer process that is killed leaves no rows of a run, and nothing of its code goes on', async () => {
+  const mark = join(folder, 'orphan');
+  const worker = `setInterval(() => require('node:fs').writeFileSync(${JSON.stringify(mark)}, String(Date.now())), 20)`;
+  const task = await taskFor(`
+import { spawn } from 'node:child_process';
+spawn(process.execPath, ['-e', ${JSON.stringify(worker)}], { stdio: 'ignore' });
+setInterval(() => undefined, 1000)`);
+  const supervisor = new TrainerSupervisor();
+  try {
+    const failure = supervisor.run(task).catch((error: unknown) => error);
+    while (!existsSync(mark)) await sleep(20);
+    process.kill(supervisor.pid ?? 0, 'SIGKILL');
+    expect(await failure).toMatchObject({ code: 'training_failed' });
+    expect(existsSync(task.workPath)).toBe(false);
+    if (process.platform !== 'linux') return;
+    await rm(mark, { force: true });
+    await sleep(150);
+    expect(existsSync(mark)).toBe(false);
+  } finally {
+    await supervisor.stop();
+  }
+}, 180_000);
+
+test('code is held to processors that its agent may use', () => {
+  const processors = cpus().length;
+  if (process.platform !== 'linux' || processors < 2 || findProgram('taskset') === undefined) return;
+  const bind = (list: string) => execFileSync('taskset', ['--pid', '--cpu-list', list, String(process.pid)]);
+  const before = /^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '';
+  const last = before.split(/[,-]/).at(-1) ?? '';
+  try {
+    bind(last);
+    expect(limitingPrefix({ ...DEFAULT_OWN_CODE_LIMITS, cpuPercent: 50 }).slice(-2)).toEqual(['--cpu-list', last]);
+  } finally {
+    bind(before);
+  }
 });

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
+import { residentBytesOf } from '../resident-memory.js';
 
 /** Set in the environment of everything that a run starts, so that what left its process group is found again. */
 export const RUN_MARKER = 'OCTOMIL_RUN';
@@ -16,15 +17,15 @@ export async function residentBytes(groupId: number): Promise<number | undefined
 }
 
 async function residentFromProc(groupId: number): Promise<number | undefined> {
-  const pages = await Promise.all(
+  const counts = await Promise.all(
     (await processIds()).map(async (id) => {
       const text = await readFile(`/proc/${id}/stat`, 'latin1').catch(() => '');
       // The program's name, in parentheses, may hold anything; the fields after it are numbers.
       const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-      return Number(fields[2]) === groupId ? Number(fields[21]) : 0;
+      return Number(fields[2]) === groupId ? ((await residentBytesOf(id)) ?? 0) : 0;
     }),
   );
-  return pages.reduce((sum, count) => sum + count, 0) * 4_096;
+  return counts.reduce((sum, count) => sum + count, 0);
 }
 
 function residentFromPs(groupId: number): Promise<number | undefined> {
@@ -49,10 +50,10 @@ export function signalGroup(groupId: number, signal: NodeJS.Signals): void {
   }
 }
 
-/** Kills what carries the run's mark but left its process group. Linux only: elsewhere nothing tells. */
-export async function killMarked(run: string): Promise<void> {
+/** Kills what was started with this variable of the environment, in whatever process group. Linux only: elsewhere nothing tells. */
+export async function killCarrying(variable: string, value: string): Promise<void> {
   if (!LINUX) return;
-  const mark = `${RUN_MARKER}=${run}`;
+  const mark = Buffer.from(`${variable}=${value}`).toString('latin1');
   await Promise.all(
     (await processIds()).map(async (id) => {
       const environment = await readFile(`/proc/${id}/environ`, 'latin1').catch(() => '');

@@ -1,4 +1,4 @@
-import { copyFile, lstat, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, lstat, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { DataSource, MemoryBudget } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
@@ -10,6 +10,7 @@ import type { RunOptions } from '../trainer.js';
 import { takeUpdate } from './checked-update.js';
 import { notAllowed, readCode } from './code-files.js';
 import { columnNames, writeRowsAsParquet, writeRowsAsTensors } from './encoded-rows.js';
+import { FOLDER_VARIABLE, removeRunFolder } from './left-runs.js';
 import { findProgram, processorsOf } from './limiting-prefix.js';
 import type { OwnCode } from './own-code.js';
 import { runWatched } from './watched-command.js';
@@ -75,7 +76,7 @@ export async function runOwnCode(
     const trainLoss = typeof loss === 'number' && Number.isFinite(loss) ? loss : null;
     return { sampleCount, trainLoss, evaluation, update, backend: `own:${code.name}`, steps };
   } finally {
-    await rm(folder, { recursive: true, force: true, maxRetries: 3 }).catch(() => undefined);
+    await removeRunFolder(folder).catch(() => undefined);
   }
 }
 
@@ -150,7 +151,7 @@ function environmentOf(code: OwnCode, folder: string): Record<string, string> {
     LANG: 'C.UTF-8',
     HOME: join(folder, 'home'),
     TMPDIR: join(folder, 'tmp'),
-    OCTOMIL_FOLDER: folder,
+    [FOLDER_VARIABLE]: folder,
     // Bytecode beside the code is not part of its digest, so it is neither read nor written there.
     PYTHONPYCACHEPREFIX: join(folder, 'tmp', 'pycache'),
     PYTHONUNBUFFERED: '1',

@@ -6,7 +6,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import { cancelledBy } from '../cancellation.js';
 import { limitingPrefix } from './limiting-prefix.js';
 import type { OwnCodeLimits } from './own-code.js';
-import { killMarked, RUN_MARKER, residentBytes, signalGroup } from './process-tree.js';
+import { killCarrying, RUN_MARKER, residentBytes, signalGroup } from './process-tree.js';
 
 const MIB = 1_048_576;
 const WATCH_MS = 250;
@@ -89,7 +89,7 @@ export async function runWatched(command: WatchedCommand): Promise<void> {
   process.off('exit', onExit);
   signal?.removeEventListener('abort', onAbort);
   signalGroup(groupId, 'SIGKILL');
-  await killMarked(run);
+  await killCarrying(RUN_MARKER, run);
   talk.end();
   if (reason !== undefined) throw reason;
   const tooMuch = excess(limits, before, await folderUse(folder));
