@@ -3,6 +3,8 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import {
   type FeatureColumn,
   type FeatureSpec,
+  foldUnit,
+  type NumericColumn,
   parseFeatureSpec,
   type SiteEntry,
   sealFeatureSpec,
@@ -74,7 +76,7 @@ function completed(
   if (proposed === undefined && ![name, ...aliases].some((key) => known.has(foldName(key)))) {
     throw refusal(name, 'is in no data that a site described; check its name, or give it an alias');
   }
-  if (proposed !== undefined && proposed.kind === column['kind']) return column;
+  if (proposed !== undefined && proposed.kind === column['kind']) return withReference(column, proposed, name);
   const hints = Object.fromEntries(
     HINTED.flatMap((field) => (column[field] === undefined ? [] : [[field, column[field]]])),
   );
@@ -86,8 +88,43 @@ function completed(
     );
   }
   // What the person wrote goes before what follows from the statistics, as far as the kind has such a field.
-  const own = Object.fromEntries(Object.entries(column).filter(([field]) => field in made && field !== 'name'));
+  const own = Object.fromEntries(Object.entries(column).filter(([field]) => field in made && !FIXED.has(field)));
   return { ...made, ...own };
+}
+
+/** The name may be a new one, which `made` has; the reference was told of the old kind and its levels. */
+const FIXED: ReadonlySet<string> = new Set(['name', 'reference']);
+
+/**
+ * A column of the same kind. Where its levels were changed, their shares are told in the new order; a level that the
+ * proposal had not is among the others there, so nothing is known of its share.
+ *
+ * @throws `invalid_input` for another unit or scale with the constants of the old one
+ */
+function withReference(column: Readonly<Record<string, unknown>>, proposed: FeatureColumn, name: string): unknown {
+  if (proposed.kind === 'numeric') refuseOldConstants(column, proposed, name);
+  const { levels } = column;
+  const shares = proposed.reference?.levelRatios;
+  if (!('levels' in proposed) || shares === undefined || !Array.isArray(levels)) return column;
+  if (canonical(levels) === canonical(proposed.levels)) return column;
+  const known = new Map(proposed.levels.map((level, place) => [level, shares[place] ?? 0]));
+  const levelRatios = levels.map((level) => known.get(level) ?? 0);
+  const others = Math.max(0, 1 - levelRatios.reduce((sum, ratio) => sum + ratio, 0));
+  return { ...column, reference: { ...proposed.reference, levelRatios: [...levelRatios, Number(others.toFixed(3))] } };
+}
+
+function refuseOldConstants(column: Readonly<Record<string, unknown>>, proposed: NumericColumn, name: string): void {
+  const { unit, scale, mean, deviation } = column;
+  if (mean !== proposed.mean || deviation !== proposed.deviation) return;
+  // Where nobody has named a unit, a first one is a name and no other measure.
+  const hasOtherUnit =
+    proposed.unit !== undefined && typeof unit === 'string' && foldUnit(unit) !== foldUnit(proposed.unit);
+  if (!hasOtherUnit && scale === proposed.scale) return;
+  const what = hasOtherUnit ? `its unit to ${unit.slice(0, 40)}` : 'its scale';
+  throw refusal(
+    name,
+    `changes ${what}, but keeps the mean and deviation of before; change them with it, or propose again with a hint, which measures them`,
+  );
 }
 
 /** Of all columns that a site has, whether it told of them or left them out. */

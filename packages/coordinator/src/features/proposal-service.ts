@@ -30,7 +30,6 @@ export interface Asker {
 const MAX_WARNINGS = 1_000;
 /** A column's encoding does not depend on the model unless that is a network for images. */
 const ANY_TABLE_MODEL = 'logistic';
-const CONFIRMABLE: readonly ProposalState[] = ['proposed', 'superseded'];
 const REJECTABLE: readonly ProposalState[] = ['proposed', 'confirmed', 'superseded'];
 const UNABLE: ReadonlySet<string> = new Set(['refused', 'failed', 'expired']);
 
@@ -127,7 +126,7 @@ export class ProposalService {
       );
     }
     if (proposal.state === 'confirmed') return proposal;
-    await this.store.confirm(proposal, spec, asker.name, CONFIRMABLE);
+    await this.store.confirm(proposal, spec, asker.name);
     return this.store.get(asker.organizationId, id);
   }
 

@@ -142,10 +142,11 @@ export class ProposalStore implements ConfirmedSpecs {
   /**
    * Confirms a proposal, with the spec that a person may have edited; the one that was confirmed before is superseded.
    *
-   * @param from states it may be in
+   * @param proposal as the spec was made of it: what has been confirmed meanwhile stays as it was confirmed
    * @throws `wrong_state` naming the state; `conflict` when another was confirmed at the same moment
    */
-  async confirm(proposal: Proposal, spec: FeatureSpec, actor: string, from: readonly ProposalState[]): Promise<void> {
+  async confirm(proposal: Proposal, spec: FeatureSpec, actor: string): Promise<void> {
+    const from: readonly ProposalState[] = [proposal.confirmedAt === null ? 'proposed' : 'superseded'];
     try {
       await this.#database.transact(async (transaction) => {
         await sql`update feature_proposals set state = 'superseded', ended_by = ${actor}, ended_at = now(),

@@ -60,3 +60,4 @@ export {
 } from './site-statistics.js';
 export { hashFeatureSpec, sealFeatureSpec } from './spec-hash.js';
 export { type Comparison, formatTargetRule, parseTargetRule, type TargetRule } from './target-rule.js';
+export { foldUnit } from './units.js';
