@@ -36,6 +36,17 @@ test('an entry is in the file when record resolves, and a later process appends'
     expect((await stat(path)).mode & 0o777).toBe(0o600);
   }));
 
+test('long names from outside take little room, so that they cannot push older entries out', () =>
+  inFolder(async (folder) => {
+    const path = join(folder, 'audit.jsonl');
+    const log = new AuditLog(path, { clock });
+    const federation = 'f'.repeat(4_000_000);
+    await log.record({ kind: 'failure', federation, details: { code: 'invalid_input', message: federation } });
+    await log.close();
+    expect((await stat(path)).size).toBeLessThan(3_000);
+    expect(JSON.parse(await readFile(path, 'utf8'))).toMatchObject({ federation: `${'f'.repeat(1_000)}…` });
+  }));
+
 test('a full file is put aside whole, and the oldest go', () =>
   inFolder(async (folder) => {
     const path = join(folder, 'audit.jsonl');

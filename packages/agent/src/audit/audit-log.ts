@@ -42,6 +42,12 @@ export interface AuditLogOptions {
   readonly keptFiles?: number;
 }
 
+/** Names come from the coordinator, of any length: a few long ones would push the older entries out of the kept files. */
+const MAX_TEXT_CHARACTERS = 1_000;
+
+const shortened = (_: string, value: unknown): unknown =>
+  typeof value === 'string' && value.length > MAX_TEXT_CHARACTERS ? `${value.slice(0, MAX_TEXT_CHARACTERS)}…` : value;
+
 /** Append-only JSON lines. An entry is on disk before `record` resolves, and nothing leaves the site before that. */
 export class AuditLog {
   readonly #path: string;
@@ -66,7 +72,7 @@ export class AuditLog {
    * @throws OctomilError `insufficient_storage` when the entry cannot be written; what it announces must then stay here
    */
   record(entry: AuditEntry): Promise<void> {
-    const line = `${JSON.stringify({ at: new Date(this.#clock.now()).toISOString(), ...entry })}\n`;
+    const line = `${JSON.stringify({ at: new Date(this.#clock.now()).toISOString(), ...entry }, shortened)}\n`;
     return new Promise((resolve, reject) => {
       this.#waiting.push({ line, resolve, reject });
       this.#writing ??= this.#drain();

@@ -24,6 +24,8 @@ export interface PendingUpload {
   /** By this machine's clock; after it nobody waits for the update. */
   readonly deadlineAtMs: number;
   readonly context: WorkContext;
+  /** That it was made of, as the assignment names them; absent in records of older agents. */
+  readonly columns?: readonly string[];
 }
 
 /** For the audit log of a resumed upload. */

@@ -1,17 +1,17 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
-import { type Bench, onBench } from '../testing/agent-under-test.js';
+import { type Bench, OPEN_POLICY, onBench } from '../testing/agent-under-test.js';
 
 /** Stops an agent in the middle of an upload, which its next start takes up. */
-async function cutUpload(bench: Bench): Promise<void> {
+async function cutUpload(bench: Bench, assigned: { taskJson?: string } = {}): Promise<void> {
   const { coordinator } = bench;
   coordinator.inlineMaxBytes = 1_000;
   coordinator.onHttp = (request) => /parts\/[23]$/.test(request.url ?? '');
   const agent = await bench.start();
   await agent.ready;
   const base = coordinator.addObject(Buffer.alloc(250_000, 7));
-  coordinator.assign({ ref: { assignmentId: 'a', attempt: 1 }, base });
+  coordinator.assign({ ref: { assignmentId: 'a', attempt: 1 }, base, ...assigned });
   await coordinator.until(() => [...coordinator.tickets.values()][0]?.received.size === 2);
   await agent.stop();
   expect(await readdir(join(bench.stateDir, 'updates'))).toEqual(['a.1.safetensors']);
@@ -39,6 +39,21 @@ test('an update of an earlier run does not leave once the site has withdrawn the
     );
     expect(await readdir(join(bench.stateDir, 'updates'))).toEqual([]);
     expect((await bench.audit()).filter(({ details }) => (details as { resumed?: true })?.resumed)).toEqual([]);
+  }));
+
+test('nor once the rule lets out other columns than the update was made of', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    const featureSpec = { columns: [{ name: 'age' }, { name: 'genome' }], target: { rule: { column: 'ill' } } };
+    await cutUpload(bench, { taskJson: JSON.stringify({ trainer: 'echo', featureSpec }) });
+    const [rule] = OPEN_POLICY.allow;
+    await (await bench.start({ policy: { allow: [{ ...rule, columns: ['age', 'ill'] }] } })).ready;
+    await coordinator.until(() => coordinator.updates.has('a') || coordinator.of('assignmentAnswer').length > 0);
+    expect(coordinator.of('assignmentAnswer')[0]?.answer).toMatchObject({
+      case: 'refused',
+      value: { code: 'policy_denied', message: expect.stringContaining('"genome"') },
+    });
+    expect(coordinator.httpRequests).toEqual([]);
   }));
 
 test('an upload of an earlier run is audited under the rule that allows it now', () =>

@@ -137,7 +137,10 @@ export class SiteRunner implements AssignmentRunner {
     }
     const { federation, model, dataSet, roundNumber } = upload.context;
     // The site may have withdrawn its consent while the agent was down: what was made then does not leave now.
-    const decision = decide(config.policy, { federation, model, dataSet: dataSet ?? undefined });
+    const decision = decide(config.policy, {
+      ...{ federation, model, dataSet: dataSet ?? undefined },
+      ...(upload.columns === undefined ? {} : { columns: upload.columns }),
+    });
     if (!decision.allowed) {
       const { problem } = decision;
       logger.warn(
@@ -311,7 +314,7 @@ export class SiteRunner implements AssignmentRunner {
         await audit.record({
           ...audited,
           kind: 'statistics',
-          sizeBytes: statistics.length,
+          sizeBytes: Buffer.byteLength(statistics),
           sha256: sha256Of(statistics),
         });
         return { kind: 'reported', json: statistics };
@@ -355,7 +358,8 @@ export class SiteRunner implements AssignmentRunner {
       const elapsedMs = clock.now() - startedAtMs;
       const alsoTold = control?.lost === true ? { controlVariateLost: true } : {};
       const upload = pendingUpload(key, context, task.updateFormat, result, deadlineAtMs, elapsedMs, alsoTold);
-      return await this.#delivery.deliver(upload, work, line, false, throttle);
+      const columns = columnsOfTask(assignment.kind, json);
+      return await this.#delivery.deliver({ ...upload, columns }, work, line, false, throttle);
     } finally {
       stopTelling();
       held?.release();

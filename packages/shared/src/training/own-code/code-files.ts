@@ -29,7 +29,7 @@ export interface CodeListing {
 interface FoundFile {
   readonly name: string;
   readonly path: string;
-  /** Run where it is: an interpreter of a virtual environment would not work elsewhere. */
+  /** Run where it is: an interpreter of a virtual environment, or a tool of an installed package, would not work elsewhere. */
   readonly inPlace: boolean;
 }
 
@@ -106,7 +106,9 @@ async function fileOf(code: OwnCode, word: string, index: number): Promise<Found
   const found = await stat(path).catch(() => undefined);
   if (found?.isFile() !== true) return undefined;
   const name = nameIn(code.root, path);
-  if (!name.startsWith('../') && !isAbsolute(name)) return { name, path, inPlace: false };
+  if (!name.startsWith('../') && !isAbsolute(name)) {
+    return { name, path, inPlace: name.split('/').includes('node_modules') };
+  }
   return { name: `outside/${index}/${basename(path)}`, path, inPlace: index === 0 };
 }
 

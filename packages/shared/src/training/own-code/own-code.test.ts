@@ -360,3 +360,16 @@ test('code is held to processors that its agent may use', () => {
     bind(before);
   }
 });
+
+test('a tool of an installed package is run where it is, and finds its other files', async () => {
+  const { code, ...task } = await taskFor(GOOD);
+  const tool = join(code.root, 'node_modules', 'tool');
+  await mkdir(tool, { recursive: true });
+  await writeFile(join(tool, 'cli.mjs'), "import './other.mjs'; await import(process.argv[2]);");
+  await writeFile(join(tool, 'other.mjs'), '');
+  const own = { ...code, command: ['node', 'node_modules/tool/cli.mjs', 'train.mjs'] };
+  const { sha256, files } = await readCode(own);
+  expect(files.map(({ name }) => name)).toEqual(['node_modules/tool/cli.mjs', 'train.mjs']);
+  const result = await runTask({ ...task, code: own, allowedSha256: sha256 });
+  expect(result).toMatchObject({ trainLoss: 0.5 });
+});

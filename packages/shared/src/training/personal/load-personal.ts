@@ -25,7 +25,9 @@ export async function loadPersonalModel(path: string, base?: Uint8Array): Promis
   const record = await readPersonalRecord(path);
   if (record === undefined) throw new OctomilError('not_found', `${path} keeps no personal model`);
   const own = await readPersonalTensors(path, record.current);
-  const document = await readFile(join(path, DOCUMENT));
+  const document = await readFile(join(path, DOCUMENT)).catch((cause: unknown) => {
+    throw new OctomilError('corrupt_file', `${DOCUMENT} beside what was kept is lost`, { cause });
+  });
   if (record.method === 'ditto') return { record, document, tensors: own };
   if (base === undefined) {
     throw new OctomilError(

@@ -10,7 +10,14 @@ import { evaluate } from '../evaluate.js';
 import type { EvaluationMetrics } from '../metrics.js';
 import { runTask } from '../run-task.js';
 import { type RowMaker, SitesForTests } from '../testing/personal-sites.js';
-import { listPersonal, readPersonalRecord, readPersonalTensors, removePersonal } from './personal-folder.js';
+import { loadPersonalModel } from './load-personal.js';
+import {
+  keepPersonal,
+  listPersonal,
+  readPersonalRecord,
+  readPersonalTensors,
+  removePersonal,
+} from './personal-folder.js';
 import type { Personalization } from './personalization.js';
 
 let folder: string;
@@ -313,4 +320,15 @@ test('another head than before starts from the base', async () => {
   await sites.round(1, FEDPER);
   const result = await runTask(sites.task(0, 2, { method: 'fedper', headLayers: ['body'] }));
   expect(result.personalization).toMatchObject({ startedFrom: 'base', reason: expect.stringMatching(/head/) });
+});
+
+test('a personal model without its model.json is damaged, and says so', async () => {
+  const place = { federation: 'f', model: 'm', dataSet: 'd', sessionId: 's', roundNumber: 1 };
+  const path = join(folder, 'no-document');
+  const tensors = [{ name: 'w', shape: [1], data: Float32Array.of(1) }];
+  const identity = { method: 'ditto', modelSha256: 'a'.repeat(64), tensors } as const;
+  await keepPersonal({ ...place, path }, identity, undefined, tensors, Buffer.from('{}'));
+  expect((await loadPersonalModel(path)).tensors).toEqual(tensors);
+  await rm(join(path, 'model.json'));
+  await expect(loadPersonalModel(path)).rejects.toMatchObject({ code: 'corrupt_file' });
 });
