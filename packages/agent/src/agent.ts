@@ -4,6 +4,7 @@ import { AuditLog } from './audit/audit-log.js';
 import { type DeviceConditions, SystemConditions } from './conditions/device-conditions.js';
 import { Eligibility } from './conditions/eligibility.js';
 import type { AgentConfig } from './config/agent-config.js';
+import { environmentWithProxy } from './config/proxy.js';
 import { bandwidthLimit } from './connection/bandwidth.js';
 import { bearer, type CoordinatorClient, openCoordinatorClient } from './connection/coordinator-client.js';
 import { HttpTransfers } from './connection/http-transfers.js';
@@ -113,7 +114,7 @@ async function compose(
   const data = new SiteData({
     folder: folder.sourcesPath,
     maxBytes: config.sourceCacheBytes,
-    environment: process.env,
+    environment: environmentWithProxy(process.env, config.proxy),
     clock,
     bandwidth,
   });

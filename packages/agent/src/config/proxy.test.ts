@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { proxyFor, proxyFromEnvironment } from './proxy.js';
+import { environmentWithProxy, proxyFor, proxyFromEnvironment } from './proxy.js';
 
 const at = (host: string, port = 443) => ({ host, port });
 
@@ -22,4 +22,20 @@ test("the agent's own setting holds for loopback too, and a star turns proxies o
   expect(proxyFor(proxyFromEnvironment({}, { url: 'http://p:1' }), at('127.0.0.1'))?.host).toBe('p:1');
   expect(proxyFor(proxyFromEnvironment({ https_proxy: 'http://p:1', no_proxy: '*' }), at('x.example'))).toBeUndefined();
   expect(proxyFor(proxyFromEnvironment({}), at('x.example'))).toBeUndefined();
+});
+
+test('sources see the setting in place of the proxies of the environment, and nothing else changed', () => {
+  const environment = { PATH: '/bin', HTTPS_PROXY: 'http://e:1', all_proxy: 'http://e:2', NO_PROXY: 'a.example' };
+  expect(environmentWithProxy(environment, proxyFromEnvironment(environment, { url: 'http://s:1' }))).toEqual({
+    PATH: '/bin',
+    https_proxy: 'http://s:1',
+    http_proxy: 'http://s:1',
+    no_proxy: 'a.example',
+  });
+  expect(environmentWithProxy(environment, proxyFromEnvironment(environment, { noProxy: ['b.example'] }))).toEqual({
+    PATH: '/bin',
+    HTTPS_PROXY: 'http://e:1',
+    all_proxy: 'http://e:2',
+    no_proxy: 'b.example',
+  });
 });

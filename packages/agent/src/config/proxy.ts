@@ -1,3 +1,4 @@
+import { bypassesProxy, type Environment, noProxyEntries } from '@octomil/shared/storage';
 import { isLoopback, type PeerAddress } from './address.js';
 
 /** Which proxy to take. `explicit` is the agent's own setting, which also holds for loopback; the rest is the environment's. */
@@ -11,7 +12,7 @@ export interface ProxySettings {
 
 /** Reads the usual variables; the lower-case spelling wins, as in curl. */
 export function proxyFromEnvironment(
-  environment: Readonly<Record<string, string | undefined>>,
+  environment: Environment,
   setting: { readonly url?: string | undefined; readonly noProxy?: readonly string[] | undefined } = {},
 ): ProxySettings {
   const fromEnvironment =
@@ -20,12 +21,7 @@ export function proxyFromEnvironment(
   return {
     url: setting.url ?? (fromEnvironment || undefined),
     explicit: setting.url !== undefined,
-    noProxy:
-      setting.noProxy ??
-      noProxy
-        .split(/[\s,]+/)
-        .map((entry) => entry.toLowerCase())
-        .filter((entry) => entry !== ''),
+    noProxy: setting.noProxy ?? noProxyEntries(noProxy),
   };
 }
 
@@ -33,13 +29,23 @@ export function proxyFromEnvironment(
 export function proxyFor(settings: ProxySettings, address: Pick<PeerAddress, 'host' | 'port'>): URL | undefined {
   if (settings.url === undefined) return undefined;
   if (isLoopback(address.host) && !settings.explicit) return undefined;
-  const host = address.host.toLowerCase();
-  const bypassed = settings.noProxy.some((entry) => {
-    if (entry === '*') return true;
-    const [name = '', port] = entry.startsWith('[') ? [entry.replace(/^\[|\]$/g, '')] : entry.split(':');
-    if (port !== undefined && Number(port) !== address.port) return false;
-    const suffix = name.replace(/^\*?\./, '');
-    return host === suffix || host.endsWith(`.${suffix}`);
+  return bypassesProxy(settings.noProxy, address) ? undefined : new URL(settings.url);
+}
+
+const VARIABLES: ReadonlySet<string> = new Set(['https_proxy', 'http_proxy', 'all_proxy']);
+
+/**
+ * The environment as the sources of data are to see it: the agent's own setting takes the place of its proxies. The
+ * loopback is then still reached directly.
+ */
+export function environmentWithProxy(environment: Environment, { url, explicit, noProxy }: ProxySettings): Environment {
+  const kept = Object.entries(environment).filter(([name]) => {
+    const variable = name.toLowerCase();
+    return variable !== 'no_proxy' && !(explicit && VARIABLES.has(variable));
   });
-  return bypassed ? undefined : new URL(settings.url);
+  return {
+    ...Object.fromEntries(kept),
+    ...(explicit ? { https_proxy: url, http_proxy: url } : {}),
+    no_proxy: noProxy.join(','),
+  };
 }

@@ -12,6 +12,7 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { type Clock, systemClock } from '@octomil/shared/runtime';
 import type { Environment } from '@octomil/shared/storage';
 import type { AgentConfig } from '../config/agent-config.js';
+import { environmentWithProxy } from '../config/proxy.js';
 import { type Bandwidth, bandwidthLimit, unlimited } from '../connection/bandwidth.js';
 
 export interface SiteDataOptions {
@@ -121,7 +122,7 @@ export async function withSiteData<T>(config: AgentConfig, work: (data: SiteData
   const data = new SiteData({
     folder,
     maxBytes: config.sourceCacheBytes,
-    environment: process.env,
+    environment: environmentWithProxy(process.env, config.proxy),
     clock: systemClock,
     bandwidth: bandwidthLimit(config.policy.resources?.bandwidthMbit, systemClock),
   });

@@ -18,8 +18,8 @@ export function hasOpenssl(): boolean {
   }
 }
 
-/** A private authority and a server certificate by it for 127.0.0.1, valid for `days`. */
-export function makeCertificates(folder: string, days = 2): TestCertificates {
+/** A private authority and a server certificate by it for 127.0.0.1, or another name, valid for `days`. */
+export function makeCertificates(folder: string, days = 2, name = 'IP:127.0.0.1'): TestCertificates {
   const at = (name: string): string => join(folder, name);
   const openssl = (...args: string[]): void => {
     execFileSync('openssl', args, { stdio: 'ignore' });
@@ -39,7 +39,7 @@ export function makeCertificates(folder: string, days = 2): TestCertificates {
     '/CN=test CA',
   );
   openssl('req', ...elliptic, '-keyout', at('server.key'), '-out', at('server.csr'), '-subj', '/CN=coordinator');
-  writeFileSync(at('ext.cnf'), 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n');
+  writeFileSync(at('ext.cnf'), `subjectAltName=${name}\nextendedKeyUsage=serverAuth\n`);
   openssl(
     ...['x509', '-req', '-in', at('server.csr'), '-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-CAcreateserial'],
     ...['-out', at('server.pem'), '-days', String(days), '-extfile', at('ext.cnf')],

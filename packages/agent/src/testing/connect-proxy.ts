@@ -8,8 +8,17 @@ export interface ConnectProxy {
   close(): Promise<void>;
 }
 
-/** A proxy that knows CONNECT and nothing else, and wants `user:secret`. */
-export async function startConnectProxy(): Promise<ConnectProxy> {
+interface Place {
+  readonly host: string;
+  readonly port: number;
+}
+
+/**
+ * A proxy that knows CONNECT and nothing else, and wants `user:secret`.
+ *
+ * @param reach where a tunnel to this place leads. Default: there
+ */
+export async function startConnectProxy(reach: (place: Place) => Place = (place) => place): Promise<ConnectProxy> {
   const targets: string[] = [];
   const sockets = new Set<Socket>();
   const server = createServer((_, response) => response.writeHead(405).end());
@@ -22,8 +31,9 @@ export async function startConnectProxy(): Promise<ConnectProxy> {
       return;
     }
     targets.push(request.url ?? '');
-    const [host = '', port] = (request.url ?? '').split(':');
-    const upstream = connect(Number(port), host, () => {
+    const [name = '', number] = (request.url ?? '').split(':');
+    const { host, port } = reach({ host: name, port: Number(number) });
+    const upstream = connect(port, host, () => {
       client.write('HTTP/1.1 200 Connection Established\r\n\r\n');
       upstream.pipe(client).pipe(upstream);
     });

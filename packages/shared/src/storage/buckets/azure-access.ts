@@ -2,7 +2,7 @@ import type { ContainerClient, StoragePipelineOptions } from '@azure/storage-blo
 import { OctomilError } from '../../errors/index.js';
 import type { BucketAddress } from './bucket-address.js';
 import type { BucketErrors } from './bucket-problem.js';
-import type { Environment } from './web-transport.js';
+import { type Environment, proxyOf } from './proxies.js';
 
 type AzureAddress = Extract<BucketAddress, { provider: 'az' }>;
 
@@ -12,9 +12,23 @@ export interface AzureAccess {
   readonly signing: 'account_key' | 'user_delegation' | undefined;
 }
 
-const PIPELINE: StoragePipelineOptions = {
-  retryOptions: { maxTries: 3, retryDelayInMs: 300, maxRetryDelayInMs: 5000, tryTimeoutInMs: 60_000 },
-};
+/** Where `environment` names no proxy for the endpoint, the SDK looks at the variables of this process. */
+function pipelineOptions(environment: Environment, endpoint: string): StoragePipelineOptions {
+  const proxy = proxyOf(environment, endpoint);
+  return {
+    retryOptions: { maxTries: 3, retryDelayInMs: 300, maxRetryDelayInMs: 5000, tryTimeoutInMs: 60_000 },
+    ...(proxy === undefined
+      ? {}
+      : {
+          proxyOptions: {
+            host: `${proxy.protocol}//${proxy.hostname}`,
+            port: Number(proxy.port || (proxy.protocol === 'https:' ? 443 : 80)),
+            username: proxy.username,
+            password: proxy.password,
+          },
+        }),
+  };
+}
 
 /**
  * Finds the credentials for a container: the signature of the URL, AZURE_STORAGE_CONNECTION_STRING,
@@ -40,10 +54,13 @@ export async function openAzureAccess(
 
   if (address.sas !== undefined && address.account !== undefined) {
     const url = `https://${address.account}.blob.${address.domain ?? 'core.windows.net'}/${container}?${address.sas}`;
-    return { container: new sdk.ContainerClient(url, undefined, PIPELINE), signing: undefined };
+    return {
+      container: new sdk.ContainerClient(url, undefined, pipelineOptions(environment, url)),
+      signing: undefined,
+    };
   }
   if (connection !== undefined) {
-    const service = fromConnectionString(sdk, connection);
+    const service = fromConnectionString(sdk, connection, environment);
     if (address.account === undefined || service.accountName === address.account) {
       const signing = /AccountKey=/i.test(connection) || /UseDevelopmentStorage=true/i.test(connection);
       return { container: service.getContainerClient(container), signing: signing ? 'account_key' : undefined };
@@ -54,11 +71,15 @@ export async function openAzureAccess(
     if (Buffer.from(key, 'base64').length === 0) throw errors.make({ problem: 'bad_credentials' });
     const credential = new sdk.StorageSharedKeyCredential(account, key);
     const url = `${endpointOf(account)}/${container}`;
-    return { container: new sdk.ContainerClient(url, credential, PIPELINE), signing: 'account_key' };
+    return {
+      container: new sdk.ContainerClient(url, credential, pipelineOptions(environment, url)),
+      signing: 'account_key',
+    };
   }
   if (account !== undefined && sas !== undefined && (name === undefined || name === account)) {
+    const url = `${endpointOf(account)}/${container}?${sas}`;
     return {
-      container: new sdk.ContainerClient(`${endpointOf(account)}/${container}?${sas}`, undefined, PIPELINE),
+      container: new sdk.ContainerClient(url, undefined, pipelineOptions(environment, url)),
       signing: undefined,
     };
   }
@@ -66,12 +87,16 @@ export async function openAzureAccess(
   const identity = await identityCredential();
   if (identity === undefined) throw errors.make({ problem: 'no_credentials' });
   const url = `${endpointOf(account)}/${container}`;
-  return { container: new sdk.ContainerClient(url, identity, PIPELINE), signing: 'user_delegation' };
+  return {
+    container: new sdk.ContainerClient(url, identity, pipelineOptions(environment, url)),
+    signing: 'user_delegation',
+  };
 }
 
-function fromConnectionString(sdk: typeof import('@azure/storage-blob'), text: string) {
+function fromConnectionString(sdk: typeof import('@azure/storage-blob'), text: string, environment: Environment) {
   try {
-    return sdk.BlobServiceClient.fromConnectionString(text, PIPELINE);
+    const { url } = sdk.BlobServiceClient.fromConnectionString(text);
+    return sdk.BlobServiceClient.fromConnectionString(text, pipelineOptions(environment, url));
   } catch {
     // Its message may quote the string, and the string holds the key.
     throw new OctomilError(

@@ -15,8 +15,8 @@ import type {
   UploadPart,
 } from './bucket-client.js';
 import { BucketErrors, type BucketPurpose, type Failure, networkProblem, problemOfStatus } from './bucket-problem.js';
+import type { Environment } from './proxies.js';
 import { requireParts } from './received-parts.js';
-import type { Environment } from './web-transport.js';
 
 export interface AzureClientOptions {
   readonly address: Extract<BucketAddress, { provider: 'az' }>;

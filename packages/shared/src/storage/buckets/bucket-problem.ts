@@ -120,7 +120,7 @@ export class BucketErrors {
       case 'changed':
         return 'the object changed while it was read; read it again, and write a new object rather than over one in use';
       case 'unreachable':
-        return `${name} cannot be reached; check the network, HTTPS_PROXY and ${endpoint}`;
+        return `${name} cannot be reached; check the network, HTTPS_PROXY (at a site also proxy of agent.yaml) and ${endpoint}`;
       case 'timeout':
         return `${name} did not answer in time; try again, or check the network and the proxy`;
       case 'busy':

@@ -19,13 +19,16 @@ import {
   problemOf,
   problemOfStatus,
 } from './bucket-problem.js';
-import { type Environment, openWebTransport, type WebTransport } from './web-transport.js';
+import { type Environment, proxyOf } from './proxies.js';
+import { openWebTransport, type WebTransport } from './web-transport.js';
 
 export interface GcsClientOptions {
   readonly bucket: string;
   readonly environment: Environment;
   readonly purpose: BucketPurpose;
 }
+
+type Interceptor = Storage['interceptors'][number];
 
 const CREDENTIALS =
   'set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account, run `gcloud auth application-default login`, or run where a service account is attached';
@@ -42,6 +45,8 @@ export async function openGcsClient({ bucket, environment, purpose }: GcsClientO
   const emulator = emulatorUrl(environment['STORAGE_EMULATOR_HOST']);
   const keyFilename = environment['GOOGLE_APPLICATION_CREDENTIALS'] || undefined;
   const projectId = environment['GOOGLE_CLOUD_PROJECT'] || undefined;
+  const proxy = proxyOf(environment, emulator ?? 'https://storage.googleapis.com')?.href;
+  const signInProxy = proxyOf(environment, 'https://oauth2.googleapis.com')?.href;
   const options: StorageOptions = {
     retryOptions: { autoRetry: true, maxRetries: 3, maxRetryDelay: 2, totalTimeout: 60 },
     ...(emulator === undefined ? {} : { apiEndpoint: emulator }),
@@ -50,8 +55,13 @@ export async function openGcsClient({ bucket, environment, purpose }: GcsClientO
       ? {}
       : { keyFilename }),
     ...(projectId === undefined ? {} : { projectId }),
+    ...(signInProxy === undefined ? {} : { clientOptions: { transporterOptions: { proxy: signInProxy } } }),
   };
   const storage = new Storage(options);
+  // Where `environment` names none, the SDK looks at the variables of this process.
+  if (proxy !== undefined) {
+    storage.interceptors.push({ request: (asked) => ({ ...asked, proxy }) as ReturnType<Interceptor['request']> });
+  }
   // The SDK leaves the path out when it reads the variable itself, and other servers want it as Google's do.
   if (emulator !== undefined) storage.baseUrl = `${emulator}/storage/v1`;
   const errors = new BucketErrors(
@@ -338,9 +348,11 @@ function gcsProblem(error: unknown, status: number | undefined, message: string)
   if (/invalid_client|unsupported.*PEM|DECODER|asn1/i.test(message)) return 'bad_credentials';
   const network = networkProblem(error);
   if (network !== undefined) return network;
-  // A proxy that ends the connection has no code.
-  const { name, type } = error as { name?: unknown; type?: unknown };
-  if (name === 'FetchError' && type === 'system') return 'unreachable';
+  // A proxy that ends the connection has no code; where a token was asked for, it is the cause.
+  for (const thrown of [error, (error as { cause?: unknown }).cause]) {
+    const { name, type } = (thrown ?? {}) as { name?: unknown; type?: unknown };
+    if (name === 'FetchError' && type === 'system') return 'unreachable';
+  }
   return problemOfStatus(status) ?? 'refused';
 }
 

@@ -18,5 +18,6 @@ export type {
 export { BucketObjectStore, type BucketObjectStoreOptions } from './bucket-object-store.js';
 export { BucketErrors, type BucketProblem, networkProblem, problemOf, problemOfStatus } from './bucket-problem.js';
 export { openBucket } from './open-bucket.js';
+export { bypassesProxy, type Environment, noProxyEntries } from './proxies.js';
 export { mayPass, resumingStream } from './resuming-stream.js';
-export { type Environment, openWebTransport, type WebTransport } from './web-transport.js';
+export { openWebTransport, type WebTransport } from './web-transport.js';

@@ -1,7 +1,7 @@
 import type { BucketAddress } from './bucket-address.js';
 import type { BucketClient } from './bucket-client.js';
 import type { BucketPurpose } from './bucket-problem.js';
-import type { Environment } from './web-transport.js';
+import type { Environment } from './proxies.js';
 
 export interface OpenBucketOptions {
   /** Where credentials, endpoints and proxies are read. They are held in memory only, and never logged. */

@@ -13,9 +13,10 @@ import type {
   UploadPart,
 } from './bucket-client.js';
 import { BucketErrors, type BucketPurpose, type Failure, networkProblem, problemOfStatus } from './bucket-problem.js';
+import type { Environment } from './proxies.js';
 import { requireParts } from './received-parts.js';
 import { s3RequestHandler } from './s3-request-handler.js';
-import { type Environment, openWebTransport, type WebTransport } from './web-transport.js';
+import { openWebTransport, type WebTransport } from './web-transport.js';
 
 export interface S3ClientOptions {
   readonly bucket: string;
