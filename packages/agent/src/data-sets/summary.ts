@@ -2,7 +2,7 @@ import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile, stat } from 'node:fs/promises';
-import { type DataSource, isRemoteSource, locateData } from '@octomil/shared/data';
+import { type DataSource, formatOf, isRemoteSource, locateData } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
@@ -64,6 +64,12 @@ interface Remembered {
   /** Of source settings and what tells that the data changed: the same mark means the same summary. */
   readonly mark: string;
   readonly summary: SummaryOfSource;
+}
+
+interface MarkedSource {
+  readonly name: string;
+  readonly source: DataSource;
+  readonly mark: string;
 }
 
 export interface DataSetSummariesOptions {
@@ -175,16 +181,44 @@ export class DataSetSummaries {
     );
     const changed = marked.filter(({ name, mark }) => this.#remembered?.get(name)?.mark !== mark);
     if (changed.length === 0) return false;
-    const summaries = await this.#options.summarize(
-      changed.map(({ source }) => source),
-      this.#stopping.signal,
-    );
-    for (const [index, { name, mark }] of changed.entries()) {
-      const summary = summaries[index];
-      if (summary !== undefined) this.#remember(name, mark, readOf(summary));
-    }
+    const read = await this.#readLocal(changed);
+    const isNew = read.map(({ name, mark, ...one }) => {
+      // A process that died says nothing of the data: it is tried again, and told once.
+      const isSame = mark === '' && this.#remembered?.get(name)?.summary.problem === one.summary.problem;
+      if (!isSame) this.#remember(name, mark, one);
+      return !isSame;
+    });
+    if (!isNew.includes(true)) return false;
     await this.#keep();
     return true;
+  }
+
+  /** By one process where that lives, or else each by one of its own: what ends it must not hide the other data sets. */
+  async #readLocal(sources: readonly MarkedSource[]): Promise<(ReadSummary & { name: string; mark: string })[]> {
+    const { signal } = this.#stopping;
+    try {
+      const summaries = await this.#options.summarize(
+        sources.map(({ source }) => source),
+        signal,
+      );
+      return sources.flatMap(({ name, mark }, index) => {
+        const summary = summaries[index];
+        return summary === undefined ? [] : [{ name, mark, ...readOf(summary) }];
+      });
+    } catch (thrown) {
+      signal.throwIfAborted();
+      const [only] = sources;
+      if (only !== undefined && sources.length === 1) {
+        const { code, reason } = toOctomilError(thrown, 'training_failed');
+        const problem = `[${code}] ${reason}`;
+        return [
+          { name: only.name, mark: '', summary: { rowCount: 0, format: formatOf(only.source), digest: '', problem } },
+        ];
+      }
+      const read = [];
+      for (const one of sources) read.push(...(await this.#readLocal([one])));
+      return read;
+    }
   }
 
   async #refreshRemote(name: string, source: DataSource): Promise<boolean> {
