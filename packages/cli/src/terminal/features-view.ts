@@ -1,5 +1,6 @@
 import type { DriftReport, FeatureProposal, ProposalSummary } from '@octomil/sdk';
 import { table, timeText } from './output.js';
+import { quoted } from './quoted.js';
 
 /** A proposal for people: what each column becomes, where it is missing, what is left out, and what to do next. */
 export async function proposalText(proposal: FeatureProposal, file: string | undefined): Promise<string> {
@@ -44,7 +45,7 @@ export async function proposalText(proposal: FeatureProposal, file: string | und
     parts.push(
       file === undefined
         ? `octomil features confirm ${proposal.id}`
-        : `Edit ${file} (spec.columns) or not, then: octomil features confirm ${file.includes('/') ? file : `./${file}`}`,
+        : `Edit ${file} (spec.columns) or not, then: octomil features confirm ${quoted(file.includes('/') ? file : `./${file}`)}`,
     );
   }
   return parts.join('\n\n');

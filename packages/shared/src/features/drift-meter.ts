@@ -1,7 +1,7 @@
 import { splitMarkers } from '@octomil/shared/data';
 import { isCycle } from './column-width.js';
 import { dateCells, fixedReference, spanOf } from './date-encoder.js';
-import type { BooleanColumn, FeatureColumn, NumericColumn, UnitConversion } from './feature-spec.js';
+import type { BooleanColumn, FeatureColumn, NumericColumn, TargetSpec, UnitConversion } from './feature-spec.js';
 import { levelFinder } from './level-encoders.js';
 import { CLIP_DEVIATIONS, preparation } from './number-encoder.js';
 import type { ColumnDrift } from './site-drift.js';
@@ -46,7 +46,9 @@ interface Measured {
   readonly levels?: readonly number[];
 }
 
-function driftOf(column: FeatureColumn, rows: number, missing: number, measured: Measured): ColumnDrift {
+type Referred = Pick<FeatureColumn, 'name' | 'reference' | 'missingIndicator'>;
+
+function driftOf(column: Referred, rows: number, missing: number, measured: Measured): ColumnDrift {
   const all = Math.max(1, roundCount(rows));
   // A few rows count with the many: nothing says whether there are any.
   const present = rows - missing;
@@ -251,9 +253,37 @@ function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kin
         }
       }
     },
-    take: (rows) => driftOf({ ...column, mean, deviation }, rows, rows - present, { distance: distance / present }),
+    take: (rows) => driftOf(column, rows, rows - present, { distance: distance / present }),
   };
 }
+
+/** Of the target: rows without one, rows of no agreed class, which are not learned from, and how far its numbers are off. */
+export interface TargetMeter {
+  /** @param y what the row is to teach; NaN where it is left out */
+  add(y: number, isMissing: boolean): void;
+  take(rows: number): ColumnDrift;
+}
+
+export function targetMeter({ rule, output }: TargetSpec): TargetMeter {
+  const isNumber = output.kind === 'regression';
+  const distances = new Distances();
+  let [missing, unknown] = [0, 0];
+  return {
+    add(y, isMissing) {
+      if (!Number.isNaN(y)) {
+        // It is scaled as a column is.
+        if (isNumber) distances.add(y < -CLIP_DEVIATIONS ? 0 : y > CLIP_DEVIATIONS ? 2 : 1, held(y));
+      } else if (isMissing) missing++;
+      else unknown++;
+    },
+    take: (rows) =>
+      driftOf({ name: rule.column, missingIndicator: true }, rows, missing, {
+        ...(isNumber ? { distance: distances.mean() } : { levels: [rows - missing - unknown, unknown] }),
+      }),
+  };
+}
+
+const held = (distance: number) => Math.min(CLIP_DEVIATIONS, Math.max(-CLIP_DEVIATIONS, distance));
 
 function missingMeter(column: FeatureColumn): DriftMeter {
   let missing = 0;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { driftWarnings, siteDrift } from './drift-warnings.js';
-import type { FeatureColumn } from './feature-spec.js';
+import type { FeatureColumn, TargetSpec } from './feature-spec.js';
 import { loadDataset } from './load-dataset.js';
 import { sealFeatureSpec } from './spec-hash.js';
 
@@ -33,7 +33,7 @@ const spec = sealFeatureSpec({
     output: { kind: 'regression' },
     classes: [],
     values: 'number',
-    mean: 0,
+    mean: 1,
     deviation: 1,
     missingMarkers: [],
   },
@@ -150,6 +150,38 @@ test.each<[FeatureColumn, unknown, unknown]>([
   expect(await shiftOf(50)).not.toBe(none);
   // In tens, as counts are.
   expect(await shiftOf(48)).toBe(await shiftOf(50));
+});
+
+test('rows without a target or of a class that nobody agreed on, and numbers that moved, are told of the target', async () => {
+  const path = join(folder, 'target.csv');
+  const targetOf = async (target: Partial<TargetSpec>, ys: readonly unknown[]) => {
+    writeFileSync(path, `chol,y\n${ys.map((y) => `5,${String(y)}`).join('\n')}\n`);
+    const changed = sealFeatureSpec({ ...spec, target: { ...spec.target, ...target } });
+    const { drift, train } = await loadDataset({ path, delimiter: ',' }, changed, { salt: '', shareRatio: 0 });
+    return {
+      ...drift.columns.at(-1),
+      learned: train.rows,
+      warnings: drift.warnings.filter((one) => one.includes('"y"')),
+    };
+  };
+  const ys = [
+    ...new Array<string>(60).fill('well'),
+    ...new Array<string>(10).fill('ill'),
+    ...new Array<string>(10).fill('gone'),
+    ...new Array<string>(20).fill(''),
+  ];
+  const classes: Partial<TargetSpec> = { output: { kind: 'binary' }, classes: ['ill', 'well'], values: 'text' };
+  expect(await targetOf(classes, ys)).toEqual({
+    ...{ name: 'y', missingRatio: 0.2, unknownRatio: 0.125, learned: 70 },
+    warnings: ['column "y": 12.5 % of its values are no agreed level, against 0 %'],
+  });
+  const few = ys.map((y, row) => (y === 'gone' && row % 2 === 0 ? 'ill' : y));
+  expect(await targetOf(classes, few)).toMatchObject({ unknownRatio: 0, warnings: [] });
+  const numbers = Array.from({ length: 100 }, (_, row) => (row < 20 ? -9 : 7));
+  expect(await targetOf({ mean: 4, deviation: 2, missingMarkers: [-9] }, numbers)).toMatchObject({
+    ...{ missingRatio: 0.2, shift: 1.5, learned: 80 },
+    warnings: ['column "y": its mean is 1.50 standard deviations above that of the agreed features'],
+  });
 });
 
 test('of many columns those that drifted most are told, in the order of the spec', () => {

@@ -13,7 +13,7 @@ import { columnBinder } from './bind-columns.js';
 import { cellKind, columnEncoder } from './column-encoder.js';
 import { encodedWidth } from './column-width.js';
 import type { HoldoutRule, LoadedDataset } from './dataset.js';
-import { driftMeter } from './drift-meter.js';
+import { driftMeter, targetMeter } from './drift-meter.js';
 import { siteDrift } from './drift-warnings.js';
 import type { FeatureSpec } from './feature-spec.js';
 import { RowSplitter } from './holdout.js';
@@ -93,15 +93,17 @@ export async function encodeTable(
       const targets = cellsOf(0);
       await train.begin(chunk.rows);
       if (holdout.shareRatio > 0) await heldOut.begin(chunk.rows);
+      const isMetered = chunks < METERED_CHUNKS || chunks % METERED_STEP === 0;
+      chunks++;
+      if (isMetered) meteredRows += chunk.rows;
       for (let row = 0; row < chunk.rows; row++) {
-        const y = plan.target.encode(targets[row] ?? Number.NaN);
+        const cell = targets[row] ?? Number.NaN;
+        const y = plan.target.encode(cell);
+        if (isMetered) plan.targetMeter.add(y, plan.target.isMissing(cell));
         if (Number.isNaN(y)) droppedRows++;
         else if (splitter.isHeldOut(row)) heldOut.pick(row, y);
         else train.pick(row, y);
       }
-      const isMetered = chunks < METERED_CHUNKS || chunks % METERED_STEP === 0;
-      chunks++;
-      if (isMetered) meteredRows += chunk.rows;
       for (const { encoder, meter, column, index, originIndex, offset } of plan.features) {
         let cells = cellsOf(index ?? -1);
         if (index === undefined) cells.fill(Number.NaN);
@@ -122,11 +124,10 @@ export async function encodeTable(
       train.end();
       heldOut.end();
     }
-    const drift = siteDrift(
-      spec.hash,
-      meteredRows,
-      plan.features.map(({ meter }) => meter.take(meteredRows)),
-    );
+    const drift = siteDrift(spec.hash, meteredRows, [
+      ...plan.features.map(({ meter }) => meter.take(meteredRows)),
+      plan.targetMeter.take(meteredRows),
+    ]);
     return { train: await train.take(), heldOut: await heldOut.take(), droppedRows, drift };
   } catch (error) {
     train.discard();
@@ -172,7 +173,14 @@ function planCells(reader: TableReader, spec: FeatureSpec, holdout: HoldoutRule)
   }
   const content = (column: string) => readAsNumber.get(column) ?? cells.push({ column, as: 'content' }) - 1;
   const picture = features.some(({ column }) => column.kind === 'image');
-  return { cells, target, features, picture, hashed: hashedColumns(reader, holdout, keys).map(content) };
+  return {
+    cells,
+    target,
+    targetMeter: targetMeter(spec.target),
+    features,
+    picture,
+    hashed: hashedColumns(reader, holdout, keys).map(content),
+  };
 }
 
 /** The columns that decide the side of a row, in the order of their folded names. */

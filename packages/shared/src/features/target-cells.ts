@@ -51,6 +51,8 @@ function holds(cell: number, comparison: TargetRule['comparison'], value: number
 
 export interface TargetEncoder {
   readonly cell: CellRequest;
+  /** Not there, rather than no class of the spec. */
+  isMissing(cell: number): boolean;
   /** The number to learn; NaN where the row is to be dropped. */
   encode(cell: number): number;
 }
@@ -62,15 +64,18 @@ export function targetEncoder(target: TargetSpec, key: string, path: string): Ta
     const { numbers } = splitMarkers(markers);
     return {
       cell: targetCell(key, rule, markers),
+      isMissing: () => true,
       encode: (cell) => compareCell(rule, cell, numbers, path),
     };
   }
   const { numbers, texts: missingTexts } = splitMarkers(markers);
+  const isMissing = (cell: number) => Number.isNaN(cell) || numbers.includes(cell);
   if (target.output.kind === 'regression') {
     return {
       cell: { column: key, as: 'number', missingTexts },
+      isMissing,
       encode: (cell) => {
-        if (Number.isNaN(cell) || numbers.includes(cell)) return Number.NaN;
+        if (isMissing(cell)) return Number.NaN;
         if (Number.isFinite(cell)) return (cell - target.mean) / target.deviation;
         throw new OctomilError(
           'data_mismatch',
@@ -82,12 +87,14 @@ export function targetEncoder(target: TargetSpec, key: string, path: string): Ta
   if (target.values === 'text') {
     return {
       cell: { column: key, as: 'level', levels: target.classes, missingTexts },
+      isMissing: (cell) => Number.isNaN(cell),
       encode: (cell) => (cell >= 0 ? cell : Number.NaN),
     };
   }
   const classes = target.classes.map((name) => numberOfText(name) ?? Number.NaN);
   return {
     cell: { column: key, as: target.values, missingTexts },
+    isMissing,
     encode: (cell) => {
       const index = numbers.includes(cell) ? -1 : classes.indexOf(cell);
       return index < 0 ? Number.NaN : index;
