@@ -4,6 +4,9 @@
  * @type {import('@octomil/shared/training').OwnModuleTrain}
  */
 export async function train({ weights, data, config, signal, report }) {
+  if (config.architecture.name !== 'logistic' || config.target.output.kind !== 'binary') {
+    throw new Error('this example trains the architecture logistic on two classes');
+  }
   const { x, y, rows, width } = data;
   const { epochs, batch_size: batchSize, learning_rate: rate } = config.local;
   const trained = weights.map((tensor) => ({ ...tensor, data: Float32Array.from(tensor.data) }));

@@ -41,6 +41,8 @@ def write_safetensors(path, tensors):
 def main():
     with open("config.json", encoding="utf-8") as file:
         config = json.load(file)
+    if config["architecture"]["name"] != "logistic" or config["target"]["output"]["kind"] != "binary":
+        raise SystemExit("this example trains the architecture logistic on two classes")
     local = config["local"]
     tensors = read_safetensors("base.safetensors")
     rows = read_safetensors("train.safetensors")

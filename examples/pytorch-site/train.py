@@ -1,7 +1,7 @@
 """Trains with PyTorch as a site's own training code: needs the packages torch and safetensors.
 
 Layers are made from the base itself: every 2-dimensional tensor is the kernel of a dense layer ([inputs, outputs], as in
-tfjs), followed by its bias; ReLU stands between them.
+tfjs), followed by its bias; between them stands the activation that the session's architecture names.
 """
 import json
 
@@ -11,6 +11,19 @@ from safetensors.torch import load_file, save_file
 with open("config.json", encoding="utf-8") as file:
     config = json.load(file)
 local = config["local"]
+architecture = config["architecture"]
+if architecture["name"] not in ("logistic", "mlp"):
+    raise SystemExit("this example trains dense models: the architectures logistic and mlp")
+activation = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "elu": torch.nn.functional.elu,
+    "selu": torch.selu,
+    "softplus": torch.nn.functional.softplus,
+    "swish": torch.nn.functional.silu,
+    "linear": lambda inputs: inputs,
+}[architecture.get("activation", "linear")]
 torch.manual_seed(config["seed"])
 
 base = load_file("base.safetensors")
@@ -35,7 +48,7 @@ def forward(inputs):
     for index, name in enumerate(order):
         inputs = inputs @ weights[name] + bias_of(name)
         if index < len(order) - 1:
-            inputs = torch.relu(inputs)
+            inputs = activation(inputs)
     return inputs
 
 

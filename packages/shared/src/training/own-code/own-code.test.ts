@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { openTable } from '@octomil/shared/data';
@@ -373,3 +373,21 @@ test('a tool of an installed package is run where it is, and finds its other fil
   const result = await runTask({ ...task, code: own, allowedSha256: sha256 });
   expect(result).toMatchObject({ trainLoss: 0.5 });
 });
+
+const EXAMPLES = resolve(import.meta.dirname, '../../../../../examples');
+const PYTHON = findProgram('python3') === undefined ? test.skip : test;
+for (const [named, folderName, change] of [
+  [test, 'node-module-site', { command: undefined, module: 'train.js' }],
+  [PYTHON, 'python-site', { command: ['python3', 'train.py'] }],
+] as const) {
+  named(`the example ${folderName} refuses a model that it would spoil`, async () => {
+    const root = join(EXAMPLES, folderName);
+    const { basePath, ...task } = await taskFor('', { ...change, root, wholeFolder: true } as Partial<OwnCode>);
+    const architecture = parseArchitecture('mlp');
+    await writeFile(basePath, encodeWeights(initialWeights(architecture, encodedWidth(spec), 3)));
+    await expect(runTask({ ...task, basePath, architecture })).rejects.toMatchObject({
+      code: 'training_failed',
+      reason: expect.stringContaining('trains the architecture logistic'),
+    });
+  });
+}
