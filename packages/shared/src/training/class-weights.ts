@@ -7,7 +7,8 @@ import type { LocalOptions } from './local-options.js';
  * The weight of each class in the loss, by class index.
  *
  * `balanced` is n / (k · nᵢ) for the k classes that occur among these n rows: each class weighs as much as every other, and
- * the mean weight of a row is 1 (King and Zeng 2001, "Logistic Regression in Rare Events Data"; as scikit-learn has it).
+ * the mean weight of a row is 1 (King and Zeng 2001, "Logistic Regression in Rare Events Data"; as scikit-learn has it). A
+ * class of fewer than 10 rows is weighed as if it had 10, so that no row has more than a tenth of the say.
  * Classes that weights do not name have 1.
  *
  * @param y class index of each train row
@@ -71,5 +72,5 @@ function balanced(classes: number, y: Float32Array): Float32Array {
   const counts = new Array<number>(classes).fill(0);
   for (const label of y) counts[label] = (counts[label] ?? 0) + 1;
   const present = counts.filter((count) => count > 0).length;
-  return Float32Array.from(counts, (count) => (count === 0 ? 1 : y.length / (present * count)));
+  return Float32Array.from(counts, (count) => (count === 0 ? 1 : y.length / (present * Math.max(count, MINIMUM_ROWS))));
 }

@@ -54,7 +54,7 @@ async function run(
 }
 
 test('balanced weights are n / (k · nᵢ), and those that are given have their class by name', () => {
-  const y = Float32Array.of(0, 0, 0, 1, 0, 0);
+  const y = Float32Array.from({ length: 60 }, (_, row) => (row % 6 === 3 ? 1 : 0));
   expect([...classWeightsOf('balanced', { kind: 'binary' }, y)]).toEqual([Math.fround(6 / 10), 3]);
   // A class without rows leaves the others' weights as they would be without it.
   expect([...classWeightsOf('balanced', { kind: 'multiclass', classes: 3 }, y)]).toEqual([Math.fround(6 / 10), 3, 1]);
@@ -78,6 +78,16 @@ test('balanced weights are n / (k · nᵢ), and those that are given have their 
   expect([...weigh(1, 50)]).toEqual([1, 50]);
   expect([...weigh(1, 0)]).toEqual([1, 0]);
 });
+
+test.each([[[59, 1]], [[1, 9]], [[2, 2, 2, 2, 2]], [[1_000, 300, 4, 1]]])(
+  'by balanced weights no row has more than a tenth of the say: classes of %j rows',
+  (counts) => {
+    const y = Float32Array.from(counts.flatMap((count, label) => Array<number>(count).fill(label)));
+    const weights = classWeightsOf('balanced', { kind: 'multiclass', classes: counts.length }, y);
+    const total = y.reduce((sum, label) => sum + (weights[label] ?? 0), 0);
+    expect(Math.max(...weights) / total).toBeLessThanOrEqual(0.1 + 1e-6);
+  },
+);
 
 test.each([
   ['binary', logistic, 1, 2],
