@@ -15,7 +15,7 @@ import { unitOf } from './bind-columns.js';
 import { describeColumn } from './describe-column.js';
 import { checkImageShape, describeImages } from './describe-image.js';
 import type { FeatureHints } from './feature-hints.js';
-import { hintedNames, hintsByKey } from './feature-hints.js';
+import { agreedKey, hintedNames, hintsByKey, markersByKey } from './feature-hints.js';
 import { allMoments } from './moments.js';
 import { parseHints, refuseTargetHints } from './parse-hints.js';
 import { siteUnits, withSiteNames } from './site-names.js';
@@ -86,20 +86,18 @@ export async function describeTable(
       `${reader.source.path} has fewer than ${MINIMUM_ROWS} rows; a site takes part with at least ${MINIMUM_ROWS}`,
     );
   }
-  const declared = new Map(
-    Object.entries(request.missingMarkers ?? {}).map(([name, markers]) => [foldName(name), markers]),
+  const declared = markersByKey(request.missingMarkers, hints);
+  const missingMarkers = new Map(
+    reader.columns.flatMap(({ key }) => {
+      const markers = declared.get(agreedKey(key, hints));
+      return markers === undefined ? [] : [[key, markers] as const];
+    }),
   );
-  // What is declared for a column holds for its aliases.
-  const missingMarkers = new Map(declared);
-  for (const [alias, { name }] of hints) {
-    const markers = declared.get(foldName(name));
-    if (markers !== undefined && !missingMarkers.has(alias)) missingMarkers.set(alias, markers);
-  }
   const targetKey = foldName(request.target.column);
-  const unwanted = new Set((request.exclude ?? []).map(foldName));
-  for (const [key, { hint }] of hints) if (hint.exclude === true) unwanted.add(key);
+  const unwanted = new Set((request.exclude ?? []).map((name) => agreedKey(name, hints)));
+  const isWanted = (key: string) => !unwanted.has(agreedKey(key, hints)) && hints.get(key)?.hint.exclude !== true;
   const profiles = await reader.profile({
-    columns: reader.columns.map(({ key }) => key).filter((key) => key === targetKey || !unwanted.has(key)),
+    columns: reader.columns.map(({ key }) => key).filter((key) => key === targetKey || isWanted(key)),
     maxLevels: MAX_LEVELS,
     missingMarkers,
   });

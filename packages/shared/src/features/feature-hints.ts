@@ -1,4 +1,4 @@
-import { DATE_FORMATS, type DateFormat, foldName } from '@octomil/shared/data';
+import { DATE_FORMATS, type DateFormat, foldName, type MissingMarker } from '@octomil/shared/data';
 import { Type } from 'typebox';
 import {
   DATE_CYCLES,
@@ -103,6 +103,25 @@ export function hintsByKey(hints: FeatureHints | undefined): Map<string, NamedHi
       const key = foldName(alias);
       if (!byKey.has(key)) byKey.set(key, { name, hint });
     }
+  }
+  return byKey;
+}
+
+/** The folded name under which the federation has a column that is called so somewhere. */
+export function agreedKey(name: string, hints: ReadonlyMap<string, NamedHint>): string {
+  const key = foldName(name);
+  return foldName(hints.get(key)?.name ?? key);
+}
+
+/** What is declared as missing, by agreed key: what holds for a column holds for it under each of its names. */
+export function markersByKey(
+  declared: Readonly<Record<string, readonly MissingMarker[]>> | undefined,
+  hints: ReadonlyMap<string, NamedHint>,
+): Map<string, readonly MissingMarker[]> {
+  const byKey = new Map<string, readonly MissingMarker[]>();
+  for (const [name, markers] of Object.entries(declared ?? {})) {
+    const key = agreedKey(name, hints);
+    byKey.set(key, [...new Set([...(byKey.get(key) ?? []), ...markers])]);
   }
   return byKey;
 }

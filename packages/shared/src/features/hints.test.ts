@@ -321,6 +321,26 @@ test('an alias may be spelled twice, or as the column itself, and is one name al
   expect(columns['x']?.aliases).toEqual(['Age at visit']);
 });
 
+test('what is declared of a column by one of its names holds for all of them', async () => {
+  const hints: FeatureHints = { chol: { aliases: ['cholesterol'] } };
+  const usual = (row: number) => 200 + (row % 50);
+  const sources = [
+    { path: file({ age, chol: usual }) },
+    { path: file({ age, cholesterol: (row) => (row % 4 === 0 ? -9 : usual(row)) }) },
+  ];
+  const asked = { target, hints, missingMarkers: { Cholesterol: [-9] } };
+  const told = await Promise.all(sources.map((source) => describeSite(source, asked)));
+  const entries = told.map((statistics, i): SiteEntry => ({ deviceId: `${i}`, name: `${i}`, statistics }));
+  const spec = mergeStatistics(entries, asked);
+  expect(spec.columns).toMatchObject([{ name: 'age' }, { name: 'chol', missingMarkers: [-9] }]);
+  const { drift } = await loadDataset(sources[1] ?? { path: '' }, spec, holdout);
+  expect(drift.columns[1]).toMatchObject({ missingRatio: 0.25, clippedRatio: 0 });
+  // Were it left out of the description alone, training would read it by its alias.
+  const without = { target, hints, exclude: ['cholesterol'] };
+  expect((await describeSite(sources[1] ?? { path: '' }, without)).columns).toMatchObject([{ name: 'age' }]);
+  expect(mergeStatistics(entries, without).columns).toMatchObject([{ name: 'age' }]);
+});
+
 test('the conversion that a hint gives goes before a known one, in training as in the merge', async () => {
   const hints: FeatureHints = { chol: { unit: 'mg/dL', units: { 'mmol/L': 40 } } };
   const source = { path: file({ chol: (row) => 4 + (row % 50) / 25 }), units: { chol: 'mmol/l' } };

@@ -1,6 +1,6 @@
 import { foldName, type MissingMarker } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
-import { type FeatureHints, hintsByKey, type NamedHint } from './feature-hints.js';
+import { agreedKey, type FeatureHints, hintsByKey, markersByKey, type NamedHint } from './feature-hints.js';
 import type { FeatureColumn, FeatureLayout, FeatureSpec, TargetOutput } from './feature-spec.js';
 import { mergeColumn, usableRows } from './merge-column.js';
 import { holdsImages, mergeImages } from './merge-images.js';
@@ -49,14 +49,12 @@ export function mergeStatistics(sites: readonly SiteEntry[], options: MergeOptio
   if (sites.length === 0) throw new OctomilError('invalid_input', 'there are no site statistics to merge');
   refuseTargetHints(options.hints ?? {}, options.target.column);
   const warn = options.onWarning ?? (() => undefined);
-  const markers = new Map(
-    Object.entries(options.missingMarkers ?? {}).map(([name, values]) => [foldName(name), values]),
-  );
+  const hints = hintsByKey(options.hints);
+  const markers = markersByKey(options.missingMarkers, hints);
   const targetKey = foldName(options.target.column);
   const target = mergeTarget(sites, options.target, options.output, markers.get(targetKey) ?? [], warn);
-  const unwanted = new Set([targetKey, ...(options.exclude ?? []).map(foldName)]);
-  const hints = hintsByKey(options.hints);
-  for (const [key, { hint }] of hints) if (hint.exclude === true) unwanted.add(key);
+  const unwanted = new Set([targetKey, ...(options.exclude ?? []).map((name) => agreedKey(name, hints))]);
+  for (const { name, hint } of hints.values()) if (hint.exclude === true) unwanted.add(foldName(name));
   const byKey = columnsByKey(sites, unwanted, hints);
   const rows = sites.reduce((sum, { statistics }) => sum + statistics.rows, 0);
   warnOfExclusions(sites, byKey, warn);
@@ -83,9 +81,8 @@ function columnsByKey(
   for (const site of sites) {
     for (const column of site.statistics.columns) {
       const own = foldName(column.name);
-      const named = hints.get(own);
-      const key = named === undefined ? own : foldName(named.name);
-      if (unwanted.has(own) || unwanted.has(key)) continue;
+      const key = agreedKey(own, hints);
+      if (unwanted.has(key)) continue;
       const entries = found.get(key);
       const twice = entries?.findIndex((entry) => entry.site === site) ?? -1;
       if (entries !== undefined && twice >= 0) {
