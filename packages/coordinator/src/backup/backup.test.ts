@@ -8,14 +8,13 @@ import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { FileObjectStore, type ObjectStore } from '@octomil/shared/storage';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import { openPostgres } from '../database/postgres.js';
+import { describeOnDatabases, type OpenTestDatabase } from '../testing/databases.js';
 import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { openTestDatabase } from '../testing/index.js';
 import { createBackup, restoreBackup } from './index.js';
 import { manifestText, parseManifest } from './manifest.js';
 import { dumpRows, listTables } from './table-rows.js';
 
-const postgresUrl = process.env['TEST_DATABASE_URL'];
 let folder: string;
 let source: Database;
 let sourceObjects: FileObjectStore;
@@ -82,27 +81,9 @@ async function keys(objects: ObjectStore): Promise<string[]> {
   return found;
 }
 
-async function openTarget(kind: 'pglite' | 'postgres'): Promise<Database> {
-  if (kind === 'pglite') {
-    const database = await openTestDatabase();
-    closing.push(() => database.close());
-    return database;
-  }
-  const name = `restore_${randomUUID().replaceAll('-', '')}`;
-  const maintenance = await openPostgres({
-    connectionString: postgresUrl ?? '',
-    logger: silentLogger,
-    clock: systemClock,
-  });
-  await sql.raw(`create database ${name}`).execute(maintenance.kysely);
-  const url = new URL(postgresUrl ?? '');
-  url.pathname = `/${name}`;
-  const database = await openPostgres({ connectionString: url.href, logger: silentLogger, clock: systemClock });
-  closing.push(async () => {
-    await database.close();
-    await sql.raw(`drop database ${name}`).execute(maintenance.kysely);
-    await maintenance.close();
-  });
+async function openTarget(open: OpenTestDatabase): Promise<Database> {
+  const database = await open();
+  closing.push(() => database.close());
   return database;
 }
 
@@ -120,12 +101,11 @@ test('every table of the schema is in a backup, and no other', async () => {
   expect((await stat(join(folder, 'all', 'tables', 'api_keys.ndjson'))).mode & 0o077).toBe(0);
 });
 
-const targets = ['pglite', ...(postgresUrl === undefined ? [] : ['postgres'])] as const;
-describe.each(targets)('restored into %s', (kind) => {
+describeOnDatabases('restored', (open) => {
   test('rows and objects are the same, numbers go on, and it can be backed up and restored again', async () => {
-    const output = join(folder, `to-${kind}`);
+    const output = join(folder, 'restored');
     await backUp(source, sourceObjects, output);
-    const target = await openTarget(kind as 'pglite' | 'postgres');
+    const target = await openTarget(open);
     const objects = await openObjects();
     await restoreBackup({ input: output, database: target, objects });
     const expected = await everything(source);
@@ -146,7 +126,7 @@ describe.each(targets)('restored into %s', (kind) => {
     await sql`delete from audit_entries where id = 451`.execute(target.kysely);
 
     await backUp(target, objects, `${output}-again`);
-    const third = await openTarget('pglite');
+    const third = await openTarget(openTestDatabase);
     await restoreBackup({ input: `${output}-again`, database: third, objects: await openObjects() });
     expect(await everything(third)).toEqual(expected);
   }, 240_000);
@@ -159,7 +139,7 @@ describe('a restore that cannot be', () => {
   beforeEach(async () => {
     input = join(folder, randomUUID());
     await backUp(source, sourceObjects, input);
-    target = await openTarget('pglite');
+    target = await openTarget(openTestDatabase);
     objects = await openObjects();
   });
 

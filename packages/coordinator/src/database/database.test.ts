@@ -2,196 +2,183 @@ import { randomUUID } from 'node:crypto';
 import { chmod, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
-import { openTestDatabase } from '../testing/index.js';
+import { describeOnDatabases } from '../testing/databases.js';
 import { MIGRATIONS, migrateToLatest } from './migrate.js';
 import { type OpenDatabase, openDatabase } from './open-database.js';
 import { violatedUnique } from './transact.js';
 
-const url = process.env['TEST_DATABASE_URL'];
-const implementations = [
-  { name: 'PGlite', open: (): Promise<OpenDatabase> => openTestDatabase(), skip: undefined },
-  {
-    name: 'PostgreSQL',
-    open: (): Promise<OpenDatabase> => openDatabase({ url: url ?? '', logger: silentLogger, clock: systemClock }),
-    skip: url === undefined ? 'TEST_DATABASE_URL is not set' : undefined,
-  },
-];
+describeOnDatabases('Database', (open) => {
+  let database: OpenDatabase;
+  const insert = (organization: string) => ({ id: randomUUID(), name: organization });
+  const names = async (prefix: string) => {
+    const rows = await database.kysely
+      .selectFrom('organizations')
+      .select('name')
+      .where('name', 'like', `${prefix}%`)
+      .orderBy('name')
+      .execute();
+    return rows.map((row) => row.name.slice(prefix.length));
+  };
 
-for (const { name, open, skip } of implementations) {
-  const suite = skip === undefined ? describe : describe.skip;
-  suite(`Database on ${name}${skip === undefined ? '' : ` (skipped: ${skip})`}`, () => {
-    let database: OpenDatabase;
-    const insert = (organization: string) => ({ id: randomUUID(), name: organization });
-    const names = async (prefix: string) => {
-      const rows = await database.kysely
-        .selectFrom('organizations')
-        .select('name')
-        .where('name', 'like', `${prefix}%`)
-        .orderBy('name')
-        .execute();
-      return rows.map((row) => row.name.slice(prefix.length));
-    };
+  beforeAll(async () => {
+    database = await open();
+  }, 240_000);
+  afterAll(() => database.close());
 
-    beforeAll(async () => {
-      database = await open();
-    }, 240_000);
-    afterAll(() => database.close());
-
-    test('int8 and numeric are numbers, and one that does not fit is an error', async () => {
-      const { rows } = await sql`select 9007199254740991::int8 as big, 1.5::numeric as ratio, count(*) as n
+  test('int8 and numeric are numbers, and one that does not fit is an error', async () => {
+    const { rows } = await sql`select 9007199254740991::int8 as big, 1.5::numeric as ratio, count(*) as n
         from (values (1), (2)) v`.execute(database.kysely);
-      expect(rows).toEqual([{ big: Number.MAX_SAFE_INTEGER, ratio: 1.5, n: 2 }]);
-      await expect(sql`select 9007199254740993::int8`.execute(database.kysely)).rejects.toThrow('does not fit');
-    });
+    expect(rows).toEqual([{ big: Number.MAX_SAFE_INTEGER, ratio: 1.5, n: 2 }]);
+    await expect(sql`select 9007199254740993::int8`.execute(database.kysely)).rejects.toThrow('does not fit');
+  });
 
-    test('jsonb and timestamptz arrive as values and dates', async () => {
-      const { rows } = await sql`select ${JSON.stringify({ a: [1] })}::jsonb as j, now() as t`.execute(database.kysely);
-      expect(rows).toEqual([{ j: { a: [1] }, t: expect.any(Date) }]);
-    });
+  test('jsonb and timestamptz arrive as values and dates', async () => {
+    const { rows } = await sql`select ${JSON.stringify({ a: [1] })}::jsonb as j, now() as t`.execute(database.kysely);
+    expect(rows).toEqual([{ j: { a: [1] }, t: expect.any(Date) }]);
+  });
 
-    test('a transaction commits whole, or not at all', async () => {
-      const prefix = `${randomUUID()}-`;
-      await database.transact(async (transaction) => {
-        await transaction
-          .insertInto('organizations')
-          .values(insert(`${prefix}kept`))
-          .execute();
-      });
-      const failed = database.transact(async (transaction) => {
-        await transaction
-          .insertInto('organizations')
-          .values(insert(`${prefix}lost`))
-          .execute();
-        throw new OctomilError('conflict', 'roll back');
-      });
-      await expect(failed).rejects.toThrow('roll back');
-      expect(await names(prefix)).toEqual(['kept']);
-    });
-
-    test('concurrent transactions and statements do not mix', async () => {
-      const prefix = `${randomUUID()}-`;
-      const write = (label: string, fail: boolean) =>
-        database.transact(async (transaction) => {
-          await transaction
-            .insertInto('organizations')
-            .values(insert(`${prefix}${label}`))
-            .execute();
-          await new Promise((resolve) => setImmediate(resolve));
-          if (fail) throw new OctomilError('conflict', 'roll back');
-        });
-      const outside = database.kysely
+  test('a transaction commits whole, or not at all', async () => {
+    const prefix = `${randomUUID()}-`;
+    await database.transact(async (transaction) => {
+      await transaction
         .insertInto('organizations')
-        .values(insert(`${prefix}outside`))
+        .values(insert(`${prefix}kept`))
         .execute();
-      const results = await Promise.allSettled([write('kept', false), write('lost', true), outside, write('z', false)]);
-      expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected', 'fulfilled', 'fulfilled']);
-      expect(await names(prefix)).toEqual(['kept', 'outside', 'z']);
     });
+    const failed = database.transact(async (transaction) => {
+      await transaction
+        .insertInto('organizations')
+        .values(insert(`${prefix}lost`))
+        .execute();
+      throw new OctomilError('conflict', 'roll back');
+    });
+    await expect(failed).rejects.toThrow('roll back');
+    expect(await names(prefix)).toEqual(['kept']);
+  });
 
-    test('inside a transaction the outer handle, notify and a second transaction are refused, not waited for', async () => {
-      const attempts = [
-        () => database.kysely.selectFrom('organizations').selectAll().execute(),
-        () => database.notify('octomil_test', 'x'),
-        () => database.listen('octomil_test', () => undefined),
-        () => database.transact(async () => undefined),
-        () => database.kysely.transaction().execute(async () => undefined),
-      ];
-      for (const attempt of attempts) {
-        const outcome = database.transact(async () => {
-          await attempt();
-        });
-        await expect(outcome).rejects.toMatchObject({ code: 'internal' });
+  test('concurrent transactions and statements do not mix', async () => {
+    const prefix = `${randomUUID()}-`;
+    const write = (label: string, fail: boolean) =>
+      database.transact(async (transaction) => {
+        await transaction
+          .insertInto('organizations')
+          .values(insert(`${prefix}${label}`))
+          .execute();
+        await new Promise((resolve) => setImmediate(resolve));
+        if (fail) throw new OctomilError('conflict', 'roll back');
+      });
+    const outside = database.kysely
+      .insertInto('organizations')
+      .values(insert(`${prefix}outside`))
+      .execute();
+    const results = await Promise.allSettled([write('kept', false), write('lost', true), outside, write('z', false)]);
+    expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected', 'fulfilled', 'fulfilled']);
+    expect(await names(prefix)).toEqual(['kept', 'outside', 'z']);
+  });
+
+  test('inside a transaction the outer handle, notify and a second transaction are refused, not waited for', async () => {
+    const attempts = [
+      () => database.kysely.selectFrom('organizations').selectAll().execute(),
+      () => database.notify('octomil_test', 'x'),
+      () => database.listen('octomil_test', () => undefined),
+      () => database.transact(async () => undefined),
+      () => database.kysely.transaction().execute(async () => undefined),
+    ];
+    for (const attempt of attempts) {
+      const outcome = database.transact(async () => {
+        await attempt();
+      });
+      await expect(outcome).rejects.toMatchObject({ code: 'internal' });
+    }
+    await database.ping();
+  });
+
+  test('Kysely transactions that bypass transact are refused', async () => {
+    await expect(database.kysely.transaction().execute(async () => undefined)).rejects.toMatchObject({
+      code: 'internal',
+    });
+    await database.ping();
+  });
+
+  test('a transaction is repeated on a serialization failure, and on nothing else', async () => {
+    let attempts = 0;
+    const result = await database.transact(async (transaction) => {
+      attempts++;
+      if (attempts < 3) {
+        await sql`do $$ begin raise exception 'again' using errcode = '40001'; end $$`.execute(transaction);
       }
-      await database.ping();
+      return 'done';
     });
-
-    test('Kysely transactions that bypass transact are refused', async () => {
-      await expect(database.kysely.transaction().execute(async () => undefined)).rejects.toMatchObject({
-        code: 'internal',
-      });
-      await database.ping();
+    expect([result, attempts]).toEqual(['done', 3]);
+    attempts = 0;
+    const failed = database.transact(async (transaction) => {
+      attempts++;
+      await sql`select 1 / 0`.execute(transaction);
     });
+    await expect(failed).rejects.toThrow('division by zero');
+    expect(attempts).toBe(1);
+  });
 
-    test('a transaction is repeated on a serialization failure, and on nothing else', async () => {
-      let attempts = 0;
-      const result = await database.transact(async (transaction) => {
-        attempts++;
-        if (attempts < 3) {
-          await sql`do $$ begin raise exception 'again' using errcode = '40001'; end $$`.execute(transaction);
-        }
-        return 'done';
-      });
-      expect([result, attempts]).toEqual(['done', 3]);
-      attempts = 0;
-      const failed = database.transact(async (transaction) => {
-        attempts++;
-        await sql`select 1 / 0`.execute(transaction);
-      });
-      await expect(failed).rejects.toThrow('division by zero');
-      expect(attempts).toBe(1);
+  test('a unique violation names its constraint', async () => {
+    const row = insert(randomUUID());
+    await database.kysely.insertInto('organizations').values(row).execute();
+    const again = database.kysely
+      .insertInto('organizations')
+      .values({ ...row, id: randomUUID() })
+      .execute();
+    const error = await again.catch((thrown: unknown) => thrown);
+    expect(violatedUnique(error)).toBe('organizations_name_key');
+  });
+
+  test('notifications arrive after the commit, once each, and a receiver that throws harms nobody', async () => {
+    const channel = `Test_${randomUUID().slice(0, 8)}`;
+    const received: string[] = [];
+    let wake: () => void = () => undefined;
+    const stopThrowing = await database.listen(channel, () => {
+      throw new OctomilError('unknown', 'receiver failed');
     });
-
-    test('a unique violation names its constraint', async () => {
-      const row = insert(randomUUID());
-      await database.kysely.insertInto('organizations').values(row).execute();
-      const again = database.kysely
-        .insertInto('organizations')
-        .values({ ...row, id: randomUUID() })
-        .execute();
-      const error = await again.catch((thrown: unknown) => thrown);
-      expect(violatedUnique(error)).toBe('organizations_name_key');
+    const stop = await database.listen(channel, (payload) => {
+      received.push(payload);
+      wake();
     });
-
-    test('notifications arrive after the commit, once each, and a receiver that throws harms nobody', async () => {
-      const channel = `Test_${randomUUID().slice(0, 8)}`;
-      const received: string[] = [];
-      let wake: () => void = () => undefined;
-      const stopThrowing = await database.listen(channel, () => {
-        throw new OctomilError('unknown', 'receiver failed');
-      });
-      const stop = await database.listen(channel, (payload) => {
-        received.push(payload);
-        wake();
-      });
-      const arrived = new Promise<void>((resolve) => {
-        wake = () => {
-          if (received.includes('last')) resolve();
-        };
-      });
-      await database
-        .transact(async (transaction) => {
-          await database.notify(channel, 'rolled back', transaction);
-          throw new OctomilError('conflict', 'roll back');
-        })
-        .catch(() => undefined);
-      await database.transact(async (transaction) => {
-        await database.notify(channel, 'committed', transaction);
-        expect(received).toEqual([]);
-      });
-      await database.notify(channel, 'last');
-      await arrived;
-      expect(received).toEqual(['committed', 'last']);
-      await stop();
-      await stopThrowing();
+    const arrived = new Promise<void>((resolve) => {
+      wake = () => {
+        if (received.includes('last')) resolve();
+      };
     });
-
-    test('a notification that is too large is refused before PostgreSQL does', async () => {
-      await expect(database.notify('octomil_test', 'ü'.repeat(4_000))).rejects.toMatchObject({ code: 'too_large' });
+    await database
+      .transact(async (transaction) => {
+        await database.notify(channel, 'rolled back', transaction);
+        throw new OctomilError('conflict', 'roll back');
+      })
+      .catch(() => undefined);
+    await database.transact(async (transaction) => {
+      await database.notify(channel, 'committed', transaction);
+      expect(received).toEqual([]);
     });
+    await database.notify(channel, 'last');
+    await arrived;
+    expect(received).toEqual(['committed', 'last']);
+    await stop();
+    await stopThrowing();
+  });
 
-    test('migrating again does nothing; an unknown migration means a newer schema', async () => {
-      expect(await migrateToLatest(database.kysely)).toEqual([]);
-      await expect(migrateToLatest(database.kysely, {})).rejects.toMatchObject({
-        code: 'schema_newer',
-        details: { unknown_migrations: Object.keys(MIGRATIONS) },
-      });
+  test('a notification that is too large is refused before PostgreSQL does', async () => {
+    await expect(database.notify('octomil_test', 'ü'.repeat(4_000))).rejects.toMatchObject({ code: 'too_large' });
+  });
+
+  test('migrating again does nothing; an unknown migration means a newer schema', async () => {
+    expect(await migrateToLatest(database.kysely)).toEqual([]);
+    await expect(migrateToLatest(database.kysely, {})).rejects.toMatchObject({
+      code: 'schema_newer',
+      details: { unknown_migrations: Object.keys(MIGRATIONS) },
     });
   });
-}
+});
 
 test('a second opening of an embedded database folder is refused and names the holder; closing frees it', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'octomil-'));

@@ -1,17 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { describe, expect, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import { bootstrapOrganization } from '../organizations/bootstrap.js';
+import { createPostgres, describeOnPostgres } from '../testing/databases.js';
 import { openPostgres } from './postgres.js';
 
-const connectionString = process.env['TEST_DATABASE_URL'];
-const suite = connectionString === undefined ? describe.skip : describe;
-const options = { connectionString: connectionString ?? '', logger: silentLogger, clock: systemClock };
-
-suite(`PostgreSQL alone${connectionString === undefined ? ' (skipped: TEST_DATABASE_URL is not set)' : ''}`, () => {
+describeOnPostgres('PostgreSQL alone', (open) => {
   test('listening goes on after the connection was cut', async () => {
-    const database = await openPostgres(options);
+    const database = await open();
     const channel = `Cut_${randomUUID().slice(0, 8)}`;
     let wake: (payload: string) => void = () => undefined;
     const stop = await database.listen(channel, (payload) => wake(payload));
@@ -31,13 +28,11 @@ suite(`PostgreSQL alone${connectionString === undefined ? ' (skipped: TEST_DATAB
   }, 180_000);
 
   test('coordinators that start together migrate once and make one organization', async () => {
-    const name = `start_${randomUUID().replaceAll('-', '')}`;
-    const maintenance = await openPostgres(options);
-    await sql.raw(`create database ${name}`).execute(maintenance.kysely);
-    const url = new URL(options.connectionString);
-    url.pathname = `/${name}`;
+    const { url, drop } = await createPostgres();
     const databases = await Promise.all(
-      Array.from({ length: 3 }, () => openPostgres({ ...options, connectionString: url.href })),
+      Array.from({ length: 3 }, () =>
+        openPostgres({ connectionString: url, logger: silentLogger, clock: systemClock }),
+      ),
     );
     const kept: string[] = [];
     const made = await Promise.all(
@@ -51,7 +46,6 @@ suite(`PostgreSQL alone${connectionString === undefined ? ' (skipped: TEST_DATAB
     expect(made.filter(({ bootstrapApiKey }) => bootstrapApiKey !== undefined)).toHaveLength(1);
     expect(kept).toHaveLength(1);
     await Promise.all(databases.map((database) => database.close()));
-    await sql.raw(`drop database ${name}`).execute(maintenance.kysely);
-    await maintenance.close();
+    await drop();
   }, 180_000);
 });

@@ -1,16 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { describe, expect, test } from '@jest/globals';
+import { expect, test } from '@jest/globals';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
+import { describeOnRedis } from '../testing/databases.js';
 import { RateLimits } from './rate-limit.js';
 import { openRedisCounts } from './redis-counts.js';
 import { SharedCounts } from './shared-counts.js';
 
-const url = process.env['TEST_REDIS_URL'];
-const suite = url === undefined ? describe.skip : describe;
-
-suite(`counts on Redis${url === undefined ? ' (skipped: TEST_REDIS_URL is not set)' : ''}`, () => {
+describeOnRedis('counts', (url) => {
   test('two coordinators share one limit', async () => {
-    const stores = [openRedisCounts(url ?? '', silentLogger), openRedisCounts(url ?? '', silentLogger)];
+    const stores = [openRedisCounts(url, silentLogger), openRedisCounts(url, silentLogger)];
     // One second that lasts, so that the machine's speed does not matter.
     const clock = { ...systemClock, now: () => 1_700_000_000_000 };
     const caller = randomUUID();

@@ -7,7 +7,8 @@ import { OctomilError } from '@octomil/shared/errors';
 import { createMetrics, silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import { type App, createApp } from '../http/index.js';
-import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
+import { openRunDatabase } from '../testing/databases.js';
+import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import { EventSweeper } from './event-sweeper.js';
 import { createInferenceService, type InferenceService } from './inference-service.js';
 
@@ -20,8 +21,7 @@ let deviceId = '';
 let version = { id: '', version: '' };
 
 beforeAll(async () => {
-  const [embedded, postgres] = DATABASES;
-  bench = await openRolloutBench((postgres.skip === undefined ? postgres : embedded).open);
+  bench = await openRolloutBench(openRunDatabase);
   [deviceId = ''] = await bench.devices([0.1]);
   version = await bench.version();
   ollama = createServer((request, response) => {

@@ -1,16 +1,15 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { sql } from 'kysely';
-import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
+import { describeOnPostgres } from '../testing/databases.js';
+import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 
 const DEVICES = 120_000;
-const [, postgres] = DATABASES;
-const suite = postgres.skip === undefined ? describe : describe.skip;
 
-suite(`Affected devices of many${postgres.skip === undefined ? '' : ` (skipped: ${postgres.skip})`}`, () => {
+describeOnPostgres('Affected devices of many', (open) => {
   let bench: RolloutBench;
 
   beforeAll(async () => {
-    bench = await openRolloutBench(postgres.open, {}, () => 0.3);
+    bench = await openRolloutBench(open, {}, () => 0.3);
     await sql`
       insert into devices (id, organization_id, device_identifier, placement)
       select ${bench.organizationId} || '-' || n, ${bench.organizationId}, 'device-' || n, random()

@@ -1,28 +1,30 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import { createAuditLog } from '../audit/index.js';
-import type { OpenDatabase } from '../database/open-database.js';
+import { type OpenDatabase, openDatabase } from '../database/open-database.js';
 import { type Jobs, openJobs } from '../jobs/index.js';
 import { VersionStore } from '../models/version-store.js';
-import { DATABASES, openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
+import { type CreatedPostgres, createPostgres, describeOnPostgres } from '../testing/databases.js';
+import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import type { DesiredModels } from './desired.js';
 import { createRolloutService, type RolloutService } from './rollout-service.js';
 
-const [, postgres] = DATABASES;
-const suite = postgres.skip === undefined ? describe : describe.skip;
 /** No sweep comes to help: what is told is told by notifications. */
 const settings = { sweepEveryMs: 3_600_000 };
 
-suite(`Rollouts by two coordinators${postgres.skip === undefined ? '' : ` (skipped: ${postgres.skip})`}`, () => {
+describeOnPostgres('Rollouts by two coordinators', () => {
+  let postgres: CreatedPostgres;
   let bench: RolloutBench;
   let database: OpenDatabase;
   let jobs: Jobs;
   let other: RolloutService;
 
   beforeAll(async () => {
-    bench = await openRolloutBench(postgres.open, settings);
-    database = await postgres.open();
+    postgres = await createPostgres();
+    const open = () => openDatabase({ url: postgres.url, logger: silentLogger, clock: systemClock });
+    bench = await openRolloutBench(open, settings);
+    database = await open();
     jobs = await openJobs({ database, logger: silentLogger });
     other = createRolloutService({
       database,
@@ -41,6 +43,7 @@ suite(`Rollouts by two coordinators${postgres.skip === undefined ? '' : ` (skipp
     await jobs.close();
     await database.close();
     await bench.close();
+    await postgres.drop();
   }, 180_000);
 
   test('a device held by one hears of what the other changed, and each stage is made once', async () => {

@@ -3,14 +3,13 @@ import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import { createAuditLog } from '../audit/index.js';
 import type { Database } from '../database/database.js';
-import { type OpenDatabase, openDatabase } from '../database/open-database.js';
+import type { OpenDatabase } from '../database/open-database.js';
 import type { VersionStatus } from '../database/tables.js';
 import { openJobs } from '../jobs/index.js';
 import { type Model, ModelStore } from '../models/model-store.js';
 import { VersionStore } from '../models/version-store.js';
 import { createRolloutService, type RolloutService, type RolloutSettings } from '../rollouts/rollout-service.js';
 import { insertOrganization } from './enrolled-device.js';
-import { openTestDatabase } from './test-database.js';
 
 /** For tests of rollouts: a database with an organization, a model and versions, and the service on it. */
 export interface RolloutBench {
@@ -26,18 +25,6 @@ export interface RolloutBench {
   close(): Promise<void>;
 }
 
-const url = process.env['TEST_DATABASE_URL'];
-
-export const DATABASES = [
-  { name: 'PGlite', open: (): Promise<OpenDatabase> => openTestDatabase(), skip: undefined },
-  {
-    name: 'PostgreSQL',
-    open: (): Promise<OpenDatabase> => openDatabase({ url: url ?? '', logger: silentLogger, clock: systemClock }),
-    skip: url === undefined ? 'TEST_DATABASE_URL is not set' : undefined,
-  },
-] as const;
-
-/** @param open such as one of `DATABASES` */
 export async function openRolloutBench(
   open: () => Promise<OpenDatabase>,
   settings: RolloutSettings = {},

@@ -39,7 +39,7 @@ async function makeDump(): Promise<Blob> {
   return new Blob([bytes]);
 }
 
-async function templateKey(): Promise<string> {
+export async function templateKey(): Promise<string> {
   const hash = createHash('sha256');
   const require = createRequire(import.meta.url);
   for (const name of ['@electric-sql/pglite', 'bullmq']) {

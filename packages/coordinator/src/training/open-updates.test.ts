@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { modelDocument, parseArchitecture } from '@octomil/shared/models';
 import { decodeWeights, encodeWeights, type NamedTensor, weightsFromSafetensors } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
+import { describeOnDatabases } from '../testing/databases.js';
 import type { TrainingEngine } from './engine.js';
 import { storeBytes } from './object-keys.js';
 import type { UploadHeader } from './open-updates.js';
-import { TEST_DATABASES } from './testing/test-databases.js';
 import { type Fixture, openFixture } from './testing/training-fixture.js';
 
 const WIDTH = 3;
@@ -16,201 +16,194 @@ function tensors(value: number, of: readonly NamedTensor[]): NamedTensor[] {
   return of.map((tensor) => ({ ...tensor, data: tensor.data.map(() => value) }));
 }
 
-for (const kind of TEST_DATABASES) {
-  const suite = kind.skip === undefined ? describe : describe.skip;
-  suite(`on ${kind.name}${kind.skip === undefined ? '' : ` (skipped: ${kind.skip})`}`, () => {
-    let on: Fixture;
-    let engine: TrainingEngine;
-    let base: NamedTensor[];
+describeOnDatabases('Open updates', (open) => {
+  let on: Fixture;
+  let engine: TrainingEngine;
+  let base: NamedTensor[];
 
-    beforeAll(async () => {
-      on = await openFixture(kind);
-      engine = await on.engine();
-    }, 240_000);
+  beforeAll(async () => {
+    on = await openFixture(open);
+    engine = await on.engine();
+  }, 240_000);
 
-    afterAll(() => on.close(), 60_000);
+  afterAll(() => on.close(), 60_000);
 
-    const caller = () => ({ organizationId: on.organizationId, name: 'test' });
+  const caller = () => ({ organizationId: on.organizationId, name: 'test' });
 
-    /** Another model with one version, whose weights are all 1. */
-    async function model(): Promise<{ id: string; version: string }> {
-      const id = randomUUID();
-      await on.database.kysely
-        .insertInto('models')
-        .values({ id, organization_id: on.organizationId, name: `model ${id}`, description: '' } as never)
-        .execute();
-      const document = modelDocument(parseArchitecture('logistic'), WIDTH);
-      base = [
-        { name: 'output/bias', shape: [1], data: Float32Array.of(1) },
-        { name: 'output/kernel', shape: [WIDTH, 1], data: Float32Array.of(1, 1, 1) },
-      ];
-      const stored = await storeBytes(on.objects, 'checkpoints', encodeWeights(base));
-      const checkpoint = { id: randomUUID(), ...stored };
-      await sql`insert into checkpoints (id, organization_id, object_key, sha256, size_bytes, lineage)
+  /** Another model with one version, whose weights are all 1. */
+  async function model(): Promise<{ id: string; version: string }> {
+    const id = randomUUID();
+    await on.database.kysely
+      .insertInto('models')
+      .values({ id, organization_id: on.organizationId, name: `model ${id}`, description: '' } as never)
+      .execute();
+    const document = modelDocument(parseArchitecture('logistic'), WIDTH);
+    base = [
+      { name: 'output/bias', shape: [1], data: Float32Array.of(1) },
+      { name: 'output/kernel', shape: [WIDTH, 1], data: Float32Array.of(1, 1, 1) },
+    ];
+    const stored = await storeBytes(on.objects, 'checkpoints', encodeWeights(base));
+    const checkpoint = { id: randomUUID(), ...stored };
+    await sql`insert into checkpoints (id, organization_id, object_key, sha256, size_bytes, lineage)
         values (${checkpoint.id}, ${on.organizationId}, ${stored.objectKey}, ${stored.sha256},
           ${stored.sizeBytes}::bigint, '{}')`.execute(on.database.kysely);
-      const { version } = await on.database.transact((transaction) =>
-        on.registry.createVersionFromCheckpoint(
-          {
-            ...{ modelId: id, requestedVersion: null, baseVersionId: null, document, lineage: {}, metrics: {} },
-            checkpoint,
-            publish: true,
-            sessionId: randomUUID(),
-          },
-          transaction,
-        ),
-      );
-      return { id, version };
-    }
+    const { version } = await on.database.transact((transaction) =>
+      on.registry.createVersionFromCheckpoint(
+        {
+          ...{ modelId: id, requestedVersion: null, baseVersionId: null, document, lineage: {}, metrics: {} },
+          checkpoint,
+          publish: true,
+          sessionId: randomUUID(),
+        },
+        transaction,
+      ),
+    );
+    return { id, version };
+  }
 
-    function upload(
-      of: { id: string; version: string },
-      deviceId: string,
-      value: number,
-      more: Partial<UploadHeader> = {},
-    ) {
-      const header: UploadHeader = {
-        ...{ model: of.id, version: of.version, deviceId, sampleCount: 10, metrics: {}, format: 'weights' },
-        ...more,
-      };
-      return engine.open.updates.accept(
-        header,
-        { kind: 'bytes', bytes: encodeWeights(tensors(value, base)) },
-        caller(),
-      );
-    }
+  function upload(
+    of: { id: string; version: string },
+    deviceId: string,
+    value: number,
+    more: Partial<UploadHeader> = {},
+  ) {
+    const header: UploadHeader = {
+      ...{ model: of.id, version: of.version, deviceId, sampleCount: 10, metrics: {}, format: 'weights' },
+      ...more,
+    };
+    return engine.open.updates.accept(header, { kind: 'bytes', bytes: encodeWeights(tensors(value, base)) }, caller());
+  }
 
-    async function valuesOf(modelId: string, version: string): Promise<number[]> {
-      const made = await on.registry.baseFor(modelId, version);
-      const bytes = await on.objects.readAll(made?.weights.objectKey ?? '', 1_000_000);
-      return [...new Set(weightsFromSafetensors(bytes).flatMap(({ data }) => [...data]))];
-    }
+  async function valuesOf(modelId: string, version: string): Promise<number[]> {
+    const made = await on.registry.baseFor(modelId, version);
+    const bytes = await on.objects.readAll(made?.weights.objectKey ?? '', 1_000_000);
+    return [...new Set(weightsFromSafetensors(bytes).flatMap(({ data }) => [...data]))];
+  }
 
-    test('an update that makes way for a later one of its device leaves no object behind', async () => {
-      const of = await model();
-      const device = await on.device(`again-${randomUUID()}`);
-      const first = await upload(of, device, 2);
-      for (const value of [3, 4]) await upload(of, device, value);
-      const stored: string[] = [];
-      for await (const { key } of on.objects.list(`updates/${first['round_id']}/`)) stored.push(key);
-      expect(stored).toHaveLength(1);
-    });
+  test('an update that makes way for a later one of its device leaves no object behind', async () => {
+    const of = await model();
+    const device = await on.device(`again-${randomUUID()}`);
+    const first = await upload(of, device, 2);
+    for (const value of [3, 4]) await upload(of, device, value);
+    const stored: string[] = [];
+    for await (const { key } of on.objects.list(`updates/${first['round_id']}/`)) stored.push(key);
+    expect(stored).toHaveLength(1);
+  });
 
-    test("of a device's own models the present ones are kept, and what was left over is swept", async () => {
-      const name = `own-${randomUUID()}`;
-      const device = await engine.open.store.device(on.organizationId, await on.device(name));
-      const put = (value: number) =>
-        engine.open.personalized.put(device, 'm', { bytes: Uint8Array.of(value), version: '1', metrics: {} });
-      await put(1);
-      const { sha256 } = await put(2);
-      await on.objects.put(`personalized/${device.id}/left-over`, new Uint8Array(1));
-      await (await on.engine({ settings: { retention: { orphanGraceHours: 0 } } })).retention.run();
-      const stored: string[] = [];
-      for await (const { key } of on.objects.list(`personalized/${device.id}/`)) stored.push(key);
-      expect(stored).toEqual([`personalized/${device.id}/${sha256}`]);
-    });
+  test("of a device's own models the present ones are kept, and what was left over is swept", async () => {
+    const name = `own-${randomUUID()}`;
+    const device = await engine.open.store.device(on.organizationId, await on.device(name));
+    const put = (value: number) =>
+      engine.open.personalized.put(device, 'm', { bytes: Uint8Array.of(value), version: '1', metrics: {} });
+    await put(1);
+    const { sha256 } = await put(2);
+    await on.objects.put(`personalized/${device.id}/left-over`, new Uint8Array(1));
+    await (await on.engine({ settings: { retention: { orphanGraceHours: 0 } } })).retention.run();
+    const stored: string[] = [];
+    for await (const { key } of on.objects.list(`personalized/${device.id}/`)) stored.push(key);
+    expect(stored).toEqual([`personalized/${device.id}/${sha256}`]);
+  });
 
-    const aggregate = (body: Record<string, unknown>) =>
-      engine.open.aggregate.aggregate({ model_id: '', ...body }, caller());
+  const aggregate = (body: Record<string, unknown>) =>
+    engine.open.aggregate.aggregate({ model_id: '', ...body }, caller());
 
-    test('uploads that come at once share a round, and each device counts once', async () => {
-      const of = await model();
-      const devices = await Promise.all(['a', 'b', 'c', 'd'].map((name) => on.device(`${name}-${of.id}`)));
-      const twice = [...devices, ...devices];
-      const answers = await Promise.all(twice.map((device) => upload(of, device, 2)));
-      expect(new Set(answers.map((answer) => answer['round_id'])).size).toBe(1);
-      expect(new Set(answers.map((answer) => answer['update_id'])).size).toBe(4);
-      const result = await aggregate({ model_id: of.id, min_updates: 4 });
-      expect(result).toMatchObject({ status: 'completed', updates: 4 });
-      expect(await valuesOf(of.id, String(result['new_version']))).toEqual([2]);
-      await expect(aggregate({ model_id: of.id, base_version: of.version, min_updates: 1 })).rejects.toMatchObject({
-        code: 'insufficient_updates',
-      });
-    });
-
-    test('weights and changes of one round are averaged as what they mean', async () => {
-      const of = await model();
-      const [a, b] = [await on.device(`a-${of.id}`), await on.device(`b-${of.id}`)];
-      await upload(of, a, 3, { sampleCount: 30 });
-      // 1 + 6, with a third of the other's rows.
-      await upload(of, b, 6, { format: 'delta', sampleCount: 10 });
-      const result = await aggregate({ model_id: of.id, min_updates: 2, new_version: '5.0.0', publish: false });
-      expect(result).toMatchObject({ new_version: '5.0.0' });
-      expect(await valuesOf(of.id, '5.0.0')).toEqual([(3 * 30 + 7 * 10) / 40]);
-      // A draft is nobody's latest.
-      expect((await on.registry.baseFor(of.id, undefined))?.versionId).not.toBe(result['version_id']);
-    });
-
-    test('whoever trains again before the round closes is taken at the latest word', async () => {
-      const of = await model();
-      const device = await on.device(`a-${of.id}`);
-      const first = await upload(of, device, 3);
-      const second = await upload(of, device, 5);
-      expect([first['status'], second['status']]).toEqual(['accepted', 'accepted']);
-      expect(second['round_id']).toBe(first['round_id']);
-      const result = await aggregate({ model_id: of.id });
-      expect(result).toMatchObject({ updates: 1 });
-      expect(await valuesOf(of.id, String(result['new_version']))).toEqual([5]);
-    });
-
-    test('in a session that somebody started the first word stays, and the quorum closes the round', async () => {
-      const of = await model();
-      const [a, b] = [await on.device(`a-${of.id}`), await on.device(`b-${of.id}`)];
-      const { id } = await engine.sessions.create(
-        { model_id: of.id, admission: 'open', rounds: 1, min_updates: 2, update_format: 'weights' },
-        caller(),
-      );
-      await upload(of, a, 2);
-      expect(await upload(of, a, 9)).toMatchObject({ status: 'rejected', reason_code: 'already_answered' });
-      await expect(aggregate({ model_id: of.id })).rejects.toMatchObject({ code: 'wrong_state' });
-      await expect(
-        engine.sessions.create({ model_id: of.id, admission: 'open', min_updates: 1 }, caller()),
-      ).rejects.toMatchObject({ code: 'conflict' });
-      await upload(of, b, 4);
-      for (let tries = 0; tries < 500 && (await on.state(id)).state === 'running'; tries += 1) {
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      }
-      expect(await on.state(id)).toMatchObject({ state: 'completed' });
-      const latest = await on.registry.baseFor(of.id, undefined);
-      const bytes = await on.objects.readAll(latest?.weights.objectKey ?? '', 1_000_000);
-      expect(decodeWeights(bytes).flatMap(({ data }) => [...data])).toEqual([3, 3, 3, 3]);
-    });
-
-    test('two requests at once make one version', async () => {
-      const of = await model();
-      await upload(of, await on.device(`a-${of.id}`), 2);
-      const results = await Promise.all([0, 1, 2].map(() => aggregate({ model_id: of.id })));
-      expect(new Set(results.map((result) => result['new_version'])).size).toBe(1);
-      const { rows } = await sql<{ count: number }>`
-        select count(*)::integer as count from versions where model_id = ${of.id}`.execute(on.database.kysely);
-      expect(rows[0]?.count).toBe(2);
-    });
-
-    test('what a retry leaves behind in the store is nothing', async () => {
-      const of = await model();
-      const device = await on.device(`a-${of.id}`);
-      const { round_id: round } = await upload(of, device, 2);
-      await upload(of, device, 2);
-      const keys: string[] = [];
-      for await (const { key } of on.objects.list(`updates/${String(round)}/`)) keys.push(key);
-      expect(keys).toHaveLength(1);
-    });
-
-    test('a person may pause, resume and cancel an open session', async () => {
-      const of = await model();
-      const device = await on.device(`a-${of.id}`);
-      const { id } = await engine.sessions.create(
-        { model_id: of.id, admission: 'open', rounds: 1, min_updates: 1 },
-        caller(),
-      );
-      await engine.sessions.pause(on.organizationId, id);
-      await engine.sessions.resume(on.organizationId, id);
-      const known = await on.rounds(id);
-      const round = known.at(-1);
-      await engine.wake(round?.id ?? '');
-      expect((await on.rounds(id)).map(({ state }) => state)).toEqual(['cancelled', 'collecting']);
-      await engine.sessions.cancel(on.organizationId, id);
-      await expect(upload(of, device, 2, { roundId: round?.id })).rejects.toMatchObject({ code: 'wrong_state' });
+  test('uploads that come at once share a round, and each device counts once', async () => {
+    const of = await model();
+    const devices = await Promise.all(['a', 'b', 'c', 'd'].map((name) => on.device(`${name}-${of.id}`)));
+    const twice = [...devices, ...devices];
+    const answers = await Promise.all(twice.map((device) => upload(of, device, 2)));
+    expect(new Set(answers.map((answer) => answer['round_id'])).size).toBe(1);
+    expect(new Set(answers.map((answer) => answer['update_id'])).size).toBe(4);
+    const result = await aggregate({ model_id: of.id, min_updates: 4 });
+    expect(result).toMatchObject({ status: 'completed', updates: 4 });
+    expect(await valuesOf(of.id, String(result['new_version']))).toEqual([2]);
+    await expect(aggregate({ model_id: of.id, base_version: of.version, min_updates: 1 })).rejects.toMatchObject({
+      code: 'insufficient_updates',
     });
   });
-}
+
+  test('weights and changes of one round are averaged as what they mean', async () => {
+    const of = await model();
+    const [a, b] = [await on.device(`a-${of.id}`), await on.device(`b-${of.id}`)];
+    await upload(of, a, 3, { sampleCount: 30 });
+    // 1 + 6, with a third of the other's rows.
+    await upload(of, b, 6, { format: 'delta', sampleCount: 10 });
+    const result = await aggregate({ model_id: of.id, min_updates: 2, new_version: '5.0.0', publish: false });
+    expect(result).toMatchObject({ new_version: '5.0.0' });
+    expect(await valuesOf(of.id, '5.0.0')).toEqual([(3 * 30 + 7 * 10) / 40]);
+    // A draft is nobody's latest.
+    expect((await on.registry.baseFor(of.id, undefined))?.versionId).not.toBe(result['version_id']);
+  });
+
+  test('whoever trains again before the round closes is taken at the latest word', async () => {
+    const of = await model();
+    const device = await on.device(`a-${of.id}`);
+    const first = await upload(of, device, 3);
+    const second = await upload(of, device, 5);
+    expect([first['status'], second['status']]).toEqual(['accepted', 'accepted']);
+    expect(second['round_id']).toBe(first['round_id']);
+    const result = await aggregate({ model_id: of.id });
+    expect(result).toMatchObject({ updates: 1 });
+    expect(await valuesOf(of.id, String(result['new_version']))).toEqual([5]);
+  });
+
+  test('in a session that somebody started the first word stays, and the quorum closes the round', async () => {
+    const of = await model();
+    const [a, b] = [await on.device(`a-${of.id}`), await on.device(`b-${of.id}`)];
+    const { id } = await engine.sessions.create(
+      { model_id: of.id, admission: 'open', rounds: 1, min_updates: 2, update_format: 'weights' },
+      caller(),
+    );
+    await upload(of, a, 2);
+    expect(await upload(of, a, 9)).toMatchObject({ status: 'rejected', reason_code: 'already_answered' });
+    await expect(aggregate({ model_id: of.id })).rejects.toMatchObject({ code: 'wrong_state' });
+    await expect(
+      engine.sessions.create({ model_id: of.id, admission: 'open', min_updates: 1 }, caller()),
+    ).rejects.toMatchObject({ code: 'conflict' });
+    await upload(of, b, 4);
+    for (let tries = 0; tries < 500 && (await on.state(id)).state === 'running'; tries += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    expect(await on.state(id)).toMatchObject({ state: 'completed' });
+    const latest = await on.registry.baseFor(of.id, undefined);
+    const bytes = await on.objects.readAll(latest?.weights.objectKey ?? '', 1_000_000);
+    expect(decodeWeights(bytes).flatMap(({ data }) => [...data])).toEqual([3, 3, 3, 3]);
+  });
+
+  test('two requests at once make one version', async () => {
+    const of = await model();
+    await upload(of, await on.device(`a-${of.id}`), 2);
+    const results = await Promise.all([0, 1, 2].map(() => aggregate({ model_id: of.id })));
+    expect(new Set(results.map((result) => result['new_version'])).size).toBe(1);
+    const { rows } = await sql<{ count: number }>`
+        select count(*)::integer as count from versions where model_id = ${of.id}`.execute(on.database.kysely);
+    expect(rows[0]?.count).toBe(2);
+  });
+
+  test('what a retry leaves behind in the store is nothing', async () => {
+    const of = await model();
+    const device = await on.device(`a-${of.id}`);
+    const { round_id: round } = await upload(of, device, 2);
+    await upload(of, device, 2);
+    const keys: string[] = [];
+    for await (const { key } of on.objects.list(`updates/${String(round)}/`)) keys.push(key);
+    expect(keys).toHaveLength(1);
+  });
+
+  test('a person may pause, resume and cancel an open session', async () => {
+    const of = await model();
+    const device = await on.device(`a-${of.id}`);
+    const { id } = await engine.sessions.create(
+      { model_id: of.id, admission: 'open', rounds: 1, min_updates: 1 },
+      caller(),
+    );
+    await engine.sessions.pause(on.organizationId, id);
+    await engine.sessions.resume(on.organizationId, id);
+    const known = await on.rounds(id);
+    const round = known.at(-1);
+    await engine.wake(round?.id ?? '');
+    expect((await on.rounds(id)).map(({ state }) => state)).toEqual(['cancelled', 'collecting']);
+    await engine.sessions.cancel(on.organizationId, id);
+    await expect(upload(of, device, 2, { roundId: round?.id })).rejects.toMatchObject({ code: 'wrong_state' });
+  });
+});

@@ -1,8 +1,8 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { describeOnDatabases } from '../testing/databases.js';
 import type { TrainingEngine } from './engine.js';
 import { memberDriftRound, memberRoundView } from './member-view.js';
 import { boundDrift, driftBytes, driftRounds, readDrift } from './site-drift.js';
-import { TEST_DATABASES } from './testing/test-databases.js';
 import {
   assignmentOf,
   type Fixture,
@@ -77,51 +77,46 @@ test('a session of many rounds keeps less of each, so that all can be read toget
   expect(driftBytes(10_000)).toBe(16_000);
 });
 
-for (const kind of TEST_DATABASES) {
-  const suite = kind.skip === undefined ? describe : describe.skip;
-  suite(`on ${kind.name}${kind.skip === undefined ? '' : ` (skipped: ${kind.skip})`}`, () => {
-    let on: Fixture;
-    let engine: TrainingEngine;
-    beforeEach(async () => {
-      on = await openFixture(kind);
-      engine = await on.engine();
-    }, 180_000);
-    afterEach(() => on.close());
+describeOnDatabases('Drift of sites', (open) => {
+  let on: Fixture;
+  let engine: TrainingEngine;
+  beforeEach(async () => {
+    on = await openFixture(open);
+    engine = await on.engine();
+  }, 180_000);
+  afterEach(() => on.close());
 
-    test('drift is told round by round: to the owner by site and as an event, to members as a number', async () => {
-      const devices = { a: await on.device('a'), b: await on.device('b') };
-      const session = await on.session(engine, { rounds: 1 });
-      for (const [name, device] of Object.entries(devices)) {
-        await until(async () => (await engine.assignments.openAssignments(device)).length > 0);
-        const bytes = updateOf(name);
-        const key = keyOf(await assignmentOf(engine, device));
-        const drift =
-          name === 'a' ? { ...DRIFT, warnings: [...DRIFT.warnings, HALVED] } : { ...DRIFT, columns: [], warnings: [] };
-        await engine.assignments.submitUpdate(
-          device,
-          headerOf(key, bytes, { metrics: { trainLoss: 0.5, drift, backend: HALVED.slice(460) } }),
-          {
-            bytes,
-          },
-        );
-      }
-      await until(async () => (await on.state(session)).state === 'completed');
-      const rows = await engine.store.rounds(session);
-      const [round] = driftRounds(rows);
-      expect(round).toMatchObject({ round_number: 1, reporting_sites: 2, drifted_sites: 1 });
-      expect(round?.['sites']).toEqual({
-        a: { columns: DRIFT.columns, warnings: [...DRIFT.warnings, expect.stringMatching(/^x{499}.$/)] },
-        b: { columns: [], warnings: [] },
-      });
-      const [row] = rows;
-      if (row === undefined || round === undefined) return;
-      expect(roundView(row, rows)).toMatchObject({ drift: { a: { columns: DRIFT.columns } } });
-      expect(JSON.stringify([memberRoundView(row, rows), memberDriftRound(round)])).not.toContain('chol');
-      expect(memberDriftRound(round)).toMatchObject({ drifted_sites: 1, sites: {} });
-      const told = (await on.events(engine, session)).filter(({ type }) => type === 'drift');
-      expect(told).toMatchObject([
-        { data: { round_number: 1, sites: { a: [...DRIFT.warnings, expect.any(String)] } } },
-      ]);
+  test('drift is told round by round: to the owner by site and as an event, to members as a number', async () => {
+    const devices = { a: await on.device('a'), b: await on.device('b') };
+    const session = await on.session(engine, { rounds: 1 });
+    for (const [name, device] of Object.entries(devices)) {
+      await until(async () => (await engine.assignments.openAssignments(device)).length > 0);
+      const bytes = updateOf(name);
+      const key = keyOf(await assignmentOf(engine, device));
+      const drift =
+        name === 'a' ? { ...DRIFT, warnings: [...DRIFT.warnings, HALVED] } : { ...DRIFT, columns: [], warnings: [] };
+      await engine.assignments.submitUpdate(
+        device,
+        headerOf(key, bytes, { metrics: { trainLoss: 0.5, drift, backend: HALVED.slice(460) } }),
+        {
+          bytes,
+        },
+      );
+    }
+    await until(async () => (await on.state(session)).state === 'completed');
+    const rows = await engine.store.rounds(session);
+    const [round] = driftRounds(rows);
+    expect(round).toMatchObject({ round_number: 1, reporting_sites: 2, drifted_sites: 1 });
+    expect(round?.['sites']).toEqual({
+      a: { columns: DRIFT.columns, warnings: [...DRIFT.warnings, expect.stringMatching(/^x{499}.$/)] },
+      b: { columns: [], warnings: [] },
     });
+    const [row] = rows;
+    if (row === undefined || round === undefined) return;
+    expect(roundView(row, rows)).toMatchObject({ drift: { a: { columns: DRIFT.columns } } });
+    expect(JSON.stringify([memberRoundView(row, rows), memberDriftRound(round)])).not.toContain('chol');
+    expect(memberDriftRound(round)).toMatchObject({ drifted_sites: 1, sites: {} });
+    const told = (await on.events(engine, session)).filter(({ type }) => type === 'drift');
+    expect(told).toMatchObject([{ data: { round_number: 1, sites: { a: [...DRIFT.warnings, expect.any(String)] } } }]);
   });
-}
+});

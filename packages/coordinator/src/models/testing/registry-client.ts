@@ -1,7 +1,7 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { silentLogger } from '@octomil/shared/runtime';
-import pg from 'pg';
 import { type Coordinator, startCoordinator } from '../../start-coordinator.js';
+import { createPostgres, HAS_POSTGRES } from '../../testing/databases.js';
 import { testDatabaseDump } from '../../testing/index.js';
 
 export type Json = Record<string, unknown>;
@@ -36,7 +36,7 @@ export class RegistryClient {
 
   /** On PostgreSQL where there is one for tests, otherwise on the embedded database. */
   static async start(): Promise<RegistryClient> {
-    const postgres = await ownDatabase();
+    const postgres = HAS_POSTGRES ? await createPostgres() : undefined;
     const coordinator = await startCoordinator({
       database: 'memory',
       logger: silentLogger,
@@ -121,20 +121,4 @@ export class RegistryClient {
 
 export async function until(holds: () => Promise<boolean>): Promise<void> {
   while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 5));
-}
-
-async function ownDatabase(): Promise<{ url: string; drop(): Promise<void> } | undefined> {
-  const server = process.env['TEST_DATABASE_URL'];
-  if (server === undefined) return undefined;
-  const name = `registry_${randomUUID().replaceAll('-', '')}`;
-  const administer = async (statement: string): Promise<void> => {
-    const connection = new pg.Client({ connectionString: server });
-    await connection.connect();
-    await connection.query(statement);
-    await connection.end();
-  };
-  await administer(`create database ${name}`);
-  const url = new URL(server);
-  url.pathname = `/${name}`;
-  return { url: url.href, drop: () => administer(`drop database ${name} with (force)`) };
 }

@@ -12,6 +12,7 @@ import { sql } from 'kysely';
 import { aggregate } from '../../aggregation/aggregate.js';
 import { validateUpdate } from '../../aggregation/validate-update.js';
 import type { Database } from '../../database/database.js';
+import type { OpenDatabase } from '../../database/open-database.js';
 import { ProposalStore } from '../../features/proposal-store.js';
 import type { Jobs } from '../../jobs/jobs.js';
 import { Registry } from '../../models/registry.js';
@@ -19,7 +20,6 @@ import type { AssignmentKey, UpdateHeaderFields, Verdict } from '../assignment-p
 import { createTrainingEngine, type TrainingEngine, type TrainingSettings } from '../engine.js';
 import type { SessionEvent } from '../event-feed.js';
 import type { TrainingAggregator } from '../ports.js';
-import type { TestDatabaseKind } from './test-databases.js';
 
 /** Every wake-up is lost: what passes with these jobs does not depend on any. */
 const lossyJobs: Jobs = {
@@ -82,8 +82,8 @@ export const ALLOW_ALL = {
   policyRules: [{ name: 'all', federations: ['*'], models: ['*'], dataSets: ['*'] }],
 };
 
-export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
-  const { database, close: closeDatabase } = await kind.open();
+export async function openFixture(open: () => Promise<OpenDatabase>): Promise<Fixture> {
+  const database = await open();
   const folder = await mkdtemp(join(tmpdir(), 'octomil-training-test-'));
   const objects = await FileObjectStore.open({ folder, durable: false, clock: systemClock });
   const registry = new Registry({ database, objects });
@@ -169,7 +169,7 @@ export async function openFixture(kind: TestDatabaseKind): Promise<Fixture> {
     events: (engine, sessionId) => engine.events.read(sessionId, 0, 10_000),
     async close() {
       for (const engine of engines) await engine.stop();
-      await closeDatabase();
+      await database.close();
       await objects.close();
       await rm(folder, { recursive: true, force: true });
     },
