@@ -1,9 +1,10 @@
 import { Readable } from 'node:stream';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
+import type { ByteRange } from '@octomil/shared/storage';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
+import { parseByteRange } from '../http/byte-range.js';
 import { type App, discardRest, errorBody, requireDevice } from '../http/index.js';
-import { type ResolvedRange, resolveRange } from './byte-range.js';
 import { BufferPool } from './file-pump.js';
 import { streamReply } from './stream-reply.js';
 import type { TicketProof, TransferService, UploadState } from './transfer-service.js';
@@ -120,9 +121,9 @@ export function registerTransferRoutes(app: App, { transfers, onRevoked }: Trans
       try {
         const etag = `"${sha256}"`;
         const unchanged = request.headers['if-range'] === undefined || request.headers['if-range'] === etag;
-        let asked: ResolvedRange | undefined;
+        let asked: ByteRange | undefined;
         try {
-          asked = unchanged ? resolveRange(request.headers.range, object.sizeBytes) : undefined;
+          asked = unchanged ? parseByteRange(request.headers.range, object.sizeBytes) : undefined;
         } catch (error) {
           reply.code(416).header('content-range', `bytes */${object.sizeBytes}`);
           return errorBody(toOctomilError(error), 416, request.id);

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { OctomilError } from '@octomil/shared/errors';
 import type { BufferPool } from './file-pump.js';
 
 /** Files up to this size are worth keeping whole: all devices of a round fetch the same one at the same moment. */
@@ -14,11 +15,14 @@ export class SmallFiles {
     this.#maxBytes = maxBytes;
   }
 
-  /** @param sizeBytes of the file, for the bound @throws errors of the file system as they are */
+  /**
+   * @param sizeBytes of the file: counts for the bound, and more or fewer are `corrupt_file`
+   * @throws errors of the file system as they are
+   */
   read(path: string, sizeBytes: number): Promise<Buffer> {
     const known = this.#files.get(path);
     this.#forget(path);
-    const entry = known ?? { bytes: readFile(path), sizeBytes };
+    const entry = known ?? { bytes: readWhole(path, sizeBytes), sizeBytes };
     this.#files.set(path, entry);
     this.#totalBytes += entry.sizeBytes;
     for (const oldest of this.#files.keys()) {
@@ -37,6 +41,12 @@ export class SmallFiles {
     this.#files.delete(path);
     this.#totalBytes -= entry.sizeBytes;
   }
+}
+
+async function readWhole(path: string, sizeBytes: number): Promise<Buffer> {
+  const bytes = await readFile(path);
+  if (bytes.length === sizeBytes) return bytes;
+  throw new OctomilError('corrupt_file', `the stored file has ${bytes.length} bytes, not the ${sizeBytes} expected`);
 }
 
 /** As `pumpFile`, of bytes that are in memory. */

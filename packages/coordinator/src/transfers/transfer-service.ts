@@ -272,6 +272,27 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     }
   };
 
+  /** The receiver of a download that breaks off sees a cut connection alone: why is for the log to say. */
+  const logged = (download: Download, objectKey: string, deviceId: string): Download => ({
+    ...download,
+    pump: async (range, pool, send) => {
+      let receiverGone = false;
+      const sending = (chunk: Buffer, offset: number): Promise<void> =>
+        send(chunk, offset).catch((error: unknown) => {
+          receiverGone = true;
+          throw error;
+        });
+      try {
+        await download.pump(range, pool, sending);
+      } catch (error) {
+        if (!receiverGone) {
+          logger.error({ error, objectKey, deviceId }, 'a file that a device may have could not be sent');
+        }
+        throw error;
+      }
+    },
+  });
+
   const submit = async (ticket: Ticket): Promise<Verdict> => {
     // A coordinator that was killed after the update counted left the ticket open.
     const earlier = await assignments.verdictOn(ticket.deviceId, ticket.header);
@@ -436,10 +457,14 @@ export function createTransferService(options: TransferServiceOptions): Transfer
     openDownload: async (deviceId, sha256) => {
       const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);
       if (objects.direct !== undefined)
-        return reported(objectKey, deviceId, () => openInBucket(objects, objectKey, sizeBytes));
+        return logged(
+          await reported(objectKey, deviceId, () => openInBucket(objects, objectKey, sizeBytes)),
+          objectKey,
+          deviceId,
+        );
       const local = await reported(objectKey, deviceId, () => objects.localFile(objectKey));
       const small = sizeBytes <= SMALL_FILE_BYTES;
-      return {
+      const download: Download = {
         sizeBytes,
         pump: async (range, pool, send) =>
           small
@@ -447,6 +472,7 @@ export function createTransferService(options: TransferServiceOptions): Transfer
             : pumpFile(local.path, range, pool, send),
         release: () => local.release(),
       };
+      return logged(download, objectKey, deviceId);
     },
     downloadAddress: async (deviceId, sha256) => {
       const { objectKey, sizeBytes } = await allowedObject(deviceId, sha256);

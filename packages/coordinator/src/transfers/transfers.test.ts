@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
-import { createMetrics, silentLogger, systemClock } from '@octomil/shared/runtime';
+import { createMetrics, type Logger, silentLogger, systemClock } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { Database } from '../database/database.js';
 import { createDeviceService, type DeviceService, registerDeviceRoutes } from '../devices/index.js';
@@ -30,6 +30,7 @@ let transfers: TransferService;
 let app: App;
 let url: string;
 let device: { deviceId: string; credential: string };
+let errors: unknown[] = [];
 
 beforeAll(async () => {
   database = await openTestDatabase();
@@ -45,7 +46,10 @@ function newTransfers(ticketLifetimeMs = 60_000): TransferService {
     rollouts: NO_ROLLOUTS,
     hub: devices.hub,
     clock: systemClock,
-    logger: silentLogger,
+    logger: {
+      ...silentLogger,
+      error: (fields: unknown, message: string) => errors.push([fields, message]),
+    } as unknown as Logger,
     // Only what a download asks of a store: where the object lies.
     objects: { localFile: async (key: string) => ({ path: key, release: async () => undefined }) } as ObjectStore,
     settings: { stagingRoot: join(folder, 'staging'), partSizeBytes: PART, ticketLifetimeMs, partIdleMs: 300 },
@@ -73,6 +77,7 @@ async function newDevice(): Promise<{ deviceId: string; credential: string }> {
 }
 
 beforeEach(async () => {
+  errors = [];
   folder = await mkdtemp(join(tmpdir(), 'octomil-transfers-'));
   assignments = new FakeAssignmentPort();
   devices = createDeviceService({ database, clock: systemClock, logger: silentLogger, coordinatorId: randomUUID() });
@@ -470,4 +475,26 @@ test('a download that is broken off does no harm', async () => {
   });
   expect(digest(Buffer.from(await again.arrayBuffer()))).toBe(sha256);
   expect((app.server.address() as AddressInfo).port).toBeGreaterThan(0);
+  expect(errors).toEqual([]);
 });
+
+test.each([3 * MIB, 20 * MIB])(
+  'a stored file of %i bytes that was cut short ends the connection, and the log names it',
+  async (sizeBytes) => {
+    const sha256 = digest(randomBytes(32));
+    const path = join(folder, 'base');
+    await writeFile(path, randomBytes(sizeBytes - 1));
+    assignments.objects.set(sha256, { objectKey: path, sizeBytes, deviceId: device.deviceId });
+    const download = fetch(`${url}/api/v1/transfers/objects/${sha256}`, {
+      headers: { authorization: `Bearer ${device.credential}` },
+      signal: AbortSignal.timeout(10_000),
+    }).then((response) => response.arrayBuffer());
+    await expect(download).rejects.toThrow(/terminated|fetch failed/);
+    expect(errors).toEqual([
+      [
+        expect.objectContaining({ objectKey: path, error: expect.objectContaining({ code: 'corrupt_file' }) }),
+        expect.stringMatching(/could not be sent/),
+      ],
+    ]);
+  },
+);
