@@ -269,3 +269,32 @@ test('files of this machine are read where they are: one, a folder, a pattern', 
   await expect(names(data, { maxFiles: 2 })).rejects.toMatchObject({ details: { problem: 'too_many' } });
   await copies.close();
 });
+
+test('a cut download of a server that tells no version does not go on with what may be another one', async () => {
+  let gets = 0;
+  answer = (request, response) => {
+    const from = Number(/^bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
+    response.writeHead(from === 0 ? 200 : 206, { 'content-length': 8 - from });
+    if (request.method === 'HEAD') return void response.end();
+    gets += 1;
+    // Written anew after the first half was sent.
+    if (gets === 1) response.write('a\n1\n', () => response.destroy());
+    else response.end('b\n2\n3\n4\n'.slice(from));
+  };
+  const copies = await openCopies();
+  await expect(openSource(url, copies, options)).rejects.toMatchObject({ code: 'network_unavailable' });
+  expect(gets).toBe(1);
+  const { files } = await openSource(url, copies, options);
+  expect(await readFile(files[0]?.path ?? '', 'utf8')).toBe('b\n2\n3\n4\n');
+  await copies.close();
+});
+
+test('the length of a first byte is not taken for that of the file', async () => {
+  answer = (request, response) => {
+    if (request.method === 'HEAD') return void response.writeHead(405).end();
+    response.writeHead(206, { 'content-length': 1, 'content-range': 'bytes 0-0/*', etag: '"v"' }).end('a');
+  };
+  const copies = await openCopies();
+  await expect(openSource(url, copies, options)).rejects.toThrow(/does not say how large/);
+  await copies.close();
+});

@@ -48,7 +48,8 @@ class WebClient implements SourceClient {
     await response.body.dump({ limit: 1024 }).catch(() => undefined);
     if (statusCode === 404 || statusCode === 410) return undefined;
     if (statusCode !== 200 && statusCode !== 206) throw this.#refused(statusCode);
-    const total = /\/(\d+)$/.exec(one(headers['content-range']) ?? '')?.[1] ?? one(headers['content-length']);
+    const total =
+      statusCode === 206 ? /\/(\d+)$/.exec(one(headers['content-range']) ?? '')?.[1] : one(headers['content-length']);
     if (total === undefined) {
       throw new OctomilError('data_unreadable', `${words(key)}: the server does not say how large the file is`);
     }

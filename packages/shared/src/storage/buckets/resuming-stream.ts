@@ -16,7 +16,8 @@ export interface ResumingOptions {
 
 /**
  * The bytes of one object, all of the same version: every request, the first included, asks for the tag that `object`
- * has. A connection that is cut or falls silent is taken up where it ended; four attempts in a row without a byte end it.
+ * has. A connection that is cut or falls silent is taken up where it ended; four attempts in a row without a byte end it,
+ * and so does a cut where the object has no tag.
  *
  * @throws OctomilError of the client; `transfer_incomplete` where the object ends early although it did not change
  */
@@ -51,18 +52,21 @@ export async function* resumingStream(
     if (position >= range.end) return;
     signal?.throwIfAborted();
     if (failure !== undefined && !mayPass(failure)) throw failure;
+    // Without a tag the rest might be another version's.
+    if (object.tag === '' && position > range.start) throw failure ?? endedEarly(object, position, range.end, 1);
     fruitless = position > before ? 0 : fruitless + 1;
     if (fruitless >= MAX_FRUITLESS) {
-      throw (
-        failure ??
-        new OctomilError(
-          'transfer_incomplete',
-          `${object.key} ended after ${position} of ${range.end} bytes, ${MAX_FRUITLESS} times; try again later`,
-        )
-      );
+      throw failure ?? endedEarly(object, position, range.end, MAX_FRUITLESS);
     }
     await clock.sleep(FIRST_DELAY_MS * 2 ** fruitless, signal);
   }
+}
+
+function endedEarly({ key }: BucketObject, position: number, end: number, times: number): OctomilError {
+  return new OctomilError(
+    'transfer_incomplete',
+    `${key} ended after ${position} of ${end} bytes${times === 1 ? '' : `, ${times} times`}; try again later`,
+  );
 }
 
 /** Whether the next attempt may do better. */
