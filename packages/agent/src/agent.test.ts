@@ -275,3 +275,17 @@ test('a table that takes long to describe keeps its assignment: the site says th
     gate.resolve();
     await coordinator.until(() => coordinator.of('report').length === 1);
   }));
+
+test('a round may last longer than a timer can wait', () =>
+  onBench(async (bench) => {
+    const { coordinator, trainer } = bench;
+    const opened = Promise.withResolvers<void>();
+    trainer.gate = opened.promise;
+    await (await bench.start()).ready;
+    const base = coordinator.addObject(Buffer.alloc(1_000, 7));
+    coordinator.assign({ ref: ref('a'), base, deadlineMs: BigInt(30 * 86_400_000) });
+    await coordinator.until(() => trainer.tasks.length === 1);
+    setTimeout(opened.resolve, 100);
+    await coordinator.until(() => coordinator.updates.has('a') || coordinator.of('assignmentFailure').length > 0);
+    expect(coordinator.of('assignmentFailure')).toEqual([]);
+  }));
