@@ -321,6 +321,15 @@ test('an alias may be spelled twice, or as the column itself, and is one name al
   expect(columns['x']?.aliases).toEqual(['Age at visit']);
 });
 
+test('limits make a column of few whole numbers numeric, and what a hint says of another kind is told to be idle', async () => {
+  const sources = [{ path: file({ age, births: (row) => row % 5 }) }];
+  const { columns, warnings } = await agree(sources, { births: { clip: [0, 3] }, age: { levels: [40, 41] } });
+  expect(columns).toMatchObject({ births: { kind: 'numeric', clip: [0, 3] }, age: { kind: 'numeric' } });
+  expect(warnings).toBe(
+    'column "age": what its hint says of levels is idle, as the column is numeric; give it the kind categorical or ordinal',
+  );
+});
+
 test('what is declared of a column by one of its names holds for all of them', async () => {
   const hints: FeatureHints = { chol: { aliases: ['cholesterol'] } };
   const usual = (row: number) => 200 + (row % 50);

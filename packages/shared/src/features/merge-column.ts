@@ -23,6 +23,7 @@ export function mergeColumn(columns: readonly SiteColumn[], context: MergeContex
   const name = nameOf(columns, named);
   const merged = mergeKind(name, columns, context);
   if (merged === undefined) return undefined;
+  warnOfIdleFields(name, merged.kind, context);
   const aliases = aliasesOf(name, named);
   const missingRatio = Number(Math.max(0, 1 - presentIn(columns, merged) / context.rows).toFixed(3));
   const levelRatios = levelRatiosOf(columns, merged);
@@ -41,6 +42,28 @@ function nameOf(columns: readonly SiteColumn[], named: NamedHint | undefined): s
   if (named === undefined) return columns[0]?.column.name ?? '';
   const key = foldName(named.name);
   return columns.find(({ column }) => foldName(column.name) === key)?.column.name ?? named.name;
+}
+
+/** Fields of a hint by the kinds that they say something of. */
+const FIELD_KINDS: Partial<Record<keyof FeatureHint, readonly FeatureColumn['kind'][]>> = {
+  unit: ['numeric'],
+  range: ['numeric'],
+  clip: ['numeric'],
+  scale: ['numeric'],
+  levels: ['categorical', 'ordinal'],
+  buckets: ['hashed'],
+  derive: ['datetime'],
+  reference: ['datetime'],
+  format: ['datetime'],
+};
+
+function warnOfIdleFields(name: string, kind: FeatureColumn['kind'], { hint, warn }: MergeContext): void {
+  for (const [field, kinds] of Object.entries(FIELD_KINDS)) {
+    if (hint?.hint[field as keyof FeatureHint] === undefined || kinds.includes(kind)) continue;
+    warn(
+      `column "${name}": what its hint says of ${field} is idle, as the column is ${kind}; give it the kind ${kinds.join(' or ')}`,
+    );
+  }
 }
 
 /** Each once, whatever its spelling, and none that is the column's own name. */
@@ -73,7 +96,7 @@ function mergeKind(name: string, columns: readonly SiteColumn[], context: MergeC
     case undefined:
     case 'categorical':
   }
-  if (kind === undefined && columns.every(({ column }) => isBooleanLike(column)) && !namesUnit(columns, context)) {
+  if (kind === undefined && columns.every(({ column }) => isBooleanLike(column)) && !isMeasured(columns, context)) {
     return mergeBoolean(name, columns, context);
   }
   const text = columns.find(({ column }) => column.seen === 'text');
@@ -98,13 +121,15 @@ function mergeKind(name: string, columns: readonly SiteColumn[], context: MergeC
   if (kind === 'categorical') {
     return boolean === undefined ? mergeCodes(name, columns, context) : mergeText(name, columns, context);
   }
-  if (!namesUnit(columns, context) && areCodes(columns)) return mergeCodes(name, columns, context);
+  if (!isMeasured(columns, context) && areCodes(columns)) return mergeCodes(name, columns, context);
   return mergeNumbers(name, columns, context);
 }
 
-/** What has a unit is measured. */
-function namesUnit(columns: readonly SiteColumn[], { hint }: MergeContext): boolean {
-  return hint?.hint.unit !== undefined || columns.some(({ column }) => column.unit !== undefined);
+/** What has a unit, or limits, is measured. */
+function isMeasured(columns: readonly SiteColumn[], { hint }: MergeContext): boolean {
+  const { unit, range, clip, scale } = hint?.hint ?? {};
+  const isHinted = [unit, range, clip, scale].some((field) => field !== undefined);
+  return isHinted || columns.some(({ column }) => column.unit !== undefined);
 }
 
 function requireAll(
