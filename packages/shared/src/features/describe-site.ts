@@ -147,11 +147,15 @@ function refuseCancelled(signal: AbortSignal | undefined): void {
 const IDENTIFYING =
   /^(id|.*_id|id_.*|.*_?mrn|.*_?ssn|.*_?uuid|guid|nhs_number|(.*_)?(first|last|full|middle|given|family|sur|patient)_?name|name|dob|.*_dob|(date_of_)?birth_?(date|day)?|(.*_)?(address|street|phone|telephone|e_?mail|zip|zip_?code|postcode|postal_code))$/;
 
+/** Whom or what a number counts up, such as `PatientID` and `Medical Record No`: drawn at random, no value tells it. */
+const NUMBERED =
+  /^(.*_)?((patient|subject|person|participant|member|record|case|study|visit|encounter|admission|episode|stay|hadm|sample|specimen|account|insurance)id|(patient|subject|person|participant|record|chart|account|insurance|passport|social_security)_?(no|nr|num|number))$/;
+
 const DATE = /^(?:\d{4}([-/])\d{2}\1\d{2}|\d{1,2}([./])\d{1,2}\2\d{4})(?:[t ]|$)/;
 
 /** Why a column is no feature. An empty column is judged by its name alone. */
 export function exclusion(profile: ColumnProfile): Exclusion | undefined {
-  if (IDENTIFYING.test(profile.key) || profile.sequential) return 'identifier';
+  if (IDENTIFYING.test(profile.key) || NUMBERED.test(profile.key) || profile.sequential) return 'identifier';
   if (profile.family === 'time') return 'time';
   if (profile.family === 'text' && profile.levels !== null && profile.levels.length > 0) {
     if (profile.levels.every(({ value }) => DATE.test(value))) return 'time';

@@ -321,6 +321,19 @@ test('an alias may be spelled twice, or as the column itself, and is one name al
   expect(columns['x']?.aliases).toEqual(['Age at visit']);
 });
 
+test.each(['PatientID', 'hadmid', 'Patient No', 'medical_record_number', 'Insurance-Nr'])(
+  '%s is an identifier, though its numbers are drawn at random',
+  async (name) => {
+    const drawn = (row: number) => (row * 7919 * 104_729) % 99_999_989;
+    const { columns, warnings } = await agree(
+      [{ path: file({ age, [name]: drawn, lipid: mmol, record_numbers: mmol }) }],
+      {},
+    );
+    expect(Object.keys(columns)).toEqual(['age', 'lipid', 'record_numbers']);
+    expect(warnings).toContain(`"${name}" is left out at a: it identifies`);
+  },
+);
+
 test('limits make a column of few whole numbers numeric, and what a hint says of another kind is told to be idle', async () => {
   const sources = [{ path: file({ age, births: (row) => row % 5 }) }];
   const { columns, warnings } = await agree(sources, { births: { clip: [0, 3] }, age: { levels: [40, 41] } });
