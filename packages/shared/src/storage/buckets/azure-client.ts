@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { Readable } from 'node:stream';
 import type { ContainerClient } from '@azure/storage-blob';
 import { OctomilError } from '../../errors/index.js';
 import type { ByteRange } from '../object-store.js';
@@ -17,6 +18,8 @@ import type {
 import { BucketErrors, type BucketPurpose, type Failure, networkProblem, problemOfStatus } from './bucket-problem.js';
 import type { Environment } from './proxies.js';
 import { requireParts } from './received-parts.js';
+import { unlessSilent } from './unless-silent.js';
+import { SILENCE_TIMEOUT_MS } from './web-transport.js';
 
 export interface AzureClientOptions {
   readonly address: Extract<BucketAddress, { provider: 'az' }>;
@@ -87,7 +90,9 @@ class AzureContainer implements BucketClient, PartUploads {
           maxRetryRequests: 0,
           ...(tag === undefined ? {} : { conditions: { ifMatch: tag } }),
         });
-      if (found.readableStreamBody !== undefined) yield* found.readableStreamBody as AsyncIterable<Uint8Array>;
+      // The SDK's own limits end with the headers.
+      if (found.readableStreamBody !== undefined)
+        yield* unlessSilent(found.readableStreamBody as Readable, SILENCE_TIMEOUT_MS);
     } catch (error) {
       throw this.#error(error, key, signal);
     }
