@@ -167,6 +167,8 @@ describeOnDatabases('Feature proposals', (open) => {
     expect(states[0]).toEqual(line);
     expect(line).toMatchObject({ specHash: spec.hash, columnCount: spec.columns.length });
     await expect(begin({ feature_spec: first.id })).rejects.toMatchObject({ code: 'wrong_state' });
+    // Who read it before it was confirmed comes too late with an edit, also once it is superseded.
+    await expect(proposals.store.confirm(first, second.spec, 'eve')).rejects.toMatchObject({ code: 'wrong_state' });
     await expect(proposals.confirm(second.id, { ...second.spec, columns: kept }, asker)).rejects.toMatchObject({
       code: 'wrong_state',
       message: expect.stringContaining('propose again'),
