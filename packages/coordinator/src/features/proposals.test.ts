@@ -125,7 +125,7 @@ describeOnDatabases('Feature proposals', (open) => {
     expect(await on.state(proposal.sessionId)).toMatchObject({ state: 'completed' });
     const members = JSON.stringify(memberProposalJson(proposal));
     expect(members).toContain('"age"');
-    for (const told of ['"a"', '"b"', 'ada']) expect(members).not.toContain(told);
+    for (const told of ['"a"', '"b"', '"ada"']) expect(members).not.toContain(told);
   });
 
   test('a confirmed spec is trained by without another question, and one that is confirmed later supersedes it', async () => {
