@@ -1,6 +1,7 @@
 import type { Bucket, File, Storage, StorageOptions } from '@google-cloud/storage';
 import { OctomilError } from '../../errors/index.js';
 import type { ByteRange } from '../object-store.js';
+import { answeredWithin } from './answered-within.js';
 import type {
   BucketClient,
   BucketObject,
@@ -20,7 +21,7 @@ import {
   problemOfStatus,
 } from './bucket-problem.js';
 import { type Environment, proxyOf } from './proxies.js';
-import { openWebTransport, type WebTransport } from './web-transport.js';
+import { openWebTransport, SILENCE_TIMEOUT_MS, type WebTransport } from './web-transport.js';
 
 export interface GcsClientOptions {
   readonly bucket: string;
@@ -35,6 +36,8 @@ const CREDENTIALS =
 /** Chunks of a resumable session are multiples of it (https://cloud.google.com/storage/docs/resumable-uploads). */
 const CHUNK_MULTIPLE_BYTES = 256 * 1024;
 const PAGE_KEYS = 1000;
+/** Of a question, the SDK's further attempts with it. */
+const ANSWER_MS = SILENCE_TIMEOUT_MS;
 
 /**
  * A bucket on Google Cloud Storage, or on the server that STORAGE_EMULATOR_HOST names. Credentials are found as for
@@ -105,8 +108,7 @@ class GcsBucket implements BucketClient, PartUploads {
 
   async stat(key: string, signal?: AbortSignal): Promise<BucketObject | undefined> {
     try {
-      const [metadata] = await this.#bucket.file(key).getMetadata();
-      signal?.throwIfAborted();
+      const [metadata] = await answeredWithin(this.#bucket.file(key).getMetadata(), ANSWER_MS, signal);
       return toObject(key, metadata);
     } catch (error) {
       const failure = this.#failure(error, signal);
@@ -153,16 +155,15 @@ class GcsBucket implements BucketClient, PartUploads {
     let pageToken: string | undefined;
     do {
       signal?.throwIfAborted();
-      const [files, next] = await this.#bucket
-        .getFiles({
-          prefix,
-          autoPaginate: false,
-          maxResults: PAGE_KEYS,
-          ...(pageToken === undefined ? {} : { pageToken }),
-        })
-        .catch((error: unknown) => {
-          throw this.#bucketError(error, signal);
-        });
+      const page = this.#bucket.getFiles({
+        prefix,
+        autoPaginate: false,
+        maxResults: PAGE_KEYS,
+        ...(pageToken === undefined ? {} : { pageToken }),
+      });
+      const [files, next] = await answeredWithin(page, ANSWER_MS, signal).catch((error: unknown) => {
+        throw this.#bucketError(error, signal);
+      });
       for (const file of files as File[]) yield toObject(file.name, file.metadata);
       pageToken = (next as { pageToken?: string } | null)?.pageToken;
     } while (pageToken !== undefined);
@@ -170,7 +171,7 @@ class GcsBucket implements BucketClient, PartUploads {
 
   async check(signal?: AbortSignal): Promise<void> {
     try {
-      await this.#bucket.getFiles({ autoPaginate: false, maxResults: 1 });
+      await answeredWithin(this.#bucket.getFiles({ autoPaginate: false, maxResults: 1 }), ANSWER_MS, signal);
     } catch (error) {
       throw this.#bucketError(error, signal);
     }

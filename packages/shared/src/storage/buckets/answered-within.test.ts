@@ -1,0 +1,31 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { expect, test } from '@jest/globals';
+import { answeredWithin } from './answered-within.js';
+import { networkProblem } from './bucket-problem.js';
+import { openBucket } from './index.js';
+
+test('an answer counts in time; none ends it, and so does the signal', async () => {
+  expect(await answeredWithin(Promise.resolve(3), 1_000)).toBe(3);
+  const silence = new Promise<never>(() => undefined);
+  expect(networkProblem(await answeredWithin(silence, 10).catch((error: unknown) => error))).toBe('timeout');
+  const reason = new Error('stopped');
+  await expect(answeredWithin(silence, 60_000, AbortSignal.abort(reason))).rejects.toBe(reason);
+});
+
+test('a question that Google never answers can be called off', async () => {
+  const stopping = new AbortController();
+  const server = createServer(() => stopping.abort(new Error('stopped')));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const environment = { STORAGE_EMULATOR_HOST: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+  const client = await openBucket({ provider: 'gs', bucket: 'bucket' }, { environment, purpose: 'source' });
+  try {
+    await expect(client.stat('key', stopping.signal)).rejects.toThrow('stopped');
+  } finally {
+    await client.close();
+    server.closeAllConnections();
+    server.close();
+  }
+}, 20_000);
