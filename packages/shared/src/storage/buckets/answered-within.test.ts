@@ -9,7 +9,9 @@ import { openBucket } from './index.js';
 test('an answer counts in time; none ends it, and so does the signal', async () => {
   expect(await answeredWithin(Promise.resolve(3), 1_000)).toBe(3);
   const silence = new Promise<never>(() => undefined);
-  expect(networkProblem(await answeredWithin(silence, 10).catch((error: unknown) => error))).toBe('timeout');
+  const late: unknown = await answeredWithin(silence, 10).catch((error: unknown) => error);
+  expect(networkProblem(late)).toBe('timeout');
+  expect(late).not.toHaveProperty('code');
   const reason = new Error('stopped');
   await expect(answeredWithin(silence, 60_000, AbortSignal.abort(reason))).rejects.toBe(reason);
 });

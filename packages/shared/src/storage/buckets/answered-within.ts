@@ -10,7 +10,8 @@ export async function answeredWithin<T>(work: Promise<T>, limitMs: number, signa
   signal?.throwIfAborted();
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    late.reject(new DOMException(`no answer within ${limitMs} ms`, 'TimeoutError'));
+    // No DOMException: it has a code, 23, which SDKs' errors have for the status of an answer.
+    late.reject(Object.assign(new Error(`no answer within ${limitMs} ms`), { name: 'TimeoutError' }));
   }, limitMs);
   const abort = (): void => late.reject(signal?.reason);
   signal?.addEventListener('abort', abort, { once: true });
