@@ -15,7 +15,7 @@ export interface DriftMeter {
   take(rows: number): ColumnDrift;
 }
 
-/** A shift is told in steps of this many standard deviations. */
+/** A shift is told in steps of this many standard deviations at most, and of half of them at least. */
 const SHIFT_STEP = 1 / 32;
 
 /** @param bound false where the table lacks the column; its cells need not be given */
@@ -38,8 +38,8 @@ export function driftMeter(column: FeatureColumn, bound: boolean, conversion?: U
 }
 
 interface Measured {
-  /** Mean distance of the values from the column's mean, in deviations. */
-  readonly distance?: number | undefined;
+  /** As `shiftOf` tells it. */
+  readonly shift?: number | undefined;
   readonly clipped?: number;
   readonly implausible?: number;
   /** Rows by level, then those of others. */
@@ -64,12 +64,12 @@ function driftOf(column: Referred, rows: number, missing: number, measured: Meas
       : { referenceMissingRatio: reference?.missingRatio ?? 0 }),
   };
   if (present < MINIMUM_ROWS) return base;
-  const { distance, clipped, implausible, levels } = measured;
+  const { shift, clipped, implausible, levels } = measured;
   const fewMissing = missing < MINIMUM_ROWS ? missing : 0;
   const counted = present + fewMissing;
   return {
     ...base,
-    ...(distance === undefined ? {} : { shift: Math.round(distance / SHIFT_STEP) * SHIFT_STEP + 0 }),
+    ...(shift === undefined ? {} : { shift }),
     ...(clipped === undefined ? {} : { clippedRatio: ratio(clipped, counted) }),
     ...(implausible === undefined ? {} : { implausibleRatio: ratio(implausible, counted) }),
     ...(levels === undefined
@@ -101,6 +101,31 @@ function levelDrift(
 
 const rounded = (value: number) => Number(value.toFixed(4));
 
+/** Where values lie by the constants of a spec: in its deviations from its mean. */
+interface Position {
+  readonly distance: number;
+  /** Standard deviation of the values themselves. */
+  readonly spread: number;
+}
+
+type Scaling = Pick<NumericColumn, 'mean' | 'deviation'>;
+
+/**
+ * The mean's distance, told no finer than a site's description tells its mean (`roundMoments`): by the greater of both
+ * deviations, and in multiples counted from 0. In steps of the spec's deviation, a spec could choose how fine; counted from
+ * the spec's mean, several specs together could.
+ */
+function shiftOf(position: Position | undefined, { mean, deviation }: Scaling): number | undefined {
+  if (position === undefined) return undefined;
+  const { distance, spread } = position;
+  const step = 2 ** Math.floor(Math.log2(Math.max(1, spread) * deviation)) * SHIFT_STEP;
+  if (!(step > 0) || !Number.isFinite(step)) return undefined;
+  // Of constants so far from 0 that the steps there are beyond a number's precision, from the mean itself.
+  const origin = Math.abs(mean) / step < 2 ** 48 ? mean : 0;
+  const value = Math.round((origin + distance * deviation) / step) * step;
+  return rounded((value - origin) / deviation) + 0;
+}
+
 /**
  * Distances from a mean, apart for those that are held at either limit: whoever chooses the limits would otherwise count a
  * few rows by the mean.
@@ -108,22 +133,32 @@ const rounded = (value: number) => Number(value.toFixed(4));
 class Distances {
   readonly #counts: [number, number, number] = [0, 0, 0];
   readonly #sums: [number, number, number] = [0, 0, 0];
+  readonly #squares: [number, number, number] = [0, 0, 0];
 
-  /** @param side 0: held at the lower limit, 1: within, 2: held at the upper one */
-  add(side: 0 | 1 | 2, sum: number, count = 1): void {
+  /**
+   * @param side 0: held at the lower limit, 1: within, 2: held at the upper one
+   * @param sum of `count` distances
+   * @param squares of the same distances, summed
+   */
+  add(side: 0 | 1 | 2, sum: number, count = 1, squares = (sum * sum) / Math.max(1, count)): void {
     this.#counts[side] += count;
     this.#sums[side] += sum;
+    this.#squares[side] += squares;
   }
 
   /** In units of `scale`, of sides with at least 10 rows, each counted in tens; undefined where there is none. */
-  mean(scale = 1): number | undefined {
-    let [weighted, all] = [0, 0];
+  position(scale = 1): Position | undefined {
+    let [sum, squares, all] = [0, 0, 0];
     this.#counts.forEach((count, side) => {
       if (count < MINIMUM_ROWS) return;
-      weighted += ((this.#sums[side] ?? 0) / count) * roundCount(count);
+      const weight = roundCount(count) / count;
+      sum += (this.#sums[side] ?? 0) * weight;
+      squares += (this.#squares[side] ?? 0) * weight;
       all += roundCount(count);
     });
-    return all === 0 ? undefined : weighted / all / scale;
+    if (all === 0) return undefined;
+    const distance = sum / all;
+    return { distance: distance / scale, spread: Math.sqrt(Math.max(0, squares / all - distance ** 2)) / scale };
   }
 }
 
@@ -161,7 +196,7 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
         for (let row = 0; row < rows; row++) addOne(cells[row] ?? Number.NaN);
         return;
       }
-      let [found, total, high] = [0, 0, 0];
+      let [found, total, squares, high] = [0, 0, 0, 0];
       const cut = clipped;
       for (let row = 0; row < rows; row++) {
         const raw = cells[row] ?? Number.NaN;
@@ -170,6 +205,7 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
           if (raw === marker) continue;
           found++;
           total += distance;
+          squares += distance * distance;
         } else if (raw !== marker && Number.isFinite(raw)) {
           clipped++;
           if (distance > 0) high++;
@@ -177,13 +213,13 @@ function numberMeter(column: NumericColumn | BooleanColumn, conversion: UnitConv
       }
       const out = clipped - cut;
       present += found + out;
-      distances.add(1, total, found);
+      distances.add(1, total, found, squares);
       distances.add(0, -limit * (out - high), out - high);
       distances.add(2, limit * high, high);
     },
     take: (rows) =>
       driftOf(column, rows, rows - present, {
-        distance: distances.mean(deviation),
+        shift: shiftOf(distances.position(deviation), column),
         ...(kind === 'boolean' ? {} : { clipped }),
         ...(range === undefined ? {} : { implausible }),
       }),
@@ -230,7 +266,10 @@ function dateMeter(column: Extract<FeatureColumn, { kind: 'datetime' }>): DriftM
         else distances.add(distance < 0 ? 0 : 2, Math.sign(distance) * CLIP_DEVIATIONS);
       }
     },
-    take: (rows) => driftOf(column, rows, rows - present, { distance: distances.mean() }),
+    take: (rows) =>
+      driftOf(column, rows, rows - present, {
+        ...(span === undefined || isCycle(span) ? {} : { shift: shiftOf(distances.position(), span) }),
+      }),
   };
 }
 
@@ -240,6 +279,7 @@ function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kin
   const size = column.height * column.width * channels;
   let present = 0;
   let distance = 0;
+  let squares = 0;
   return {
     add(cells, rows) {
       for (let row = 0; row < rows; row++) {
@@ -247,13 +287,24 @@ function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kin
         if (Number.isNaN(cells[from] ?? Number.NaN)) continue;
         present++;
         for (let channel = 0; channel < channels; channel++) {
-          let sum = 0;
-          for (let place = channel; place < size; place += channels) sum += cells[from + place] ?? 0;
-          distance += ((sum * channels) / size - (mean[channel] ?? 0)) / (deviation[channel] ?? 1) / channels;
+          const center = mean[channel] ?? 0;
+          const scale = deviation[channel] ?? 1;
+          let [sum, squared] = [0, 0];
+          for (let place = channel; place < size; place += channels) {
+            const off = (cells[from + place] ?? 0) - center;
+            sum += off;
+            squared += off * off;
+          }
+          distance += sum / size / scale;
+          squares += squared / size / scale / scale;
         }
       }
     },
-    take: (rows) => driftOf(column, rows, rows - present, { distance: distance / present }),
+    take: (rows) => {
+      const spread = Math.sqrt(Math.max(0, squares / present - (distance / present) ** 2));
+      const position = present === 0 ? undefined : { distance: distance / present, spread };
+      return driftOf(column, rows, rows - present, { shift: shiftOf(position, { mean: 0, deviation: 1 }) });
+    },
   };
 }
 
@@ -264,7 +315,7 @@ export interface TargetMeter {
   take(rows: number): ColumnDrift;
 }
 
-export function targetMeter({ rule, output }: TargetSpec): TargetMeter {
+export function targetMeter({ rule, output, mean, deviation }: TargetSpec): TargetMeter {
   const isNumber = output.kind === 'regression';
   const distances = new Distances();
   let [missing, unknown] = [0, 0];
@@ -278,7 +329,9 @@ export function targetMeter({ rule, output }: TargetSpec): TargetMeter {
     },
     take: (rows) =>
       driftOf({ name: rule.column, missingIndicator: true }, rows, missing, {
-        ...(isNumber ? { distance: distances.mean() } : { levels: [rows - missing - unknown, unknown] }),
+        ...(isNumber
+          ? { shift: shiftOf(distances.position(), { mean, deviation }) }
+          : { levels: [rows - missing - unknown, unknown] }),
       }),
   };
 }

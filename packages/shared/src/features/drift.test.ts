@@ -7,6 +7,7 @@ import { driftWarnings, siteDrift } from './drift-warnings.js';
 import type { FeatureColumn, TargetSpec } from './feature-spec.js';
 import { loadDataset } from './load-dataset.js';
 import { sealFeatureSpec } from './spec-hash.js';
+import { roundMoments } from './suppression.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'octomil-drift-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -150,6 +151,38 @@ test.each<[FeatureColumn, unknown, unknown]>([
   expect(await shiftOf(50)).not.toBe(none);
   // In tens, as counts are.
   expect(await shiftOf(48)).toBe(await shiftOf(50));
+});
+
+test('whatever constants a spec names, it learns a mean no finer than the description tells it', async () => {
+  const path = join(folder, 'fine.csv');
+  const cells = Array.from({ length: 500 }, (_, row) => 50.41 + ((row * 37) % 101) / 7);
+  writeFileSync(path, `a,y\n${cells.map((cell) => `${String(cell)},${String(cell)}`).join('\n')}\n`);
+  const mean = cells.reduce((sum, cell) => sum + cell, 0) / cells.length;
+  const deviation = Math.sqrt(cells.reduce((sum, cell) => sum + (cell - mean) ** 2, 0) / cells.length);
+  const told = roundMoments({ count: 500, mean, deviation }).mean;
+  expect(Math.abs(told - mean)).toBeGreaterThan(deviation / 200);
+  for (const [center, scale] of [
+    [mean, deviation],
+    [mean + 0.1, deviation / 3],
+    [mean - 0.7, deviation / 4],
+    [mean - 3 * deviation, deviation],
+  ] as const) {
+    const constants = { mean: center, deviation: scale };
+    const chosen = sealFeatureSpec({
+      ...spec,
+      columns: [{ kind: 'numeric', name: 'a', ...constants, ...plain }],
+      target: { ...spec.target, ...constants },
+    });
+    const { drift } = await loadDataset({ path, delimiter: ',' }, chosen, { salt: '', shareRatio: 0 });
+    for (const { shift = 0 } of drift.columns) expect(center + shift * scale).toBeCloseTo(told, 2);
+  }
+  // By a coarser spec, coarser.
+  const wide = sealFeatureSpec({
+    ...spec,
+    columns: [{ kind: 'numeric', name: 'a', mean: 0, deviation: 16 * 32, ...plain }],
+  });
+  const { drift } = await loadDataset({ path, delimiter: ',' }, wide, { salt: '', shareRatio: 0 });
+  expect((drift.columns[0]?.shift ?? 0) * 32).toBe(Math.round(mean / 16));
 });
 
 test('rows without a target or of a class that nobody agreed on, and numbers that moved, are told of the target', async () => {
