@@ -1,5 +1,6 @@
 import { open } from 'node:fs/promises';
 import { OctomilError } from '@octomil/shared/errors';
+import type { ObjectStore } from '@octomil/shared/storage';
 
 /** Read buffers that are used again: a download then makes no garbage, which is most of what one costs. */
 export class BufferPool {
@@ -61,5 +62,19 @@ export async function pumpFile(
     await file.close();
     // After a failure a chunk may still be on its way to a broken connection: its memory is left to the collector.
     if (done) for (const buffer of buffers) pool.give(buffer);
+  }
+}
+
+/** As `pumpFile`, of an object wherever it lies: only what is asked for is read. */
+export async function pumpObject(
+  objects: ObjectStore,
+  key: string,
+  range: { start: number; end: number },
+  send: (chunk: Buffer, offset: number) => Promise<void>,
+): Promise<void> {
+  let offset = range.start;
+  for await (const chunk of objects.read(key, range)) {
+    await send(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength), offset);
+    offset += chunk.length;
   }
 }
