@@ -242,11 +242,12 @@ export async function startContext(
     database,
     objects,
     clock,
+    logger,
     publicUrl: config.publicUrl,
   });
   registerRolloutRoutes(app, { rollouts, registry });
   registerTransferRoutes(app, { transfers, onRevoked: (deviceId, cut) => devices.onRevoked(deviceId, cut) });
-  registerTrainingRoutes(app, { engine });
+  registerTrainingRoutes(app, { engine, logger });
   registerFeatureRoutes(app, { proposals: new ProposalService({ store: proposalStore, engine }), engine });
   registerOpenRoutes(app, { engine, maxInlineBytes: config.maxInlineUpdateMib * 1024 * 1024 });
 

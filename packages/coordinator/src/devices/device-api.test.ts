@@ -64,6 +64,7 @@ beforeEach(async () => {
     database,
     objects,
     clock,
+    logger: silentLogger,
     publicUrl: undefined,
     desired: {
       desiredState: async () => desired,

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
+import type { Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
@@ -22,6 +23,7 @@ export interface DeviceSyncRoutesOptions {
   readonly addresses: SignedAddresses;
   /** Where the caller can reach this coordinator; the request's own address when undefined. */
   readonly publicUrl: string | undefined;
+  readonly logger: Logger;
 }
 
 const tags = ['device-sync'];
@@ -55,7 +57,7 @@ const config = { audit: false, idempotent: false } as const;
 
 /** What a device should run, for clients that ask instead of holding a session, and what they say they run. */
 export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOptions): void {
-  const { devices, desired, database, objects, addresses, publicUrl } = options;
+  const { devices, desired, database, objects, addresses, publicUrl, logger } = options;
 
   /** The device's id, for itself or for a key. @throws `device_not_registered`, `device_revoked`, `forbidden` */
   const deviceOf = async (request: FastifyRequest, device: string) => {
@@ -308,7 +310,7 @@ export function registerDeviceSyncRoutes(app: App, options: DeviceSyncRoutesOpti
       }
       const release = devices.onRevoked(deviceId, () => reply.raw.destroy());
       try {
-        return await sendArtifact(request, reply, objects, artifact, artifact.file_name);
+        return await sendArtifact(request, reply, { objects, logger }, artifact, artifact.file_name);
       } finally {
         release();
       }

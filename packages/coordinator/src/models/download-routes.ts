@@ -1,4 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
+import type { Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
@@ -44,11 +45,12 @@ export interface DownloadRoutesOptions {
   readonly downloads?: DirectDownloads;
   /** Where the caller can reach this coordinator; the request's own address when undefined. */
   readonly publicUrl: string | undefined;
+  readonly logger: Logger;
 }
 
 /** The bytes of versions: with a key, or by an address that is valid for a while. */
 export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions): void {
-  const { registry, objects, addresses, downloads, publicUrl } = options;
+  const { registry, objects, addresses, downloads, publicUrl, logger } = options;
   const { models, versions } = registry;
   const base = '/api/v1/models/:id/versions/:version';
   const tags = [VERSION_TAG];
@@ -98,7 +100,7 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
           .header('content-disposition', contentDisposition(fileNameOf(model, version, artifact)));
         return { direct: true };
       }
-      return sendArtifact(request, reply, objects, artifact, fileNameOf(model, version, artifact));
+      return sendArtifact(request, reply, { objects, logger }, artifact, fileNameOf(model, version, artifact));
     },
   );
 
@@ -181,7 +183,13 @@ export function registerDownloadRoutes(app: App, options: DownloadRoutesOptions)
           found.version,
         );
       }
-      return sendArtifact(request, reply, objects, artifact, fileNameOf(found.model, found.version, artifact));
+      return sendArtifact(
+        request,
+        reply,
+        { objects, logger },
+        artifact,
+        fileNameOf(found.model, found.version, artifact),
+      );
     },
   );
 }

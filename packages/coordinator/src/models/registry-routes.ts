@@ -85,6 +85,7 @@ export function createRegistryRoutes(options: RegistryRoutesOptions): {
         objects,
         addresses,
         publicUrl,
+        logger,
         ...(downloads === undefined ? {} : { downloads }),
       });
     },

@@ -1,9 +1,11 @@
 import { OctomilError } from '@octomil/shared/errors';
+import type { Logger } from '@octomil/shared/runtime';
 import type { ObjectStore } from '@octomil/shared/storage';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { parseByteRange } from '../http/byte-range.js';
 import { errorBody } from '../http/error-answer.js';
-import { BufferPool, pumpFile } from '../transfers/file-pump.js';
+import { tellingWhyBroken } from '../transfers/broken-download.js';
+import { BufferPool, pumpFile, pumpObject } from '../transfers/file-pump.js';
 import { streamReply } from '../transfers/stream-reply.js';
 import { contentDisposition } from './content-disposition.js';
 import type { Artifact } from './version-store.js';
@@ -11,6 +13,11 @@ import type { Artifact } from './version-store.js';
 /** Twice this is in memory for each download under way. */
 const CHUNK_BYTES = 256 * 1024;
 const pool = new BufferPool(CHUNK_BYTES, 32);
+
+export interface ArtifactSource {
+  readonly objects: ObjectStore;
+  readonly logger: Logger;
+}
 
 /**
  * Answers a file, a range of it (206, 416), or that the caller has it already (304).
@@ -20,7 +27,7 @@ const pool = new BufferPool(CHUNK_BYTES, 32);
 export async function sendArtifact(
   request: FastifyRequest,
   reply: FastifyReply,
-  objects: ObjectStore,
+  { objects, logger }: ArtifactSource,
   artifact: Artifact,
   fileName: string,
 ): Promise<FastifyReply> {
@@ -56,7 +63,9 @@ export async function sendArtifact(
       file === undefined
         ? pumpObject(objects, artifact.object_key, { start, end }, send)
         : pumpFile(file.path, { start, end }, pool, send);
-    await streamReply(reply, hasBody ? pump : undefined);
+    const broke = (error: unknown): void =>
+      logger.error({ error, objectKey: artifact.object_key }, 'a file of a version could not be sent');
+    await streamReply(reply, hasBody ? (send) => tellingWhyBroken(pump, send, broke) : undefined);
     return reply;
   } finally {
     await file?.release();
@@ -80,15 +89,4 @@ export async function requireBytes(objects: ObjectStore, artifact: Artifact): Pr
       : `the file ${artifact.object_key} (${artifact.format}) has ${found.sizeBytes} of ${artifact.size_bytes} bytes; restore it from a backup`,
     { details: { object_key: artifact.object_key, format: artifact.format } },
   );
-}
-
-async function pumpObject(
-  objects: ObjectStore,
-  key: string,
-  range: { start: number; end: number },
-  send: (chunk: Buffer) => Promise<void>,
-): Promise<void> {
-  for await (const chunk of objects.read(key, range)) {
-    await send(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
-  }
 }

@@ -1,4 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
+import type { Logger } from '@octomil/shared/runtime';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { JsonObject } from '../database/tables.js';
@@ -41,7 +42,10 @@ const NOBODY_ASKED = {
 const UNABLE: ReadonlySet<string> = new Set(['refused', 'failed', 'expired']);
 
 /** REST routes of training: sessions, their rounds and events, and the status of a model's training. */
-export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingEngine }): void {
+export function registerTrainingRoutes(
+  app: App,
+  { engine, logger }: { readonly engine: TrainingEngine; readonly logger: Logger },
+): void {
   const { sessions, store } = engine;
 
   const findSession = async (request: FastifyRequest, id: string, write = false): Promise<SessionRow> => {
@@ -176,7 +180,7 @@ export function registerTrainingRoutes(app: App, { engine }: { engine: TrainingE
       const over = await endedBefore(engine, id, afterId);
       // 204 tells an EventSource not to come back (HTML Living Standard, 9.2.3).
       if (over) return reply.code(204).send();
-      await sendEvents(engine, request, reply, id, afterId);
+      await sendEvents({ engine, logger }, reply, id, afterId);
       return reply;
     },
   );
@@ -343,8 +347,7 @@ async function endedBefore(engine: TrainingEngine, sessionId: string, afterId: n
 }
 
 async function sendEvents(
-  engine: TrainingEngine,
-  request: FastifyRequest,
+  { engine, logger }: { readonly engine: TrainingEngine; readonly logger: Logger },
   reply: FastifyReply,
   sessionId: string,
   afterId: number,
@@ -375,7 +378,7 @@ async function sendEvents(
       pauseMs: EVENTS_PAUSE_MS,
     });
   } catch (error) {
-    request.log.error({ error, sessionId }, 'a stream of events broke');
+    logger.error({ error, sessionId }, 'a stream of events broke');
   } finally {
     raw.end();
   }
