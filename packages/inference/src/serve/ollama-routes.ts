@@ -222,7 +222,8 @@ class JsonLines {
   write(value: object, gone: AbortSignal): Promise<void> | undefined {
     this.#begin();
     const { raw } = this.#reply;
-    if (raw.write(`${JSON.stringify(value)}\n`)) return undefined;
+    // One that has left never drains, and has said so before.
+    if (raw.write(`${JSON.stringify(value)}\n`) || gone.aborted) return undefined;
     return new Promise((resolve) => {
       const done = (): void => {
         raw.off('drain', done);

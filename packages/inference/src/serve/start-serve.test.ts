@@ -2,8 +2,10 @@ import { request as httpRequest } from 'node:http';
 import { afterEach, expect, test } from '@jest/globals';
 import { OctomilError } from '@octomil/shared/errors';
 import { OpenAI } from 'openai';
+import type { GenerationEngine } from '../engine/index.js';
 import { type Serve, type ServeOptions, startServe } from './start-serve.js';
 import { SlowEngine } from './testing/slow-engine.js';
+import { TalkativeEngine } from './testing/talkative-engine.js';
 
 const started: Serve[] = [];
 afterEach(async () => {
@@ -11,7 +13,7 @@ afterEach(async () => {
 });
 
 async function serve(
-  engines: Readonly<Record<string, SlowEngine>>,
+  engines: Readonly<Record<string, GenerationEngine>>,
   options: Partial<ServeOptions> = {},
 ): Promise<{ url: string; client: OpenAI }> {
   const models = Object.fromEntries(
@@ -178,6 +180,28 @@ test('a client that leaves ends its generation: streaming, waiting for a whole a
   await until(() => engine.aborted === 2 && engine.running === 0);
   expect(engine.asked).toHaveLength(2);
 });
+
+test.each([
+  ['/v1/chat/completions', { messages }],
+  ['/v1/completions', { prompt: 'the sea' }],
+  ['/v1/responses', { input: 'the sea' }],
+  ['/api/chat', { messages }],
+])(
+  '%s: a reader that leaves while it is waited for frees its place, though the engine had more to say',
+  async (path, asked) => {
+    const engine = new TalkativeEngine();
+    const { url } = await serve({ slow: engine });
+    const request = httpRequest(`${url}${path}`, { method: 'POST', headers: { 'content-type': 'application/json' } });
+    request.on('error', () => undefined);
+    // Never read: the engine is held back as soon as the buffers in between are full.
+    request.on('response', (response) => response.pause());
+    request.end(JSON.stringify({ model: 'slow', stream: true, ...asked }));
+    await until(() => engine.isHeldBack);
+    request.destroy();
+    await until(() => engine.ended === 1);
+    expect((await (await fetch(`${url}/v1/queue/stats`)).json()) as object).toMatchObject({ active: 0, pending: 0 });
+  },
+);
 
 test('what fails before the first word has its status; afterwards it is an event', async () => {
   const engine = new SlowEngine(1);
