@@ -5,12 +5,20 @@ import type { FromEngine, ToEngine } from './engine-messages.js';
 
 const TAIL_CHARACTERS = 4_000;
 
+/** Who waits for what the process says of one generation or embedding. */
+export interface EngineListener {
+  receive(message: FromEngine): void;
+  /** The process is gone. */
+  end(how: string): void;
+}
+
 /** One engine process, from its start to its end. */
 export class EngineChild {
   /** Resolves with how it ended, when it is gone and its output is read; never rejects. */
   readonly ended: Promise<string>;
   readonly #process: ChildProcess;
-  readonly #listeners = new Map<number, (message: FromEngine) => void>();
+  readonly #listeners = new Map<number, EngineListener>();
+  #endedBy: string | undefined;
   #tail = '';
   #rssBytes: number | undefined;
   #heardAtMs: number;
@@ -37,8 +45,8 @@ export class EngineChild {
       this.#heardAtMs = nowMs();
       if ('rssBytes' in message) this.#rssBytes = message.rssBytes;
       if (message.type === 'text') {
-        for (const chunk of message.chunks) this.#listeners.get(chunk[0])?.({ type: 'text', chunks: [chunk] });
-      } else if ('id' in message) this.#listeners.get(message.id)?.(message);
+        for (const chunk of message.chunks) this.#listeners.get(chunk[0])?.receive({ type: 'text', chunks: [chunk] });
+      } else if ('id' in message) this.#listeners.get(message.id)?.receive(message);
       else {
         if (message.type === 'loaded') this.#keepAlive(this.#listeners.size > 0);
         onMessage(message);
@@ -53,6 +61,11 @@ export class EngineChild {
         // A process that never started has no `close`.
         if (child.pid === undefined) resolve('it could not be started');
       });
+    });
+    // Not by each of them: what waits for `ended` is kept, with all that it holds, as long as the process lives.
+    void this.ended.then((how) => {
+      this.#endedBy = how;
+      for (const listener of this.#listeners.values()) listener.end(how);
     });
   }
 
@@ -75,8 +88,10 @@ export class EngineChild {
     return (lines.findLast((line) => /assert|error|fail/i.test(line)) ?? lines.at(-1) ?? '').trim().slice(0, 300);
   }
 
-  listen(id: number, listener: (message: FromEngine) => void): void {
+  /** Until it is forgotten. */
+  listen(id: number, listener: EngineListener): void {
     this.#listeners.set(id, listener);
+    if (this.#endedBy !== undefined) listener.end(this.#endedBy);
     this.#keepAlive(true);
   }
 

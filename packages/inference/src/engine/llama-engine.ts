@@ -223,14 +223,15 @@ class Session {
     this.#signal = signal;
     this.#onAbort = () => this.#fail(cancelledBy(signal));
     signal.addEventListener('abort', this.#onAbort, { once: true });
-    child.listen(id, (message) => this.#receive(message));
-    void child.ended.then((how) =>
-      this.#fail(
-        new OctomilError('inference_failed', `the engine process died during the request: ${how}`, {
-          retryAfterSeconds: 1,
-        }),
-      ),
-    );
+    child.listen(id, {
+      receive: (message) => this.#receive(message),
+      end: (how) =>
+        this.#fail(
+          new OctomilError('inference_failed', `the engine process died during the request: ${how}`, {
+            retryAfterSeconds: 1,
+          }),
+        ),
+    });
   }
 
   /** The text that came since, whole, or how it ended. */
