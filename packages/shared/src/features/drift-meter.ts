@@ -308,30 +308,38 @@ function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kin
   };
 }
 
-/** Of the target: rows without one, rows of no agreed class, which are not learned from, and how far its numbers are off. */
+/** Of the target: rows without one, of each class and of no agreed one, which are not learned from; how far its numbers are off. */
 export interface TargetMeter {
   /** @param y what the row is to teach; NaN where it is left out */
   add(y: number, isMissing: boolean): void;
   take(rows: number): ColumnDrift;
 }
 
-export function targetMeter({ rule, output, mean, deviation }: TargetSpec): TargetMeter {
+export function targetMeter({ rule, output, classes, mean, deviation, reference }: TargetSpec): TargetMeter {
   const isNumber = output.kind === 'regression';
   const distances = new Distances();
+  // A comparison holds or does not.
+  const counts = new Float64Array(isNumber ? 0 : rule.comparison === undefined ? classes.length : 2);
   let [missing, unknown] = [0, 0];
+  const column: Referred = {
+    name: rule.column,
+    missingIndicator: true,
+    ...(reference === undefined ? {} : { reference: { ...reference, levelRatios: reference.classRatios ?? [] } }),
+  };
   return {
     add(y, isMissing) {
       if (!Number.isNaN(y)) {
         // It is scaled as a column is.
         if (isNumber) distances.add(y < -CLIP_DEVIATIONS ? 0 : y > CLIP_DEVIATIONS ? 2 : 1, held(y));
+        else counts[y] = (counts[y] ?? 0) + 1;
       } else if (isMissing) missing++;
       else unknown++;
     },
     take: (rows) =>
-      driftOf({ name: rule.column, missingIndicator: true }, rows, missing, {
+      driftOf(column, rows, missing, {
         ...(isNumber
           ? { shift: shiftOf(distances.position(), { mean, deviation }) }
-          : { levels: [rows - missing - unknown, unknown] }),
+          : { levels: [...counts, unknown] }),
       }),
   };
 }

@@ -208,6 +208,24 @@ test('rows without a target or of a class that nobody agreed on, and numbers tha
     ...{ name: 'y', missingRatio: 0.2, unknownRatio: 0.125, learned: 70 },
     warnings: ['column "y": 12.5 % of its values are no agreed level, against 0 %'],
   });
+  // Against what it was when the features were agreed, where the spec says: 10 more of "gone", 10 fewer of "ill".
+  const reference = { missingRatio: 0.05, classRatios: [0.25, 0.75, 0] };
+  expect(await targetOf({ ...classes, reference }, ys)).toMatchObject({
+    ...{ missingRatio: 0.2, referenceMissingRatio: 0.05, unknownRatio: 0.125, referenceUnknownRatio: 0 },
+    levelShift: 0.125,
+    warnings: [expect.stringContaining('20 % is missing, against 5 %'), expect.stringContaining('no agreed level')],
+  });
+  const turned = ys.map((y) => (y === 'well' ? 'ill' : y === 'ill' ? 'well' : y));
+  const { levelShift, warnings } = await targetOf({ ...classes, reference }, turned);
+  expect([levelShift, warnings.at(-1)]).toEqual([0.625, expect.stringContaining('62.5 % of the rows would have to')]);
+  const holds: Partial<TargetSpec> = {
+    ...{ rule: { column: 'y', comparison: '>', value: 0 }, output: { kind: 'binary' } },
+    reference: { missingRatio: 0, classRatios: [0.5, 0.5, 0] },
+  };
+  const oneOf = (ones: number) => Array.from({ length: 100 }, (_, row) => (row < ones ? 1 : 0));
+  expect(await targetOf(holds, oneOf(90))).toMatchObject({ levelShift: 0.4, learned: 100 });
+  // Nine rows of the other class are as none.
+  expect((await targetOf(holds, oneOf(91))).levelShift).toBe((await targetOf(holds, oneOf(100))).levelShift);
   const few = ys.map((y, row) => (y === 'gone' && row % 2 === 0 ? 'ill' : y));
   expect(await targetOf(classes, few)).toMatchObject({ unknownRatio: 0, warnings: [] });
   const numbers = Array.from({ length: 100 }, (_, row) => (row < 20 ? -9 : 7));

@@ -24,6 +24,14 @@ export interface ColumnReference {
   readonly levelRatios?: readonly number[];
 }
 
+/** How the target was over the rows of all sites when the spec was made. */
+export interface TargetReference {
+  /** Share of rows without a target. */
+  readonly missingRatio: number;
+  /** Of classes: the share of each among the targets, in the order of the outputs, then of all others. */
+  readonly classRatios?: readonly number[];
+}
+
 interface ColumnBase {
   /** As shown to users; files are matched by its folded form (`Chest Pain` = `chest_pain`). */
   readonly name: string;
@@ -139,6 +147,8 @@ export interface TargetSpec {
   readonly mean: number;
   readonly deviation: number;
   readonly missingMarkers: readonly (number | string)[];
+  /** Specs of before have none: missing targets and other class shares are then no drift. */
+  readonly reference?: TargetReference;
 }
 
 /** The agreed description of columns, encodings and scaling: width and order of the input derive from it alone. */

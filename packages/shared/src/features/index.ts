@@ -33,6 +33,7 @@ export type {
   NumericColumn,
   OrdinalColumn,
   TargetOutput,
+  TargetReference,
   TargetSpec,
   UnitConversion,
 } from './feature-spec.js';

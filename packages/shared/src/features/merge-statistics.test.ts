@@ -6,7 +6,7 @@ import type { FeatureColumn, FeatureSpec } from './feature-spec.js';
 import { type MergeOptions, mergeStatistics, type SiteEntry } from './merge-statistics.js';
 import { parseFeatureSpec } from './parse-spec.js';
 import type { CategoryCount, ColumnStatistics, SiteStatistics } from './site-statistics.js';
-import { hashFeatureSpec } from './spec-hash.js';
+import { hashFeatureSpec, sealFeatureSpec } from './spec-hash.js';
 import { parseTargetRule } from './target-rule.js';
 
 const counts = (values: Readonly<Record<string, number>>): CategoryCount[] =>
@@ -215,4 +215,30 @@ test('a spec survives JSON, and a changed, oversized or malformed one is refused
   const many = { ...copy(), columns: new Array(10_001).fill(first) };
   expect(refusal('too_large', () => parseFeatureSpec(many))).toContain('10001');
   expect(refusal('invalid_input', () => parseFeatureSpec({ ...copy(), columns: [first, first] }))).toContain('twice');
+});
+
+test('the spec says how the classes of the target were spread over all sites, and how many rows had none', () => {
+  const told = { column: 'y', seen: 'text' as const, count: 80, missing: 20, moments: null };
+  const of = (values: Readonly<Record<string, number>>, other = 0) => ({
+    target: { ...told, classes: counts(values), other },
+  });
+  const { spec } = merge([site('a', [age], of({ ill: 20, well: 60 })), site('b', [age], of({ well: 60 }, 20))], {
+    target: parseTargetRule('y'),
+  });
+  expect(spec.target).toMatchObject({ classes: ['ill', 'well'] });
+  expect(spec.target.reference).toEqual({ missingRatio: 0.2, classRatios: [0.125, 0.75, 0.125] });
+  expect(parseFeatureSpec(structuredClone(spec))).toEqual(spec);
+  const { reference: _, ...before } = spec.target;
+  const older = sealFeatureSpec({ ...spec, target: before });
+  expect(parseFeatureSpec(older)).toEqual(older);
+  const short = sealFeatureSpec({ ...spec, target: { ...before, reference: { missingRatio: 0, classRatios: [0.5] } } });
+  expect(refusal('invalid_input', () => parseFeatureSpec(short))).toContain('1 class shares in place of 3');
+  const numbers = { ...told, seen: 'numeric' as const, classes: null, other: 0 };
+  const moments = { count: 80, mean: 4, deviation: 2 };
+  const regression = merge([site('a', [age], { target: { ...numbers, moments } })], {
+    ...{ target: parseTargetRule('y'), output: 'regression' },
+  });
+  expect(regression.spec.target.reference).toEqual({ missingRatio: 0.2 });
+  // A comparison has two classes and names none.
+  expect(merge([site('a', [age])]).spec.target.reference).toEqual({ missingRatio: 0, classRatios: [0.6, 0.4, 0] });
 });

@@ -1,6 +1,6 @@
 import { FALSE_TEXTS, type MissingMarker, TRUE_TEXTS } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
-import type { TargetOutput, TargetSpec } from './feature-spec.js';
+import type { TargetOutput, TargetReference, TargetSpec } from './feature-spec.js';
 import type { SiteEntry } from './merge-statistics.js';
 import { combineMoments, NO_MOMENTS, roundConstant } from './moments.js';
 import { compareText } from './natural-order.js';
@@ -30,7 +30,7 @@ export function mergeTarget(
     );
   });
   const base = { rule, missingMarkers };
-  if (output === 'regression') return { ...base, ...regression(targets, rule) };
+  if (output === 'regression') return { ...base, ...regression(targets, rule), reference: referenceOf(targets) };
   const tallies = classCounts(targets, rule);
   const binary = rule.comparison !== undefined || tallies.counts.size === 2;
   if (output !== undefined && (output === 'binary') !== binary) {
@@ -48,8 +48,22 @@ export function mergeTarget(
     values: tallies.values,
     mean: 0,
     deviation: 1,
+    reference: referenceOf(targets, [...tallies.counts.values()]),
   };
 }
+
+/** @param classes rows by class over all sites, in class order */
+function referenceOf(targets: readonly SiteTarget[], classes?: readonly number[]): TargetReference {
+  const present = targets.reduce((sum, { target }) => sum + target.count, 0);
+  const missing = targets.reduce((sum, { target }) => sum + target.missing, 0);
+  const missingRatio = share(missing, present + missing);
+  if (classes === undefined) return { missingRatio };
+  const ratios = classes.map((count) => share(count, present));
+  const known = ratios.reduce((sum, ratio) => sum + ratio, 0);
+  return { missingRatio, classRatios: [...ratios, Number(Math.max(0, 1 - known).toFixed(3))] };
+}
+
+const share = (count: number, of: number) => Number(Math.min(1, of === 0 ? 0 : count / of).toFixed(3));
 
 function regression(targets: readonly SiteTarget[], rule: TargetRule): Omit<TargetSpec, 'rule' | 'missingMarkers'> {
   if (rule.comparison !== undefined) {

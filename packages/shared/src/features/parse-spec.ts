@@ -4,7 +4,7 @@ import { Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { encodedWidth, isCycle } from './column-width.js';
 import { fixedReference } from './date-encoder.js';
-import { DATE_CYCLES, DATE_SPANS, type FeatureColumn, type FeatureSpec } from './feature-spec.js';
+import { DATE_CYCLES, DATE_SPANS, type FeatureColumn, type FeatureSpec, type TargetSpec } from './feature-spec.js';
 import { shapeOf } from './image-encoder.js';
 import { hashFeatureSpec } from './spec-hash.js';
 import { COMPARISONS } from './target-rule.js';
@@ -118,6 +118,12 @@ const Target = Type.Object(
     values: literals(['text', 'number', 'boolean'] as const),
     ...scaling,
     missingMarkers: base.missingMarkers,
+    reference: Type.Optional(
+      Type.Object(
+        { missingRatio: Ratio, classRatios: Type.Optional(Type.Array(Ratio, { maxItems: MAX_NAMED_LEVELS + 1 })) },
+        closed,
+      ),
+    ),
   },
   closed,
 );
@@ -185,7 +191,10 @@ function checkMeaning({ columns, target }: FeatureSpec): void {
       `the feature spec makes ${width} inputs; at most ${MAX_ENCODED_WIDTH} are allowed`,
     );
   }
-  const { rule, output, classes } = target;
+  checkTarget(target);
+}
+
+function checkTarget({ rule, output, classes, reference }: TargetSpec): void {
   if ((rule.comparison === undefined) !== (rule.value === undefined)) {
     throw new OctomilError(
       'invalid_input',
@@ -197,6 +206,14 @@ function checkMeaning({ columns, target }: FeatureSpec): void {
     throw new OctomilError(
       'invalid_input',
       `the target of the feature spec names ${classes.length} classes for ${expected}`,
+    );
+  }
+  const shares = reference?.classRatios;
+  const wanted = expected === 0 ? 0 : expected + 1;
+  if (shares !== undefined && shares.length !== wanted) {
+    throw new OctomilError(
+      'invalid_input',
+      `the target of the feature spec has ${shares.length} class shares in place of ${wanted}: one for each class, one for all others`,
     );
   }
 }

@@ -11,7 +11,7 @@ export interface ColumnDrift {
   readonly unknownRatio?: number;
   /** The same over all sites when the spec was made. */
   readonly referenceUnknownRatio?: number;
-  /** Categorical, ordinal: half the sum of the differences of the levels' shares, 0 to 1. */
+  /** Categorical, ordinal, a target of classes: half the sum of the differences of the levels' shares, 0 to 1. */
   readonly levelShift?: number;
   /** Share of values cut off at 10 standard deviations, or at the spec's `clip`. */
   readonly clippedRatio?: number;

@@ -11,7 +11,8 @@ const number = {
   missingMarkers: [],
   missingIndicator: false,
 } as const;
-const specOf = (...columns: object[]) => ({ columns: columns as FeatureColumn[] }) as unknown as FeatureSpec;
+const specOf = (...columns: object[]) =>
+  ({ columns: columns as FeatureColumn[], target: {} }) as unknown as FeatureSpec;
 
 test('what agents always knew asks for nothing more', () => {
   const featureSpec = specOf(number, { ...number, kind: 'boolean' }, { kind: 'categorical', levels: ['x'] });
@@ -22,6 +23,10 @@ test.each([
   [{ personalization: { method: 'fedbn' } as const }, ['personalization']],
   [{ hints: { sex: { exclude: true } } }, ['hints']],
   [{ featureSpec: specOf(number, { ...number, unit: 'mg/dl' }) }, ['column_details']],
+  [
+    { featureSpec: { ...specOf(number), target: { reference: { missingRatio: 0 } } } as unknown as FeatureSpec },
+    ['target_reference'],
+  ],
   [
     { featureSpec: specOf({ kind: 'hashed' }, { kind: 'ordinal' }, { kind: 'datetime' }) },
     ['ordinal', 'datetime', 'hashed'],
