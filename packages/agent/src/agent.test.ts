@@ -141,7 +141,7 @@ test('training and evaluation ask by their target too: beyond the allowed number
     const work = (id: string, kind: string, value: number) => {
       const rule = { column: 'age', comparison: '>', value };
       const featureSpec = { columns: [{ name: 'chol', missingMarkers: [0] }], target: { rule, missingMarkers: [] } };
-      const options = { epochs: 1, batchSize: 8, learningRate: 0.1, optimizer: 'sgd', seed: 1, proximalMu: 0 };
+      const options = { epochs: 1, batchSize: 16, learningRate: 0.1, optimizer: 'sgd', seed: 1, proximalMu: 0 };
       coordinator.assign({
         ref: ref(id),
         kind,

@@ -5,7 +5,7 @@ import { snakeNames } from './wire-names.js';
 export interface LocalTrainingOptions {
   /** Passes over the site's rows. Default 1. */
   readonly epochs?: number;
-  /** Rows per step. Default 32. */
+  /** Rows per step, 10 or more; for code of the sites' own any number. Default 32. */
   readonly batchSize?: number;
   /** Default 0.01. */
   readonly learningRate?: number;

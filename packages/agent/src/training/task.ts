@@ -12,6 +12,7 @@ import {
   type PredictTask,
   parseLocalOptions,
   parsePersonalization,
+  requireRowsPerStep,
   type TrainerTask,
 } from '@octomil/shared/training';
 
@@ -83,7 +84,7 @@ export function chooseDataSet(dataSets: Readonly<Record<string, DataSource>>, na
 /**
  * What the trainer is asked to do. The trainer checks the architecture and the feature spec themselves.
  *
- * @throws OctomilError `invalid_input` when a part is missing, `training_not_supported` for an unknown kind or trainer
+ * @throws OctomilError `invalid_input` when a part is missing or a step would take too few rows, `training_not_supported` for an unknown kind or trainer
  */
 export function toTrainerTask(
   assignment: Assignment,
@@ -140,6 +141,8 @@ export function toTrainerTask(
           `the strategy scaffold corrects every step of training, which this site's own code "${trainer}" does by itself`,
         );
       }
+      const options = parseLocalOptions(json['options'] ?? json['local']);
+      if (own === undefined) requireRowsPerStep(options);
       return {
         kind: 'train',
         ...(own === undefined
@@ -158,7 +161,7 @@ export function toTrainerTask(
         architecture: part(json, 'architecture'),
         featureSpec: part(json, 'featureSpec'),
         holdout: part(json, 'holdout'),
-        options: parseLocalOptions(json['options'] ?? json['local']),
+        options,
         ...(controlVariates === undefined ? {} : { controlVariates }),
       };
     }

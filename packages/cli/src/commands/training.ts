@@ -27,7 +27,7 @@ export function register(program: Command, define: DefineCommand): void {
         )
         .option('--hints <file>', 'YAML or JSON: wishes by column, where no proposal was confirmed')
         .option('--epochs <n>', 'passes over its rows that a site makes per round', integerFrom(1))
-        .option('--batch-size <n>', 'rows per step', integerFrom(1))
+        .option('--batch-size <n>', 'rows per step, 10 or more', integerFrom(1))
         .option('--learning-rate <x>', 'step size', positiveNumber)
         .option('--optimizer <name>', 'sgd, momentum, adam, …')
         .option('--max-steps <n>', 'steps of a site per round at most', integerFrom(1))

@@ -605,7 +605,7 @@ test('a training is stopped while it runs, and leaves no file', async () => {
   const stop = new AbortController();
   const data = rowsOf(1, 4000);
   const training = clientOf('stopped').train({
-    ...{ model: 'stopped', data, local: { epochs: 1000, batchSize: 8 }, signal: stop.signal },
+    ...{ model: 'stopped', data, local: { epochs: 1000, batchSize: 10 }, signal: stop.signal },
     onProgress: () => stop.abort(),
   });
   expect(await failure(training)).toMatchObject({ code: 'cancelled' });

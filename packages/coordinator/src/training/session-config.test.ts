@@ -30,16 +30,21 @@ test('snake_case reaches the options of the strategy and of the sites', () => {
     model: 'm',
     algorithm: 'FedProx',
     strategy_options: { proximal_mu: 0.3 },
-    local: { batch_size: 8, learning_rate: 0.5 },
+    local: { batch_size: 16, learning_rate: 0.5 },
     holdout: { share: 0.1, entity_column: 'patient' },
     group: 'north',
   });
   expect(config).toMatchObject({
     strategy: 'fedprox',
-    local: { batchSize: 8, learningRate: 0.5, proximalMu: 0.3 },
+    local: { batchSize: 16, learningRate: 0.5, proximalMu: 0.3 },
     holdout: { shareRatio: 0.1, entityColumn: 'patient' },
     selector: { group: 'north' },
   });
+});
+
+test('how many rows a step of their own code takes, the sites decide', () => {
+  const { config } = parseSessionConfig({ model: 'm', trainer: 'pytorch', local: { batch_size: 4 } });
+  expect(config.local.batchSize).toBe(4);
 });
 
 test('personalization and rules of local training in the words of the wire', () => {
@@ -89,6 +94,7 @@ test.each([
   [{ model: 'm', local: { early_stop: 3 } }, /earlyStop = 3: use { patience, minDelta }/],
   [{ model: 'm', local: { class_weights: 'even' } }, /classWeights = "even": use "balanced"/],
   [{ model: 'm', local: { max_steps: 0 } }, /maxSteps = 0/],
+  [{ model: 'm', local: { batch_size: 9 } }, /batchSize = 9: a step takes 10 rows at least/],
 ])('%j is refused with the field, the value and the limit', (body, message) => {
   expect(() => parseSessionConfig(body)).toThrow(
     expect.objectContaining({ code: 'invalid_input', reason: expect.stringMatching(message) }),

@@ -6,6 +6,7 @@ import {
   type Personalization,
   parseLocalOptions,
   parsePersonalization,
+  requireRowsPerStep,
   TRAINER_NAME_PATTERN,
 } from '@octomil/shared/training';
 import { type Static, Type } from 'typebox';
@@ -325,6 +326,8 @@ function localOptions(given: SessionBody, strategyMu: unknown, controlled: boole
     ...local,
     ...(nested ? { earlyStop: camelCase(earlyStop as Record<string, unknown>) } : {}),
   });
+  // How many rows a step of their own code takes, the sites decide.
+  if ((given.trainer ?? SESSION_DEFAULTS.trainer) === SESSION_DEFAULTS.trainer) requireRowsPerStep(options);
   if (options.earlyStop !== undefined && controlled) {
     throw new OctomilError(
       'invalid_input',

@@ -52,7 +52,6 @@ export function classWeightsOf(
  * of a weighted sample, (Σw)² ÷ Σw² (Kish 1965, "Survey Sampling").
  */
 function requireRows(weights: Float32Array, y: Float32Array): void {
-  if (y.length < MINIMUM_ROWS) return;
   let [sum, squares] = [0, 0];
   for (const label of y) {
     const weight = weights[label] ?? 1;

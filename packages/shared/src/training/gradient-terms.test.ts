@@ -7,14 +7,18 @@ import { DEFAULT_LOCAL_OPTIONS } from './local-options.js';
 import { trainLocally } from './train-locally.js';
 
 const logistic = parseArchitecture('logistic');
-const rows = new MemoryDataset(2, Float32Array.of(1, 2, -1, 0.5, 0.25, -2, 3, 1), Float32Array.of(1, 0, 0, 1));
+const rows = new MemoryDataset(
+  2,
+  Float32Array.from({ length: 20 }, (_, index) => Math.sin(3 * index)),
+  Float32Array.from({ length: 10 }, (_, row) => row % 2),
+);
 
 async function oneStep(terms: readonly GradientTermFactory[], proximalMu = 0): Promise<number[]> {
   const built = await buildModel(await selectBackend(), logistic, 2);
   setFlat(built, Float32Array.of(0.5, -1, 2));
   const { tf } = built.backend;
   const tensors = tf.memory().numTensors;
-  const options = { ...DEFAULT_LOCAL_OPTIONS, optimizer: 'sgd', learningRate: 0.1, batchSize: 4, proximalMu } as const;
+  const options = { ...DEFAULT_LOCAL_OPTIONS, optimizer: 'sgd', learningRate: 0.1, batchSize: 10, proximalMu } as const;
   await trainLocally(built, logistic.output, rows, options, { terms });
   expect(tf.memory().numTensors).toBe(tensors);
   const flat = [...(await getFlat(built))];

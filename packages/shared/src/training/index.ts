@@ -15,6 +15,7 @@ export { areaUnderRoc, type EvaluationMetrics, metricsOf } from './metrics.js';
 export * from './own-code/index.js';
 export * from './personal/index.js';
 export { type RunTaskOptions, runTask } from './run-task.js';
+export { requireRowsPerStep } from './steps.js';
 export type {
   ControlVariateFiles,
   DescribeTask,

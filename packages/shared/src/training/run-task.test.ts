@@ -78,7 +78,7 @@ test('a table is described, trained on and evaluated, alike in this process and 
 }, 180_000);
 
 test('a cancelled training stops in its process, which stays; no update is left', async () => {
-  const task = await taskFor(csv, await specOf(csv, 'sick'), { epochs: 10_000, batchSize: 1 });
+  const task = await taskFor(csv, await specOf(csv, 'sick'), { epochs: 10_000, batchSize: 10 });
   const outputPath = join(folder, 'cancelled.safetensors');
   const supervisor = new TrainerSupervisor({ graceMs: 60_000 });
   const controller = new AbortController();

@@ -229,7 +229,7 @@ test('cancelling stops at the next batch and frees everything', async () => {
     built,
     architecture.output,
     makeRows(100, 3, 2),
-    { ...DEFAULT_LOCAL_OPTIONS, batchSize: 1, proximalMu: 1 },
+    { ...DEFAULT_LOCAL_OPTIONS, batchSize: 10, proximalMu: 1 },
     {
       signal: controller.signal,
       onProgress: ({ step }) => {

@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { OctomilError } from '@octomil/shared/errors';
-import { type Dataset, MINIMUM_ROWS } from '@octomil/shared/features';
+import type { Dataset } from '@octomil/shared/features';
 import { type BuiltModel, type Output, seededRandom, shuffle, trainableVariables } from '@octomil/shared/models';
 import type { NamedTensorMap, Optimizer, Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
 import { throwIfCancelled } from './cancellation.js';
@@ -9,6 +9,7 @@ import { EarlyStop } from './early-stop.js';
 import { type GradientTerm, type GradientTermFactory, proximalTerm, type TrainedVariable } from './gradient-terms.js';
 import type { LocalOptions } from './local-options.js';
 import { batchLoss } from './loss.js';
+import { EpochSteps } from './steps.js';
 import type { TrainingProgress } from './task.js';
 
 export interface LocalTrainingOptions {
@@ -23,10 +24,7 @@ export interface LocalTrainingOptions {
 }
 
 export interface LocalTraining {
-  /**
-   * Mean over the rows of the last epoch, each row's loss as it was when its batch was trained, times its class's weight;
-   * with those of the epoch before where `maxSteps` left fewer than 10.
-   */
+  /** Mean over the rows of the last epoch, each row's loss as it was when its batch was trained, times its class's weight. */
   readonly trainLoss: number;
   /** Steps taken, those after the best epoch of `earlyStop` included. */
   readonly steps: number;
@@ -41,8 +39,8 @@ export interface LocalTraining {
  * With `proximalMu` > 0 the loss gains (μ/2)·‖w − w₀‖² over the trainable weights, w₀ being those at the start (FedProx:
  * Li et al. 2020, "Federated Optimization in Heterogeneous Networks").
  *
- * @throws OctomilError `training_failed` when the loss is no number any more, `too_few_rows` without rows or without 10
- * held-out ones for `earlyStop`, `invalid_input` for weights of classes that there are not, `cancelled`
+ * @throws OctomilError `training_failed` when the loss is no number any more, `too_few_rows` for fewer than 10 rows, or
+ * held-out ones for `earlyStop`, `invalid_input` for a batch size below 10 or weights of classes that there are not, `cancelled`
  */
 export async function trainLocally(
   built: BuiltModel,
@@ -51,7 +49,7 @@ export async function trainLocally(
   options: LocalOptions,
   { signal, onProgress, terms = [], heldOut, classes }: LocalTrainingOptions = {},
 ): Promise<LocalTraining> {
-  if (dataset.rows === 0) throw new OctomilError('too_few_rows', 'there are no rows to train on');
+  const steps = new EpochSteps(dataset.rows, options);
   const weights =
     options.classWeights === undefined ? undefined : classWeightsOf(options.classWeights, output, dataset.y, classes);
   const earlyStop =
@@ -68,21 +66,19 @@ export async function trainLocally(
   const dropping = seededRandom(options.seed, 'dropout');
   const dropouts = built.layersModel.layers.filter((layer) => layer.getClassName().includes('Dropout'));
   const order = Uint32Array.from({ length: dataset.rows }, (_, row) => row);
-  const stepsPerEpoch = Math.ceil(dataset.rows / options.batchSize);
-  const totalSteps = Math.min(stepsPerEpoch * options.epochs, options.maxSteps ?? Number.POSITIVE_INFINITY);
+  const totalSteps = Math.min(steps.count * options.epochs, options.maxSteps ?? Number.POSITIVE_INFINITY);
   let step = 0;
   let lossSum = 0;
   let rowsSeen = 0;
-  let before = { lossSum, rowsSeen };
   try {
     for (let epoch = 1; step < totalSteps; epoch++) {
-      before = { lossSum, rowsSeen };
       lossSum = 0;
       rowsSeen = 0;
       shuffle(order, shuffling);
-      for (let start = 0; start < dataset.rows && step < totalSteps; start += options.batchSize) {
+      for (let inEpoch = 0; inEpoch < steps.count && step < totalSteps; inEpoch++) {
         throwIfCancelled(signal);
-        const rows = order.subarray(start, start + options.batchSize);
+        const { start, end } = steps.at(inEpoch);
+        const rows = order.subarray(start, end);
         // tfjs would draw the same mask at every step from one seed, and an unseeded one without.
         for (const layer of dropouts) (layer as unknown as { seed: number }).seed = dropping.uint32();
         const batch = await gather(dataset, rows, weights);
@@ -101,11 +97,6 @@ export async function trainLocally(
   } finally {
     for (const term of made) term.dispose();
     optimizer.dispose();
-  }
-  // This number leaves the site, and `maxSteps` may have cut the last epoch to a few rows.
-  if (rowsSeen < MINIMUM_ROWS) {
-    lossSum += before.lossSum;
-    rowsSeen += before.rowsSeen;
   }
   return {
     trainLoss: lossSum / rowsSeen,

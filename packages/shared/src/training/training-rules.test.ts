@@ -150,31 +150,17 @@ test('max steps end training within an epoch, and the loss is of the rows that i
   const { result } = await run(
     logistic,
     dataset,
-    { epochs: 3, batchSize: 16, maxSteps: 4 },
+    { epochs: 3, batchSize: 14, maxSteps: 4 },
     { onProgress: ({ totalSteps }) => seen.push(totalSteps) },
   );
   expect(result.steps).toBe(4);
   expect(seen).toEqual([4, 4, 4, 4]);
   expect(Number.isFinite(result.trainLoss)).toBe(true);
-  const whole = await run(logistic, dataset, { epochs: 1, batchSize: 16 });
-  const same = await run(logistic, dataset, { epochs: 5, batchSize: 16, maxSteps: 3 });
+  const whole = await run(logistic, dataset, { epochs: 1, batchSize: 14 });
+  const same = await run(logistic, dataset, { epochs: 5, batchSize: 14, maxSteps: 3 });
   expect(same.flat).toEqual(whole.flat);
   expect(same.result.trainLoss).toBe(whole.result.trainLoss);
-  expect((await run(logistic, dataset, { epochs: 1, batchSize: 16, maxSteps: 99 })).result.steps).toBe(3);
-});
-
-test('a last epoch of fewer than ten rows tells its loss with the epoch before', async () => {
-  const dataset = noise(20, 1, 'few');
-  const told: { loss: number; rows: number }[] = [];
-  const { result } = await run(
-    logistic,
-    dataset,
-    { epochs: 3, batchSize: 4, maxSteps: 6 },
-    { onProgress: ({ loss, rows }) => told.push({ loss, rows: rows ?? 0 }) },
-  );
-  expect(told).toHaveLength(6);
-  const sum = told.reduce((total, { loss, rows }) => total + loss * rows, 0);
-  expect(result.trainLoss).toBeCloseTo(sum / 24, 6);
+  expect((await run(logistic, dataset, { epochs: 1, batchSize: 14, maxSteps: 99 })).result.steps).toBe(3);
 });
 
 /** Labels by chance: what is learned of the train rows is of no use for the held-out ones. */
