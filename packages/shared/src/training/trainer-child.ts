@@ -5,6 +5,13 @@ import type { FromTrainer, ToTrainer } from './trainer-messages.js';
 
 const TAIL_CHARACTERS = 2_000;
 
+/** Who waits for the task that runs. */
+export interface TaskListener {
+  readonly onMessage: (message: FromTrainer) => void;
+  /** The process is gone. */
+  readonly onEnd: () => void;
+}
+
 /** One trainer process, from its start to its end. */
 export class TrainerChild {
   /** Resolves when the process is gone and its output is read; never rejects. */
@@ -13,7 +20,7 @@ export class TrainerChild {
   #clock: Clock;
   #graceMs: number;
   #tail = '';
-  #listener: ((message: FromTrainer) => void) | undefined;
+  #task: TaskListener | undefined;
   #end = 'it could not be started';
 
   constructor(entry: EntryPoint, clock: Clock, graceMs: number) {
@@ -31,7 +38,7 @@ export class TrainerChild {
         this.#tail = (this.#tail + text).slice(-TAIL_CHARACTERS);
       });
     }
-    child.on('message', (message: FromTrainer) => this.#listener?.(message));
+    child.on('message', (message: FromTrainer) => this.#task?.onMessage(message));
     this.ended = new Promise((resolve) => {
       child.on('close', (code, signal) => {
         this.#end = signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`;
@@ -43,6 +50,7 @@ export class TrainerChild {
         if (child.pid === undefined) resolve();
       });
     });
+    void this.ended.then(() => this.#task?.onEnd());
   }
 
   get pid(): number | undefined {
@@ -54,10 +62,15 @@ export class TrainerChild {
     return this.#process.connected;
   }
 
-  /** One listener at a time; output of earlier tasks is forgotten, so that it is not shown with another's failure. */
-  listen(listener: (message: FromTrainer) => void): void {
+  /** One task at a time; output of earlier ones is forgotten, so that it is not shown with another's failure. */
+  begin(task: TaskListener): void {
     this.#tail = '';
-    this.#listener = listener;
+    this.#task = task;
+  }
+
+  /** Lets go of the task, whose result would be kept as long as the process lives. */
+  finish(): void {
+    this.#task = undefined;
   }
 
   send(message: ToTrainer): void {

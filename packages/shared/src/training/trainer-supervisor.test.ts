@@ -1,6 +1,8 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { type Clock, entryPoint, systemClock } from '@octomil/shared/runtime';
 import { encodeWeights } from '@octomil/shared/tensors';
@@ -46,6 +48,19 @@ const task = (basePath: string): EchoTrainTask => ({
   updateFormat: 'weights',
 });
 const pidOf = async (running: Promise<unknown>): Promise<number> => ((await running) as { pid: number }).pid;
+
+test('a warm process keeps no results of tasks that are over', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const supervisor = supervise();
+  const results: WeakRef<object>[] = [];
+  for (let count = 0; count < 3; count++) results.push(new WeakRef(await supervisor.run(task('base'))));
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  collect();
+  expect(supervisor.pid).toBeDefined();
+  // The last one may still be in a register of this test.
+  expect(results.slice(0, 2).map((result) => result.deref())).toEqual([undefined, undefined]);
+});
 
 /** Time that passes when it is told to. */
 class ManualClock implements Clock {

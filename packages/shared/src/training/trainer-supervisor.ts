@@ -91,22 +91,22 @@ export class TrainerSupervisor implements Trainer {
     const id = ++this.#lastId;
     const stops = AbortSignal.any([this.#stopping.signal, ...(signal === undefined ? [] : [signal])]);
     const { promise, resolve, reject } = Promise.withResolvers<TrainerResult<T>>();
-    child.listen((message) => {
-      if (message.id !== id) return;
-      if (message.type === 'progress') onProgress?.(message.progress);
-      else if (message.type === 'result') resolve(message.result as TrainerResult<T>);
-      else reject(OctomilError.fromBody(message.error));
-    });
     let tooMuch: OctomilError | undefined;
+    child.begin({
+      onMessage: (message) => {
+        if (message.id !== id) return;
+        if (message.type === 'progress') onProgress?.(message.progress);
+        else if (message.type === 'result') resolve(message.result as TrainerResult<T>);
+        else reject(OctomilError.fromBody(message.error));
+      },
+      onEnd: () =>
+        reject(tooMuch ?? (stops.aborted ? cancelledBy(stops) : child.failure(this.#resources.memoryLimitBytes))),
+    });
     let callOffKill = (): void => undefined;
     const onAbort = (): void => {
       child.send({ type: 'cancel', id });
       callOffKill = child.killLater();
     };
-    void child.ended.then(() => {
-      if (this.#child === child) this.#child = undefined;
-      reject(tooMuch ?? (stops.aborted ? cancelledBy(stops) : child.failure(this.#resources.memoryLimitBytes)));
-    });
     const callOffWatch = this.#watchMemory(child, (error) => {
       tooMuch = error;
       child.kill();
@@ -117,6 +117,7 @@ export class TrainerSupervisor implements Trainer {
     try {
       return await promise;
     } finally {
+      child.finish();
       callOffWatch();
       callOffKill();
       stops.removeEventListener('abort', onAbort);
@@ -134,6 +135,9 @@ export class TrainerSupervisor implements Trainer {
     if (this.#child?.usable) return this.#child;
     const child = new TrainerChild(this.#entry, this.#clock, this.#graceMs);
     this.#child = child;
+    void child.ended.then(() => {
+      if (this.#child === child) this.#child = undefined;
+    });
     this.#logger.debug({ pid: child.pid }, 'trainer process started');
     return child;
   }
