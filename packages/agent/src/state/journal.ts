@@ -26,6 +26,8 @@ export interface PendingUpload {
   readonly context: WorkContext;
   /** That it was made of, as the assignment names them; absent in records of older agents. */
   readonly columns?: readonly string[];
+  /** Code of the site's own that made it; absent in records of older agents too. */
+  readonly code?: { readonly trainer: string; readonly sha256: string };
 }
 
 /** For the audit log of a resumed upload. */

@@ -1,14 +1,15 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
+import { readCode } from '@octomil/shared/training';
 import { type Bench, OPEN_POLICY, onBench } from '../testing/agent-under-test.js';
 
 /** Stops an agent in the middle of an upload, which its next start takes up. */
-async function cutUpload(bench: Bench, assigned: { taskJson?: string } = {}): Promise<void> {
+async function cutUpload(bench: Bench, assigned: { taskJson?: string } = {}, settings = {}): Promise<void> {
   const { coordinator } = bench;
   coordinator.inlineMaxBytes = 1_000;
   coordinator.onHttp = (request) => /parts\/[23]$/.test(request.url ?? '');
-  const agent = await bench.start();
+  const agent = await bench.start(settings);
   await agent.ready;
   const base = coordinator.addObject(Buffer.alloc(250_000, 7));
   coordinator.assign({ ref: { assignmentId: 'a', attempt: 1 }, base, ...assigned });
@@ -54,6 +55,27 @@ test('nor once the rule lets out other columns than the update was made of', () 
       value: { code: 'policy_denied', message: expect.stringContaining('"genome"') },
     });
     expect(coordinator.httpRequests).toEqual([]);
+  }));
+
+test('nor once the site no longer allows the code of its own that made it', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    await writeFile(join(bench.stateDir, 'train.mjs'), 'export const train = () => undefined;');
+    const settings = { data_sets: { patients: 'patients.csv' }, trainers: { mine: { module: './train.mjs' } } };
+    const mine = bench.config(settings).trainers['mine'];
+    if (mine === undefined) throw new TypeError('the trainer is configured');
+    const { sha256 } = await readCode(mine);
+    const policy = { ...OPEN_POLICY, code: { allow: [{ trainer: 'mine', sha256 }] } };
+    const taskJson = JSON.stringify({ trainer: 'mine', architecture: {}, featureSpec: {}, holdout: {} });
+    await cutUpload(bench, { taskJson }, { ...settings, policy });
+    await (await bench.start(settings)).ready;
+    await coordinator.until(() => coordinator.updates.has('a') || coordinator.of('assignmentAnswer').length > 0);
+    expect(coordinator.of('assignmentAnswer')[0]?.answer).toMatchObject({
+      case: 'refused',
+      value: { code: 'policy_denied', message: expect.stringContaining(sha256) },
+    });
+    expect(coordinator.httpRequests).toEqual([]);
+    expect(await readdir(join(bench.stateDir, 'updates'))).toEqual([]);
   }));
 
 test('an upload of an earlier run is audited under the rule that allows it now', () =>

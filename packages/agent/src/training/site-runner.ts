@@ -10,7 +10,7 @@ import type { AuditLog } from '../audit/audit-log.js';
 import type { Eligibility } from '../conditions/eligibility.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import type { BaseStore } from '../models/base-store.js';
-import { decide, isCodeAllowed } from '../policy/policy.js';
+import { decide, isCodeAllowed, type PolicyDecision } from '../policy/policy.js';
 import type { QuestionLog } from '../policy/question-log.js';
 import { questionOfSpec } from '../policy/spec-question.js';
 import { allowedStatistics, columnsOfTask } from '../policy/task-columns.js';
@@ -139,10 +139,15 @@ export class SiteRunner implements AssignmentRunner {
     }
     const { federation, model, dataSet, roundNumber } = upload.context;
     // The site may have withdrawn its consent while the agent was down: what was made then does not leave now.
-    const decision = decide(config.policy, {
+    const ruled = decide(config.policy, {
       ...{ federation, model, dataSet: dataSet ?? undefined },
       ...(upload.columns === undefined ? {} : { columns: upload.columns }),
     });
+    const { code } = upload;
+    const decision: PolicyDecision =
+      ruled.allowed && code !== undefined && !isCodeAllowed(config.policy, code.trainer, code.sha256)
+        ? { allowed: false, problem: notAllowed(code.trainer, code.sha256) }
+        : ruled;
     if (!decision.allowed) {
       const { problem } = decision;
       logger.warn(
@@ -361,7 +366,9 @@ export class SiteRunner implements AssignmentRunner {
       const alsoTold = control?.lost === true ? { controlVariateLost: true } : {};
       const upload = pendingUpload(key, context, task.updateFormat, result, deadlineAtMs, elapsedMs, alsoTold);
       const columns = columnsOfTask(assignment.kind, json);
-      return await this.#delivery.deliver({ ...upload, columns }, work, line, false, throttle);
+      const { own } = allowed;
+      const code = own === undefined ? {} : { code: { trainer: own.code.name, sha256: own.sha256 } };
+      return await this.#delivery.deliver({ ...upload, columns, ...code }, work, line, false, throttle);
     } finally {
       stopTelling();
       held?.release();
