@@ -151,18 +151,15 @@ export class DirectArtifacts {
     const { objects, artifacts, conversions } = this.#on;
     const { asked, layout, fileName } = upload;
     if (asked === undefined) throw new OctomilError('internal', 'an upload arrived that nobody confirmed');
+    // On Azure its sender could put a blob of any size, which must not come to our disk.
+    const arrived = await objects.stat(incomingKey(upload.id));
+    if (arrived !== undefined) requireAnnounced(arrived.sizeBytes, layout.sizeBytes);
     // From here on it is our copy that is checked and kept: its sender may still be able to replace what lies there.
-    const local = await objects.localFile(incomingKey(upload.id));
+    const local = await objects.localFile(incomingKey(upload.id), layout.sizeBytes);
     let key: string | undefined;
     try {
       const { size } = await stat(local.path);
-      if (size !== layout.sizeBytes) {
-        throw new OctomilError(
-          'transfer_incomplete',
-          `${size} bytes arrived, not the ${layout.sizeBytes} that were announced; upload the file again`,
-          { details: { received_bytes: size, file_size: layout.sizeBytes } },
-        );
-      }
+      requireAnnounced(size, layout.sizeBytes);
       const sha256 = await digestOf(local.path);
       if (asked.sha256 !== undefined && asked.sha256 !== sha256) throw wrongDigest(sha256, asked.sha256);
       await checkModelFile(local.path, asked.format, size);
@@ -201,6 +198,15 @@ export class DirectArtifacts {
         if (this.#running) this.#cancelSweep = this.#on.clock.after(SWEEP_MS, () => this.#sweep());
       });
   }
+}
+
+function requireAnnounced(arrivedBytes: number, announcedBytes: number): void {
+  if (arrivedBytes === announcedBytes) return;
+  throw new OctomilError(
+    'transfer_incomplete',
+    `${arrivedBytes} bytes arrived, not the ${announcedBytes} that were announced; upload the file again`,
+    { details: { received_bytes: arrivedBytes, file_size: announcedBytes } },
+  );
 }
 
 function readFrom(path: string): AsyncIterable<Uint8Array> {

@@ -19,6 +19,7 @@ import { type Clock, type FolderLock, lockFolder, systemClock } from '../runtime
 import { ABANDONED_AFTER_MS, removeOldEntries } from './abandoned-files.js';
 import { checkObjectKey } from './object-key.js';
 import type { ByteRange, ByteSource, ObjectStat, ObjectStore } from './object-store.js';
+import { requireAtMost } from './require-at-most.js';
 
 export interface FileObjectStoreOptions {
   readonly folder: string;
@@ -122,9 +123,7 @@ export class FileObjectStore implements ObjectStore {
     });
     try {
       const { size } = await this.#fileOnly(key, await file.stat());
-      if (size > maxBytes) {
-        throw new OctomilError('too_large', `object ${key} has ${size} bytes, more than the ${maxBytes} allowed here`);
-      }
+      requireAtMost(maxBytes, key, size);
       const bytes = new Uint8Array(size);
       let filled = 0;
       while (filled < size) {
@@ -200,8 +199,11 @@ export class FileObjectStore implements ObjectStore {
     yield* this.#walk(root, join(root, ...words), prefix);
   }
 
-  async localFile(key: string): Promise<{ path: string; release(): Promise<void> }> {
-    await this.#require(key);
+  async localFile(
+    key: string,
+    maxBytes = Number.POSITIVE_INFINITY,
+  ): Promise<{ path: string; release(): Promise<void> }> {
+    requireAtMost(maxBytes, key, (await this.#require(key)).size);
     return { path: this.#path(key), release: async () => undefined };
   }
 

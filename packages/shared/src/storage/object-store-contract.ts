@@ -121,6 +121,7 @@ export function objectStoreContract(
     test('an object larger than allowed is refused before it is read', async () => {
       await store.put('large', Buffer.alloc(11));
       await expect(store.readAll('large', 10)).rejects.toMatchObject({ code: 'too_large' });
+      await expect(store.localFile('large', 10)).rejects.toMatchObject({ code: 'too_large' });
     });
 
     test('lists by prefix, and deletes', async () => {

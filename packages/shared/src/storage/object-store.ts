@@ -36,8 +36,12 @@ export interface ObjectStore {
   /** Safe to repeat. */
   delete(key: string): Promise<void>;
   list(prefix: string): AsyncIterable<ObjectStat>;
-  /** The object as a local file: itself where the store is a folder, otherwise a temporary copy. Call `release` when done. */
-  localFile(key: string): Promise<{ path: string; release(): Promise<void> }>;
+  /**
+   * The object as a local file: itself where the store is a folder, otherwise a temporary copy. Call `release` when done.
+   *
+   * @throws `not_found`; `too_large` beyond `maxBytes`, before anything is copied. Default: any size
+   */
+  localFile(key: string, maxBytes?: number): Promise<{ path: string; release(): Promise<void> }>;
   /** Where the store is a bucket: what lets others send and fetch bytes without passing them through this process. */
   readonly direct?: DirectTransfers;
 }

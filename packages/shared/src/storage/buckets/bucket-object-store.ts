@@ -8,6 +8,7 @@ import { ABANDONED_AFTER_MS, removeOldEntries } from '../abandoned-files.js';
 import { requireFreeSpace } from '../free-space.js';
 import { checkObjectKey } from '../object-key.js';
 import type { ByteRange, ByteSource, DirectTransfers, ObjectStat, ObjectStore } from '../object-store.js';
+import { requireAtMost } from '../require-at-most.js';
 import type { BucketClient, BucketObject, PartUpload } from './bucket-client.js';
 import { partsOf } from './part-chunks.js';
 import { resumingStream } from './resuming-stream.js';
@@ -81,12 +82,7 @@ export class BucketObjectStore implements ObjectStore {
 
   async readAll(key: string, maxBytes: number): Promise<Uint8Array> {
     const object = await this.#require(key);
-    if (object.sizeBytes > maxBytes) {
-      throw new OctomilError(
-        'too_large',
-        `object ${key} has ${object.sizeBytes} bytes, more than the ${maxBytes} allowed here`,
-      );
-    }
+    requireAtMost(maxBytes, key, object.sizeBytes);
     const bytes = new Uint8Array(object.sizeBytes);
     let filled = 0;
     for await (const chunk of resumingStream(this.#client, object, { clock: this.#clock })) {
@@ -123,8 +119,12 @@ export class BucketObjectStore implements ObjectStore {
     }
   }
 
-  async localFile(key: string): Promise<{ path: string; release(): Promise<void> }> {
+  async localFile(
+    key: string,
+    maxBytes = Number.POSITIVE_INFINITY,
+  ): Promise<{ path: string; release(): Promise<void> }> {
     const object = await this.#require(key);
+    requireAtMost(maxBytes, key, object.sizeBytes);
     await requireFreeSpace(this.#folder, object.sizeBytes);
     const path = join(this.#folder, randomUUID());
     const release = (): Promise<void> => rm(path, { force: true });
