@@ -1,7 +1,7 @@
 import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
-import { type App, bearerOf, type KeyPrincipal } from '../http/index.js';
+import { type App, bearerOf, covers, type KeyPrincipal } from '../http/index.js';
 import type { DeviceService } from './device-service.js';
 import {
   ACCESS_TTL_SECONDS,
@@ -153,7 +153,7 @@ function refuseRegistry(scopes: readonly DeviceTokenScope[]): void {
 }
 
 function requireKeyScope({ scopes }: KeyPrincipal, scope: 'devices:register' | 'models:read'): void {
-  if (['admin', scope, scope.replace(/:read$/, ':write')].some((enough) => scopes.includes(enough))) return;
+  if (covers(scopes, scope)) return;
   throw new OctomilError(
     'forbidden',
     `this needs the scope ${scope}; the key has ${scopes.join(', ') || 'none'}. Create a key with it`,

@@ -2,7 +2,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { Database } from '../database/database.js';
-import { type App, commitChange, requireScope } from '../http/index.js';
+import { type App, commitChange, covers, requireScope } from '../http/index.js';
 import type { DesiredSource } from './desired-source.js';
 import { organizationFor, requireVoice } from './device-access.js';
 import { factsOf } from './device-facts.js';
@@ -157,7 +157,7 @@ export function registerDeviceRoutes(app: App, { database, devices, desired }: D
 
   const beat = async (request: FastifyRequest, organizationId: string, device: string) => {
     const { principal } = request;
-    const narrow = principal?.kind === 'key' && !principal.scopes.some((held) => /^(admin|devices:write)$/.test(held));
+    const narrow = principal?.kind === 'key' && !covers(principal.scopes, 'devices:write');
     if (narrow) requireVoice(request, await records.find(organizationId, device));
     const now = await records.heartbeat(organizationId, device, factsOf(request.body));
     return { status: 'ok', server_time: now.toISOString(), metadata: {} };

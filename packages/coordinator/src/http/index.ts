@@ -7,6 +7,7 @@ export { listen } from './listen.js';
 export {
   type Authenticator,
   bearerOf,
+  covers,
   type DevicePrincipal,
   type KeyPrincipal,
   type Principal,

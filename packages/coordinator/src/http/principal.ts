@@ -143,8 +143,7 @@ export function requireScope(request: FastifyRequest, scope: Scope): KeyPrincipa
       `this needs an API key with the scope ${scope}; a device credential is not enough`,
     );
   }
-  const enough = ['admin', scope, scope.replace(/:read$/, ':write')];
-  if (!principal.scopes.some((held) => enough.includes(held))) {
+  if (!covers(principal.scopes, scope)) {
     throw new OctomilError(
       'forbidden',
       `this needs the scope ${scope}; the key has ${principal.scopes.join(', ') || 'none'}. Create a key with it`,
@@ -152,6 +151,12 @@ export function requireScope(request: FastifyRequest, scope: Scope): KeyPrincipa
     );
   }
   return principal;
+}
+
+/** Whether a key with these scopes may do what one of them allows: `admin` everything, a `:write` scope also its `:read`. */
+export function covers(scopes: readonly string[], scope: string): boolean {
+  const enough = ['admin', scope, scope.replace(/:read$/, ':write')];
+  return scopes.some((held) => enough.includes(held));
 }
 
 /** @throws OctomilError `forbidden` for API keys, and for access tokens without the scope `devices:write` */

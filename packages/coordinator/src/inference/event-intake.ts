@@ -2,7 +2,7 @@ import type { InferenceEvent } from '@octomil/inference/quality';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import type { Database } from '../database/database.js';
-import { type OwnedEvent, storeEvents } from './event-store.js';
+import { type EventSource, type OwnedEvent, storeEvents } from './event-store.js';
 
 interface Waiting {
   readonly events: readonly OwnedEvent[];
@@ -32,7 +32,7 @@ export class EventIntake {
   }
 
   /** Whether each was new, once they are durable. @throws OctomilError `rate_limited` when too many wait */
-  store(organizationId: string, events: readonly InferenceEvent[]): Promise<readonly boolean[]> {
+  store(source: EventSource, events: readonly InferenceEvent[]): Promise<readonly boolean[]> {
     if (this.#count + events.length > MAX_WAITING) {
       return Promise.reject(
         new OctomilError('rate_limited', `${this.#count} events wait to be stored; send these again later`, {
@@ -41,15 +41,15 @@ export class EventIntake {
       );
     }
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ events: events.map((event) => ({ organizationId, event })), resolve, reject });
+      this.#waiting.push({ events: events.map((event) => ({ ...source, event })), resolve, reject });
       this.#count += events.length;
       this.#writing ??= this.#pause().then(() => this.#write());
     });
   }
 
   /** Stores without anybody waiting for it. */
-  note(organizationId: string, event: InferenceEvent): void {
-    this.store(organizationId, [event]).catch((error: unknown) =>
+  note(source: EventSource, event: InferenceEvent): void {
+    this.store(source, [event]).catch((error: unknown) =>
       this.#logger.warn({ error, type: event.event_type }, 'an event of inference was lost'),
     );
   }

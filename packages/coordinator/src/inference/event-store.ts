@@ -4,9 +4,18 @@ import { type Kysely, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { Tables } from '../database/tables.js';
 
-/** An event and whose it is. */
-export interface OwnedEvent {
+/** Who says what happened. */
+export interface EventSource {
   readonly organizationId: string;
+  /**
+   * Whether it may name enrolled devices: what is said in their name decides rollouts. From others such an event counts,
+   * for no device.
+   */
+  readonly speaksForEnrolled: boolean;
+}
+
+/** An event and whose it is. */
+export interface OwnedEvent extends EventSource {
   readonly event: InferenceEvent;
 }
 
@@ -85,8 +94,9 @@ async function resolve(database: Database, owned: readonly OwnedEvent[]): Promis
     version_id: string | null;
     version: string | null;
     device_id: string | null;
+    identity: 'enrolled' | 'shared' | null;
   }>`
-    select said.place, m.id as model_id, d.id as device_id, v.id as version_id, v.version
+    select said.place, m.id as model_id, d.id as device_id, d.identity, v.id as version_id, v.version
     from jsonb_to_recordset(${JSON.stringify(said)}::text::jsonb)
       as said(place integer, organization_id text, model text, version text, device text)
     left join lateral (
@@ -94,7 +104,7 @@ async function resolve(database: Database, owned: readonly OwnedEvent[]): Promis
         and (id = said.model or lower(name) = lower(said.model))
       order by id = said.model desc limit 1) m on true
     left join lateral (
-      select id from devices where organization_id = said.organization_id and said.device <> ''
+      select id, identity from devices where organization_id = said.organization_id and said.device <> ''
         and (id = said.device or device_identifier = said.device)
       order by id = said.device desc limit 1) d on true
     left join lateral (
@@ -104,8 +114,9 @@ async function resolve(database: Database, owned: readonly OwnedEvent[]): Promis
         else version = said.version or id = said.version or sequence::text = said.version end
       limit 1) v on true`.execute(database.kysely);
   const found = new Map(rows.map((row) => [row.place, row]));
-  return owned.map(({ organizationId, event }, place) => {
+  return owned.map(({ organizationId, speaksForEnrolled, event }, place) => {
     const row = found.get(place);
+    const isNamed = speaksForEnrolled || row?.identity !== 'enrolled';
     return {
       organization_id: organizationId,
       session_id: event.session_id,
@@ -114,7 +125,7 @@ async function resolve(database: Database, owned: readonly OwnedEvent[]): Promis
       model_id: row?.model_id ?? event.model_id.slice(0, MAX_KEPT_NAME).toWellFormed(),
       version: row?.version ?? event.version ?? 'latest',
       version_id: row?.version_id ?? null,
-      device_id: row?.device_id ?? event.device_id ?? '',
+      device_id: isNamed ? (row?.device_id ?? event.device_id ?? '') : '',
       metrics: event.metrics ?? {},
       error_code: event.error_code,
     };

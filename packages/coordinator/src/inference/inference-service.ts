@@ -54,11 +54,14 @@ export function createInferenceService({ database, config, clock, logger }: Infe
         authorize: (request) => callerOf(request, 'cloud:inference'),
         groupOf: ({ organizationId }) => organizationId,
         recordEvent: ({ organizationId, deviceId }, event) =>
-          intake.note(organizationId, {
-            ...event,
-            version: GATEWAY_VERSION,
-            ...(deviceId === undefined ? {} : { device_id: deviceId }),
-          }),
+          intake.note(
+            { organizationId, speaksForEnrolled: true },
+            {
+              ...event,
+              version: GATEWAY_VERSION,
+              ...(deviceId === undefined ? {} : { device_id: deviceId }),
+            },
+          ),
       };
       registerInferenceRoutes(host, options);
       registerOpenAiRoutes(host, options);

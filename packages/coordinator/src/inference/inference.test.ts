@@ -227,7 +227,17 @@ test('a long name of no model is kept as far as a key can hold it, and takes no 
 });
 
 test('questions that make no sense are 400', async () => {
-  for (const query of ['group_by=colour', 'from=yesterday', 'from=2026-01-02&to=2026-01-01', 'limit=0']) {
+  for (const query of [
+    'group_by=colour',
+    'from=yesterday',
+    'from=2026-01-02&to=2026-01-01',
+    'limit=0',
+    // Times that JavaScript has and PostgreSQL does not.
+    'from=0000-01-01T00:00:00Z',
+    'from=-200000-01-01T00:00:00Z',
+    'from=2026-01-01&to=%2B275000-01-01T00:00:00Z',
+    'to=0001-01-01T00:00:00Z',
+  ]) {
     expect((await ask('GET', `/api/v1/inference/metrics?${query}`)).status).toBe(400);
   }
 });
@@ -273,6 +283,11 @@ test('a rollout is judged by events where the device reports no counters of its 
   await ask('POST', '/api/v1/inference/events', { events: left });
   const judged = await bench.service.judgement(rollout);
   expect(judged?.seen.aggregate).toMatchObject({ inferences: 12, inferenceErrors: 4, latencyMs: 100 });
+  // An answer of which nobody said how long it took is no fast one.
+  const untimed = Array.from({ length: 8 }, () => event(randomUUID(), { ...common, metrics: {} }));
+  await ask('POST', '/api/v1/inference/events', { events: untimed });
+  const mixed = await bench.service.judgement(rollout);
+  expect(mixed?.seen.aggregate).toMatchObject({ inferences: 20, latencyMs: 100 });
   await say({
     inferences: 50,
     inferenceErrors: 0,
@@ -282,6 +297,27 @@ test('a rollout is judged by events where the device reports no counters of its 
   });
   const own = await bench.service.judgement(rollout);
   expect(own?.seen.aggregate).toMatchObject({ inferences: 50, inferenceErrors: 0, latencyMs: 7 });
+});
+
+test('no key of published clients speaks for an enrolled device in events, which decide rollouts', async () => {
+  const model = await bench.models.create(bench.organizationId, { name: randomUUID() });
+  const [phone = ''] = await bench.devices([0.3]);
+  await bench.database.kysely.updateTable('devices').set({ identity: 'shared' }).where('id', '=', phone).execute();
+  const say = (scopes: string, device: string) =>
+    ask('POST', '/api/v1/inference/events', event(randomUUID(), { model_id: model.id, device_id: device }), { scopes });
+  for (const scopes of ['telemetry:write', 'cloud:inference', 'devices:write.telemetry:write']) {
+    for (const device of [deviceId, phone, 'a name of nobody']) {
+      expect((await say(scopes, device)).body).toMatchObject({ accepted: 1 });
+    }
+  }
+  const { body } = await ask('GET', `/api/v1/inference/metrics?model_id=${model.id}&group_by=device`);
+  const figures = body['metrics'] as { device_id: string; completed: number }[];
+  expect(Object.fromEntries(figures.map(({ device_id, completed }) => [device_id, completed]))).toEqual({
+    '': 2,
+    [deviceId]: 1,
+    [phone]: 3,
+    'a name of nobody': 3,
+  });
 });
 
 test('what is old is swept', async () => {

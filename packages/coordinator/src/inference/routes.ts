@@ -2,7 +2,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import type { FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { Database } from '../database/database.js';
-import { type App, requireScope, requireTokenScope, type Scope } from '../http/index.js';
+import { type App, covers, requireScope, requireTokenScope, type Scope } from '../http/index.js';
 import type { EventIntake } from './event-intake.js';
 import { METRIC_GROUPS, type MetricGroup, readInferenceMetrics } from './inference-metrics.js';
 import { readEvents } from './read-events.js';
@@ -45,7 +45,9 @@ export function registerQualityRoutes(app: App, { database, intake, nowMs }: Qua
         // A device speaks for itself only.
         caller.deviceId === undefined ? event : { ...event, device_id: caller.deviceId },
       );
-      const isNew = await intake.store(caller.organizationId, events);
+      const { organizationId, deviceId } = caller;
+      const speaksForEnrolled = deviceId !== undefined || covers(request.principal?.scopes ?? [], 'devices:write');
+      const isNew = await intake.store({ organizationId, speaksForEnrolled }, events);
       const accepted = isNew.filter(Boolean).length;
       return { status: 'accepted', accepted, duplicates: isNew.length - accepted };
     },
@@ -122,7 +124,8 @@ export function callerOf(
 function timeOf(field: string, text: string | undefined): Date | undefined {
   if (text === undefined) return undefined;
   const time = new Date(text);
-  if (!Number.isNaN(time.getTime())) return time;
+  // Earlier and later there are no events, and JavaScript knows years that PostgreSQL does not.
+  if (time.getTime() >= 0 && time.getUTCFullYear() <= 9999) return time;
   throw new OctomilError('invalid_input', `${field} is "${text.slice(0, 60)}"; write it like 2026-01-31T12:00:00Z`, {
     details: { field },
   });

@@ -5,7 +5,7 @@ import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { ApiKeysTable, Tables } from '../database/tables.js';
 import { hashSecret, sameHash } from '../devices/device-credential.js';
-import { type KeyPrincipal, SCOPES } from '../http/principal.js';
+import { covers, type KeyPrincipal, SCOPES } from '../http/principal.js';
 
 /** Rotation needs two: the new one is given out while the old one still works. */
 const MAX_LIVE_PER_NAME = 2;
@@ -208,10 +208,11 @@ export async function createKey(
 function checkScopes(scopes: readonly string[], creator: KeyPrincipal | undefined): void {
   const unknown = scopes.filter((scope) => !SCOPES.some((known) => known === scope));
   if (unknown.length > 0) {
-    throw new OctomilError('invalid_input', `unknown scope ${unknown.join(', ')}; known are ${SCOPES.join(', ')}`);
+    const shown = unknown.join(', ').slice(0, 200);
+    throw new OctomilError('invalid_input', `unknown scope ${shown}; known are ${SCOPES.join(', ')}`);
   }
-  if (creator === undefined || creator.scopes.includes('admin')) return;
-  const excess = scopes.filter((scope) => !creator.scopes.includes(scope));
+  if (creator === undefined) return;
+  const excess = scopes.filter((scope) => !covers(creator.scopes, scope));
   if (excess.length > 0) {
     throw new OctomilError('forbidden', `a key cannot give away what it lacks: ${excess.join(', ')}; use an admin key`);
   }

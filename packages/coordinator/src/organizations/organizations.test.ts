@@ -64,6 +64,17 @@ test('nobody else makes organizations, or sees them', async () => {
   expect((await send(admin, 'POST', '/organizations', { name: ' ' })).status).toBe(400);
 });
 
+test('a key gives away what it may do itself: a write scope includes its read, and nothing else', async () => {
+  const scopes = ['keys:write', 'models:write', 'rollouts:read'];
+  const { body } = await send(admin, 'POST', '/api-keys', { name: 'giver', scopes });
+  const give = (scope: string) => send(String(body['key']), 'POST', '/api-keys', { name: scope, scopes: [scope] });
+  expect((await give('models:read')).status).toBe(201);
+  expect((await give('rollouts:read')).status).toBe(201);
+  for (const scope of ['rollouts:write', 'devices:read', 'admin']) {
+    expect(await give(scope)).toMatchObject({ status: 403, body: { code: 'forbidden' } });
+  }
+});
+
 test('a revoked key is refused at once, though it was just used', async () => {
   const { body } = await send(admin, 'POST', '/api-keys', { name: 'short', scopes: ['models:read'] });
   const key = String(body['key']);

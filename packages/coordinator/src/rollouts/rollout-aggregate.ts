@@ -98,7 +98,8 @@ export async function readAggregate(
   const { rows } = await sql<Row>`
     with events as (
       select device_id, sum(completed + failed)::float8 as inferences, sum(failed)::float8 as errors,
-        sum(duration_ms) / nullif(sum(completed), 0)::float8 as latency
+        -- Not all that is completed says how long it took: the histogram counts those that do.
+        sum(duration_ms) / nullif(sum((select sum(value::float8) from jsonb_each_text(duration_buckets))), 0) as latency
       from inference_aggregates
       where (version_id, organization_id) = (select version_id, organization_id from rollouts where id = ${id})
         and hour >= (select date_trunc('hour', started_at, 'UTC') from rollouts where id = ${id})
