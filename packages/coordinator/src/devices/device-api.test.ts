@@ -612,7 +612,8 @@ test('a client that asks learns what to run, downloads it without a credential, 
   const report = {
     models: [
       { modelId, status: 'active', installedVersion: '1.0.0', activeVersion: '1.0.0' },
-      { modelId: 'unknown', status: 'x' },
+      // Cut to 200 characters, its last one would be half of a pair.
+      { modelId: 'unknown', status: 'x', errorMessage: `${'x'.repeat(199)}😀` },
     ],
   };
   expect((await ask('POST', `/devices/${device.id}/observed-state`, { ...as, payload: report })).body).toMatchObject({

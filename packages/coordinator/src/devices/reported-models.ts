@@ -64,7 +64,9 @@ export function readReports(models: readonly unknown[], field: string): WireRepo
       });
     }
     const code = text('errorCode', 'error_code');
-    const message = typeof given['errorMessage'] === 'string' ? given['errorMessage'].slice(0, MAX_TEXT_LENGTH) : '';
+    const said = typeof given['errorMessage'] === 'string' ? given['errorMessage'] : '';
+    // The cut may go through a pair of surrogates, half of which PostgreSQL does not take.
+    const message = said.slice(0, MAX_TEXT_LENGTH).toWellFormed();
     return {
       modelId,
       status: text('status') ?? 'unknown',

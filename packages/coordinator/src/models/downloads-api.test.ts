@@ -160,5 +160,10 @@ test('nobody can sign an address with what they hold: neither a key’s owner no
     const { body } = await client.json('POST', '/device-auth/bootstrap', bootstrap);
     const device = forged('download', `device:${body['device_id']}`, bytes, String(body['refresh_token']));
     expect((await fetch(client.url(`/downloads/${device}`))).status).toBe(403);
+    // Names that no row can have.
+    for (const caller of ['\0', 'device:\0', '\ud800']) {
+      const odd = forged('download', caller, bytes, client.key);
+      expect([caller, (await fetch(client.url(`/downloads/${odd}`))).status]).toEqual([caller, 403]);
+    }
   });
 });

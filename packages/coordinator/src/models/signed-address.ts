@@ -63,7 +63,8 @@ function readClaims(payload: string): SignedClaims | undefined {
   try {
     const value = JSON.parse(Buffer.from(payload, 'base64url').toString()) as Record<string, unknown>;
     const { k, s, e } = value;
-    return typeof k === 'string' && typeof s === 'string' && typeof e === 'number'
+    // Whose secret signs it is looked up before anything is proven, and PostgreSQL has no place for NUL.
+    return typeof k === 'string' && !k.includes('\0') && typeof s === 'string' && typeof e === 'number'
       ? { keyId: k, subject: s, expiresAtMs: e }
       : undefined;
   } catch {

@@ -195,7 +195,8 @@ function writeCursor({ placement, id }: AffectedDevice): string {
 function readCursor(cursor: string, ranges: readonly PlacementRange[]): Cursor {
   try {
     const [placement, id, ...others] = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8')) as unknown[];
-    if (typeof placement === 'number' && typeof id === 'string' && others.length === 0) {
+    // PostgreSQL has no place for NUL.
+    if (typeof placement === 'number' && typeof id === 'string' && !id.includes('\0') && others.length === 0) {
       const range = rangeOf(placement, ranges);
       if (range >= 0) return { range, placement, id };
     }

@@ -335,4 +335,10 @@ test('odd paths and queries are clean refusals', async () => {
     const path = `/${model.id}/rollouts/${body['id']}/affected-devices?cursor=${cursor}`;
     expect(await ask('GET', path)).toMatchObject({ status: 400, body: { details: { field: 'cursor' } } });
   }
+  const scene = await newModel();
+  const start = { version: scene.version, start_immediately: true, rollout_percentage: 100 };
+  const everywhere = await ask('POST', `/${scene.model.id}/rollouts`, start);
+  const nul = Buffer.from('[0.5,"\\u0000"]').toString('base64url');
+  const path = `/${scene.model.id}/rollouts/${everywhere.body['id']}/affected-devices?cursor=${nul}`;
+  expect(await ask('GET', path)).toMatchObject({ status: 400, body: { details: { field: 'cursor' } } });
 });
