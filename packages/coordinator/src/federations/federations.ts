@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { type Selectable, sql } from 'kysely';
+import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Database } from '../database/database.js';
-import type { FederationMembersTable, FederationsTable } from '../database/tables.js';
+import type { FederationMembersTable, FederationsTable, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 
 /** How an organization stands to a federation. An invited one knows that there is one, and nothing of what is in it. */
@@ -216,13 +216,21 @@ export class Federations {
     });
   }
 
-  /** Lets the other members read a model of the caller's own. Safe to repeat. */
+  /**
+   * Lets the other members read a model of the caller's own. Safe to repeat.
+   *
+   * @throws OctomilError `forbidden` for who is no member any more: nothing would end what it shares after it left
+   */
   async share(federation: Federation, modelId: string, organizationId: string): Promise<void> {
-    await this.#database.kysely
-      .insertInto('federation_models')
-      .values({ federation_id: federation.id, model_id: modelId, shared_by: organizationId })
-      .onConflict((conflict) => conflict.doNothing())
-      .execute();
+    await this.#database.transact(async (transaction) => {
+      // An owner cannot leave.
+      if (organizationId !== federation.organization_id) await holdMembership(transaction, federation, organizationId);
+      await transaction
+        .insertInto('federation_models')
+        .values({ federation_id: federation.id, model_id: modelId, shared_by: organizationId })
+        .onConflict((conflict) => conflict.doNothing())
+        .execute();
+    });
   }
 
   /** @returns false when it was not shared there. */
@@ -245,4 +253,25 @@ export class Federations {
     );
     return rows;
   }
+}
+
+/** A removal at the same time waits until the transaction ends, and sees what it did. @throws OctomilError `forbidden` */
+async function holdMembership(
+  transaction: Kysely<Tables>,
+  { id, name }: Federation,
+  organizationId: string,
+): Promise<void> {
+  const member = await transaction
+    .selectFrom('federation_members')
+    .select('status')
+    .where('federation_id', '=', id)
+    .where('organization_id', '=', organizationId)
+    .where('status', '=', 'active')
+    .forShare()
+    .executeTakeFirst();
+  if (member !== undefined) return;
+  throw new OctomilError(
+    'forbidden',
+    `this organization is no member of federation "${name}" any more; join it again to share models`,
+  );
 }
