@@ -630,6 +630,38 @@ test('a kept connection that the backend closed meanwhile costs no request', asy
   expect(ollama.requests).toHaveLength(5);
 });
 
+test('a backend that dies of a request is not given it again', async () => {
+  // A hundred times as fast: 20 ms are 2 s.
+  const clock = { ...systemClock, now: () => Date.now() * 100 };
+  let afterMs = 0;
+  const ollama = await upstream((_, response) => {
+    setTimeout(() => response.socket?.destroy(), afterMs);
+  });
+  const app = await gatewayApp({ ollama: ollama.url, clock });
+  // Of a connection of its own, at once.
+  expect((await post(app, '/api/v1/inference', ASK)).status).toBe(503);
+  expect(ollama.requests).toHaveLength(1);
+  // Of one that was kept, later.
+  ollama.answer = ollamaAnswer(['a']);
+  expect((await post(app, '/api/v1/inference', ASK)).status).toBe(200);
+  afterMs = 50;
+  ollama.answer = (_, response) => void setTimeout(() => response.socket?.destroy(), afterMs);
+  expect((await post(app, '/api/v1/inference', ASK)).status).toBe(503);
+  expect(ollama.requests).toHaveLength(3);
+});
+
+test('interim answers are waited past', async () => {
+  const answer = ollamaAnswer(['Hello']);
+  const ollama = await upstream((request, response) => {
+    response.writeProcessing();
+    response.writeEarlyHints({ link: '</a>; rel=preload' });
+    return answer(request, response);
+  });
+  const app = await gatewayApp({ ollama: ollama.url });
+  const response = await post(app, '/api/v1/inference', ASK);
+  expect(await response.json()).toMatchObject({ output: 'Hello' });
+});
+
 test('health tells each backend apart', async () => {
   const app = await gatewayApp({ ollama: (await upstream()).url, openAi: 'http://127.0.0.1:1' });
   const response = await fetch(`${app.url}/api/v1/inference/health`);

@@ -82,8 +82,10 @@ export class LineResponse implements Dispatcher.DispatchHandler, FlowControl {
     status: number,
     headers: Readonly<Record<string, string | string[] | undefined>>,
   ): void {
+    // An interim answer (RFC 9110, 15.2): the one that counts follows.
+    if (status < 200) return;
     this.#state = 'reading';
-    if (status >= 200 && status < 300) return;
+    if (status < 300) return;
     const retryAfter = headers['retry-after'];
     this.#refused = { status, retryAfter: typeof retryAfter === 'string' ? retryAfter : undefined, text: '' };
   }

@@ -26,8 +26,9 @@ export interface StreamCall {
 
 const MAX_JSON_BYTES = 64 * 1024 * 1024;
 const MAX_ERROR_BYTES = 64 * 1024;
-/** A kept connection that the server closed meanwhile: nothing was sent yet, so another one may be tried. */
-const STALE = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
+const CUT_OFF = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
+/** A kept connection that the server closed meanwhile shows that at the first write. */
+const STALE_MS = 1_000;
 
 type Response = Dispatcher.ResponseData;
 
@@ -62,12 +63,7 @@ export class Upstream {
   async stream(call: StreamCall): Promise<void> {
     await this.#within(call.signal, call.streaming, async (signal, deadlines) => {
       const body = JSON.stringify(call.body);
-      try {
-        await this.#readLines(call, body, signal, deadlines);
-      } catch (error) {
-        if (signal.aborted || !isStale(error)) throw error;
-        await this.#readLines(call, body, signal, deadlines);
-      }
+      await this.#onLiveConnection(signal, () => this.#readLines(call, body, signal, deadlines));
     });
   }
 
@@ -105,6 +101,18 @@ export class Upstream {
 
   stop(): Promise<void> {
     return this.#agent.destroy();
+  }
+
+  /** Sends once more where the connection was gone before; not what a server may have begun, or died of. */
+  async #onLiveConnection<T>(signal: AbortSignal, send: () => Promise<T>): Promise<T> {
+    const { clock } = this.#options;
+    const sentAtMs = clock.now();
+    try {
+      return await send();
+    } catch (error) {
+      if (signal.aborted || clock.now() - sentAtMs > STALE_MS || !isStale(error)) throw error;
+      return send();
+    }
   }
 
   async #within<T>(
@@ -147,13 +155,7 @@ export class Upstream {
         headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
-    let response: Response;
-    try {
-      response = await send();
-    } catch (error) {
-      if (signal.aborted || !isStale(error)) throw error;
-      response = await send();
-    }
+    const response = await this.#onLiveConnection(signal, send);
     if (response.statusCode >= 200 && response.statusCode < 300) return response;
     const retryAfter = response.headers['retry-after'];
     const said = await readText(response, MAX_ERROR_BYTES, this.name).catch(() => '');
@@ -171,7 +173,9 @@ function discreet(error: OctomilError, secret: string | undefined): OctomilError
 }
 
 function isStale(error: unknown): boolean {
-  return STALE.has(String((error as { code?: unknown } | null)?.code));
+  const { code, socket } = (error ?? {}) as { code?: unknown; socket?: { bytesRead?: unknown } | null };
+  // On one that never gave an answer, nothing was kept.
+  return CUT_OFF.has(String(code)) && socket?.bytesRead !== 0;
 }
 
 async function readText(response: Response, maxBytes: number, backend: string): Promise<string> {
