@@ -16,7 +16,10 @@ export function renewClaim(
   claim: AbortController,
 ): () => void {
   let cancel: () => void = () => undefined;
+  // A renewal may be under way when the claim is let go: going on after it would keep the round from everybody for ever.
+  let isHeld = true;
   const schedule = (): void => {
+    if (!isHeld) return;
     cancel = clock.after(ownerLeaseMs / 3, () => {
       rounds.renew(roundId, coordinatorId, ownerLeaseMs).then(
         (mine) => {
@@ -28,5 +31,8 @@ export function renewClaim(
     });
   };
   schedule();
-  return () => cancel();
+  return () => {
+    isHeld = false;
+    cancel();
+  };
 }
