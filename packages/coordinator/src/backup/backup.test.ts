@@ -41,7 +41,7 @@ async function openObjects(): Promise<FileObjectStore> {
 /** A model that refers to itself in every way, a rollout, and values that a careless copy would change. */
 async function fill(database: Database, objects: ObjectStore): Promise<void> {
   const organizationId = await insertOrganization(database);
-  await insertEnrollmentToken(database, organizationId, { labels: { 'é "\\ \n': '漢' } });
+  await insertEnrollmentToken(database, organizationId, { labels: { 'é "\\ \n': '漢 \u2028 \u2029 \u0085' } });
   const statements = [
     sql`insert into devices (id, organization_id, device_identifier, placement, labels, capabilities, site, status)
       values ('d', ${organizationId}, 'd', 0.1 + 0.2, '{}', '{"n": 12345678901234567890.125}', '{}', 'active')`,
