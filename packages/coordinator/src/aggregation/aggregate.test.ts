@@ -267,6 +267,17 @@ test('a checkpoint that would overflow float32 is an error that names the place'
   await expect(aggregate(job)).rejects.toThrow(/training_failed.*Infinity at element 0 of tensor "kernel"/);
 });
 
+test.each([
+  ['fedadam', 'secondMoment', {}],
+  ['fedavgm', 'momentum', { serverLearningRate: 0.01 }],
+])('state of %s that would overflow float32 is an error that names the place', async (strategy, slot, options) => {
+  // The change is 6e38, and the step by it is not.
+  const job = jobOf([0, -3e38], [[0, 3e38]], [1], { strategy, options, updateFormat: 'weights' });
+  await expect(aggregate(job)).rejects.toThrow(
+    new RegExp(`training_failed.*the strategy's ${slot} would have Infinity at element 0 of tensor "offset"`),
+  );
+});
+
 test('state that is missing or of another strategy is refused', async () => {
   const first = jobOf([1, 2], [[1, 1]], [1], { strategy: 'fedavgm' });
   const { state } = await aggregate(first);

@@ -88,7 +88,7 @@ interface Files {
  * Works range after range of the parameters, so memory depends neither on the model nor on the number of updates.
  *
  * @throws `invalid_input` for a wrong strategy, option, weight or round; `update_rejected` naming the update for a wrong
- * layout or a value that is not finite; `training_failed` when the checkpoint itself would not be finite;
+ * layout or a value that is not finite; `training_failed` when the checkpoint or the state would not be finite;
  * `corrupt_file` for a base or state that cannot be read; `cancelled` by the signal. Nothing is left half-written.
  */
 export async function aggregate(job: AggregationJob, signal?: AbortSignal): Promise<AggregationResult> {
@@ -178,9 +178,11 @@ async function foldAll(
         ...(change === undefined || job.control === undefined ? {} : { control: { ...job.control, change } }),
         addDelta: () => void kernel.addRounded(base.values, delta, next),
       });
-      sumOfSquares += measureOutput(kernel, layout, next, start);
-      if (change !== undefined) {
-        for (const values of state) controlSquares += measureOutput(kernel, layout, values, start);
+      sumOfSquares += measureOutput(kernel, layout, next, start, 'the checkpoint');
+      for (const [slot, values] of state.entries()) {
+        // A parameter whose state is infinite would never move again, and its checkpoints would look well.
+        const squares = measureOutput(kernel, layout, values, start, `the strategy's ${strategy.slots[slot]?.name}`);
+        if (controlled) controlSquares += squares;
       }
       const write = sinks.checkpoint.write(start, next);
       write.catch(() => undefined);
@@ -229,17 +231,26 @@ async function foldOf(job: AggregationJob, kernel: FoldKernel, rangeParams: numb
   return tensorFold(await selectBackend(), kernel, weights, rangeParams);
 }
 
-/** @returns the range's share of the squared norm */
-function measureOutput(kernel: FoldKernel, layout: ParameterLayout, next: Float32Array, start: number): number {
+/**
+ * @param what it is, for the message
+ * @returns the range's share of the squared norm
+ */
+function measureOutput(
+  kernel: FoldKernel,
+  layout: ParameterLayout,
+  values: Float32Array,
+  start: number,
+  what: string,
+): number {
   kernel.resetMeasure();
-  kernel.measure(next);
+  kernel.measure(values);
   const { finite, sumOfSquares } = kernel.measured();
   if (finite) return sumOfSquares;
-  const index = next.findIndex((value) => !Number.isFinite(value));
+  const index = values.findIndex((value) => !Number.isFinite(value));
   const { name = '', element = 0 } = locateParameter(layout, start + index) ?? {};
   throw new OctomilError(
     'training_failed',
-    `the checkpoint would have ${next[index]} at element ${element} of tensor "${name}", though every update is finite; lower the server learning rate or bound the updates`,
+    `${what} would have ${values[index]} at element ${element} of tensor "${name}", though every update is finite; lower the server learning rate or bound the updates`,
     { details: { tensor: name, element } },
   );
 }
