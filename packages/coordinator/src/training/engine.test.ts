@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -233,6 +234,33 @@ describeOnDatabases('Training', (open) => {
     await on.database.notify('octomil_presence', b);
     await until(async () => (await engine.assignments.openAssignments(b)).length === 1);
     expect(await on.rounds(session)).toMatchObject([{ state: 'collecting' }]);
+  });
+
+  test('an organization that left the federation is asked in no further round, one that joined is', async () => {
+    const engine = await on.engine();
+    const takeIn = (id: string) =>
+      sql`insert into federation_members (federation_id, organization_id, status)
+        select id, ${id}, 'active' from federations where name = 'lungs'`.execute(on.database.kysely);
+    const [leaving, joining] = [randomUUID(), randomUUID()];
+    for (const id of [leaving, joining]) {
+      await sql`insert into organizations (id, name) values (${id}, ${id})`.execute(on.database.kysely);
+    }
+    await sql`insert into federations (id, organization_id, name)
+      values (${randomUUID()}, ${on.organizationId}, 'lungs')`.execute(on.database.kysely);
+    await takeIn(leaving);
+    const a = await on.device('a');
+    const left = await on.device('b', { organizationId: leaving });
+    const joined = await on.device('c', { organizationId: joining });
+    await on.session(engine, { federation: 'lungs', min_updates: 1, over_selection: 3 });
+    await assignmentOf(engine, left);
+    expect(await engine.assignments.openAssignments(joined)).toEqual([]);
+    await sql`delete from federation_members where organization_id = ${leaving}`.execute(on.database.kysely);
+    await takeIn(joining);
+    // The quorum ends the first round.
+    await answer(engine, a, 'a');
+    await assignmentOf(engine, a);
+    await assignmentOf(engine, joined);
+    expect(await engine.assignments.openAssignments(left)).toEqual([]);
   });
 
   test('an older attempt is superseded; a device that came back is asked again', async () => {

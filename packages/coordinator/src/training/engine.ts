@@ -172,8 +172,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     closer: new RoundCloser({
       ...{ database, rounds, objects, aggregator, registry, clientFormats, temporaryFolder },
       population: async (round) => {
-        const request = { demand: demandOf(round), organizationIds: round.memberIds };
-        return (await selector.countPossible(request, MAX_POPULATION)).possible;
+        return (await selector.countPossible({ demand: demandOf(round) }, MAX_POPULATION)).possible;
       },
     }),
     clock,

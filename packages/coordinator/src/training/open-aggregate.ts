@@ -122,7 +122,8 @@ export class OpenAggregate {
     // Somebody else was faster; if it was the same request, its result is the answer.
     if (!closed) return this.aggregate(body, caller);
     this.#on.tellSession(round.sessionId);
-    const complete = await this.#on.facts.of(round.roundId);
+    // An upload beside this may be reading what the round was before it was decided how to aggregate.
+    const complete = await this.#on.facts.fresh(round.roundId);
     if (complete !== undefined) this.#on.driver.aggregate(complete);
     return this.#answer(round.sessionId, body);
   }

@@ -27,8 +27,8 @@ export class OpenRounds {
   /** @throws `not_found` also for rounds of federations that the caller is not in */
   async status(roundId: string, caller: Pick<Caller, 'organizationId'>): Promise<JsonObject> {
     const facts = await this.#facts.of(roundId);
-    const visible = facts?.organizationId === caller.organizationId || facts?.memberIds.includes(caller.organizationId);
-    const view = visible === true ? await this.#view(roundId) : undefined;
+    const visible = facts !== undefined && (await this.#store.mayTakePart(facts, caller.organizationId));
+    const view = visible ? await this.#view(roundId) : undefined;
     if (view === undefined) throw roundNotFound(roundId);
     return view;
   }

@@ -4,6 +4,8 @@ import type { Database } from '../database/database.js';
 import type { JsonObject, RoundState, SessionState, Tables } from '../database/tables.js';
 import { violatedUnique } from '../database/transact.js';
 import type { NewEvent } from './event-feed.js';
+import type { RoundFacts } from './round-facts.js';
+import { membersOf } from './session-federation.js';
 import { insertEvents } from './session-store.js';
 
 /** A device as open admission looks at it. */
@@ -104,6 +106,17 @@ export class OpenStore {
     return row?.shared_identities !== false;
   }
 
+  /** Whether an organization made a round's session, or belongs to its federation now. */
+  async mayTakePart(
+    round: Pick<RoundFacts, 'organizationId' | 'federation'>,
+    organizationId: string,
+  ): Promise<boolean> {
+    if (round.organizationId === organizationId) return true;
+    const { rows } = await sql<{ found: boolean }>`
+      select ${organizationId} in (${membersOf(round.federation.id)}) as found`.execute(this.#database.kysely);
+    return rows[0]?.found === true;
+  }
+
   /** @returns false when the organization owns no such federation */
   async setSharedIdentities(organizationId: string, federation: string, allowed: boolean): Promise<string | undefined> {
     const { rows } = await sql<{ id: string }>`
@@ -163,10 +176,15 @@ export class OpenStore {
     mayReplace: boolean,
   ): Promise<UploadOutcome> {
     return this.#database.transact(async (transaction): Promise<UploadOutcome> => {
+      const { rows: running } = await sql<{ id: string }>`
+        select id from training_sessions where id = ${round.sessionId} and state = 'running' for no key update`.execute(
+        transaction,
+      );
+      if (running.length === 0) return { kind: 'closed' };
+      // Of its own: a statement that waited for the lock sees other rows as they were before it waited.
       const { rows: open } = await sql<{ id: string }>`
-        select r.id from rounds r join training_sessions s on s.id = r.session_id
-        where r.id = ${round.id} and s.id = ${round.sessionId} and s.state = 'running' and r.state = 'collecting'
-        for no key update of s`.execute(transaction);
+        select id from rounds where id = ${round.id} and session_id = ${round.sessionId}
+          and state = 'collecting'`.execute(transaction);
       if (open.length === 0) return { kind: 'closed' };
       const answered = await acceptedUpdate(transaction, round.id, update.deviceId);
       if (answered !== undefined) {
@@ -184,7 +202,6 @@ export class OpenStore {
         where id = ${round.id} and state = 'collecting'
         returning accepted_updates as accepted, min_updates as "minUpdates"`.execute(transaction);
       const counted = rows[0];
-      // It closed between the look and the lock.
       if (counted === undefined) return { kind: 'closed' };
       await sql`insert into assignments (id, round_id, device_id, attempt, state, phase, lease_until)
         values (${update.assignmentId}, ${round.id}, ${update.deviceId}, 1, 'done', 'uploaded', now())`.execute(

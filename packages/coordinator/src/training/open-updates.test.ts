@@ -3,10 +3,12 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { modelDocument, parseArchitecture } from '@octomil/shared/models';
 import { decodeWeights, encodeWeights, type NamedTensor, weightsFromSafetensors } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
+import { outsideAnyTransaction } from '../database/transaction-guard.js';
 import { describeOnDatabases } from '../testing/databases.js';
 import type { TrainingEngine } from './engine.js';
 import { storeBytes } from './object-keys.js';
 import type { UploadHeader } from './open-updates.js';
+import { RoundFactsReader } from './round-facts.js';
 import { type Fixture, openFixture } from './testing/training-fixture.js';
 
 const WIDTH = 3;
@@ -168,6 +170,70 @@ describeOnDatabases('Open updates', (open) => {
     const latest = await on.registry.baseFor(of.id, undefined);
     const bytes = await on.objects.readAll(latest?.weights.objectKey ?? '', 1_000_000);
     expect(decodeWeights(bytes).flatMap(({ data }) => [...data])).toEqual([3, 3, 3, 3]);
+  });
+
+  test('a later word that waited while its round closed counts for nothing, and the first one is left alone', async () => {
+    const of = await model();
+    const device = await on.device(`a-${of.id}`);
+    const first = await upload(of, device, 3);
+    const [sessionId, roundId] = [String(first['session_id']), String(first['round_id'])];
+    let waiting: Promise<unknown> = Promise.resolve();
+    await on.database.transact(async (transaction) => {
+      await sql`select id from training_sessions where id = ${sessionId} for no key update`.execute(transaction);
+      const update = {
+        ...{ updateId: randomUUID(), assignmentId: randomUUID(), deviceId: device, format: 'weights' as const },
+        ...{ objectKey: 'updates/later', sha256: 'later', sizeBytes: 1, sampleCount: 1, weight: 1, metrics: {} },
+      };
+      waiting = outsideAnyTransaction(() =>
+        engine.open.store.count({ sessionId, id: roundId }, update, { type: 'update', data: {} }, true),
+      );
+      // The embedded database has one session: there it waits for the transaction as a whole.
+      for (let tries = 0; tries < 100; tries += 1) {
+        const { rows } = await sql`select from pg_locks where not granted`.execute(transaction);
+        if (rows.length > 0) break;
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+      await sql`update rounds set state = 'aggregating' where id = ${roundId}`.execute(transaction);
+      await sql`update training_sessions set updated_at = now() where id = ${sessionId}`.execute(transaction);
+    });
+    expect(await waiting).toEqual({ kind: 'closed' });
+    const { rows } = await sql<{ id: string }>`
+      select id from updates where round_id = ${roundId} and state = 'accepted'`.execute(on.database.kysely);
+    expect(rows).toEqual([{ id: first['update_id'] }]);
+  });
+
+  test('an organization that joins sees the round that is collecting, and one that has left does not', async () => {
+    const of = await model();
+    const { id, roundId } = await engine.sessions.create(
+      { model_id: of.id, admission: 'open', rounds: 1, min_updates: 2 },
+      caller(),
+    );
+    const organizationId = randomUUID();
+    const member = { organizationId };
+    await expect(engine.open.rounds.status(roundId, member)).rejects.toMatchObject({ code: 'not_found' });
+    await sql`insert into organizations (id, name) values (${organizationId}, ${organizationId})`.execute(
+      on.database.kysely,
+    );
+    await sql`insert into federation_members (federation_id, organization_id, status)
+      select federation_id, ${organizationId}, 'active' from training_sessions where id = ${id}`.execute(
+      on.database.kysely,
+    );
+    expect(await engine.open.rounds.status(roundId, member)).toMatchObject({ round_id: roundId });
+    const foreign = { ...caller(), ...member };
+    const version = { model: of.id, version: of.version, roundId };
+    expect(await engine.open.updates.limitBytes(version, foreign)).toBeGreaterThan(0);
+    await sql`delete from federation_members where organization_id = ${organizationId}`.execute(on.database.kysely);
+    await expect(engine.open.rounds.status(roundId, member)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(engine.open.updates.limitBytes(version, foreign)).rejects.toMatchObject({ code: 'not_found' });
+    await engine.sessions.cancel(on.organizationId, id);
+  });
+
+  test('what a request for the aggregate has decided is read again, whoever is reading the round already', async () => {
+    const of = await model();
+    const { round_id: round } = await upload(of, await on.device(`a-${of.id}`), 2);
+    const facts = new RoundFactsReader(on.database);
+    facts.remember(String(round), new Promise(() => undefined));
+    expect((await facts.fresh(String(round)))?.id).toBe(round);
   });
 
   test('two requests at once make one version', async () => {

@@ -177,8 +177,9 @@ export class OpenUpdates {
     caller: Caller,
   ): Promise<RoundFacts> {
     const facts = await this.#on.facts.of(roundId);
-    const visible = facts?.organizationId === caller.organizationId || facts?.memberIds.includes(caller.organizationId);
-    if (facts === undefined || visible !== true) throw roundNotFound(roundId);
+    if (facts === undefined || !(await this.#on.store.mayTakePart(facts, caller.organizationId))) {
+      throw roundNotFound(roundId);
+    }
     if (facts.config.admission !== 'open' || facts.base === undefined) {
       throw new OctomilError(
         'wrong_state',

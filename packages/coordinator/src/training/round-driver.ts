@@ -137,7 +137,6 @@ export class RoundDriver {
     const { selector, rounds } = this.#on;
     const request = {
       demand: demandOf(facts),
-      organizationIds: facts.memberIds,
       start: selectionStart(facts.seed, facts.id),
     };
     const mayKnow = facts.attempt > 1 || (facts.kind === 'train' && facts.config.describes);
@@ -291,7 +290,6 @@ export class RoundDriver {
     const { selector } = this.#on;
     const request = {
       demand: demandOf(facts),
-      organizationIds: facts.memberIds,
       excludedRoundId: facts.id,
       start: selectionStart(facts.seed, facts.id),
     };

@@ -5,14 +5,15 @@ import type { RoundKind } from '../database/tables.js';
 import type { StoredFile } from './ports.js';
 import type { SessionConfig } from './session-config.js';
 
-/** What never changes about a round, so that it is read once per process. */
+/**
+ * What never changes about a round, so that it is read once per process. Who belongs to its federation does change, and is
+ * asked for where it decides.
+ */
 export interface RoundFacts {
   readonly id: string;
   readonly sessionId: string;
   readonly organizationId: string;
   readonly federation: { readonly id: string; readonly name: string };
-  /** Organizations whose devices may be asked. */
-  readonly memberIds: readonly string[];
   readonly model: { readonly id: string; readonly name: string };
   readonly kind: RoundKind;
   readonly number: number;
@@ -82,6 +83,12 @@ export class RoundFactsReader {
     }
   }
 
+  /** As `of`, but not from a reading that began before: for a configuration that was just completed. */
+  async fresh(roundId: string): Promise<RoundFacts | undefined> {
+    this.#cache.delete(roundId);
+    return this.of(roundId);
+  }
+
   /** Keeps facts that are known without reading, such as those of the round just created. */
   remember(roundId: string, facts: Promise<RoundFacts | undefined>): void {
     this.#cache.set(roundId, facts);
@@ -96,10 +103,7 @@ export class RoundFactsReader {
       select r.id, r.session_id, r.kind, r.number, r.attempt, r.seed, r.min_updates, r.target_devices,
         s.organization_id, s.federation_id, f.name as federation_name, s.model_id, m.name as model_name,
         s.config, s.base_version_id, s.feature_spec_hash, p.document as feature_spec,
-        c.id as checkpoint_id, c.object_key, c.sha256, c.size_bytes, c.strategy_state_key, c.lineage -> 'control' as control,
-        array(select f.organization_id union
-          select member.organization_id from federation_members member
-          where member.federation_id = s.federation_id and member.status = 'active') as member_ids
+        c.id as checkpoint_id, c.object_key, c.sha256, c.size_bytes, c.strategy_state_key, c.lineage -> 'control' as control
       from rounds r
       join training_sessions s on s.id = r.session_id
       join federations f on f.id = s.federation_id
@@ -114,7 +118,6 @@ export class RoundFactsReader {
       sessionId: row.session_id,
       organizationId: row.organization_id,
       federation: { id: row.federation_id, name: row.federation_name },
-      memberIds: row.member_ids,
       model: { id: row.model_id, name: row.model_name },
       kind: row.kind,
       number: row.number,
@@ -164,5 +167,4 @@ interface FactsRow {
   size_bytes: number;
   strategy_state_key: string | null;
   control: NonNullable<BaseCheckpoint['control']> | null;
-  member_ids: string[];
 }

@@ -2,6 +2,7 @@ import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { type CandidateDevice, type Demand, type Eligibility, judge } from './eligibility.js';
 import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
+import { membersOf } from './session-federation.js';
 
 export interface SelectedDevice extends CandidateDevice {
   readonly eligibility: Extract<Eligibility, { verdict: 'eligible' }>;
@@ -22,8 +23,8 @@ export function reasonsOf(refused: readonly RefusedDevice[]): string[] {
 
 export interface SelectionRequest {
   readonly demand: Demand;
-  /** Organizations whose devices may be asked. */
-  readonly organizationIds: readonly string[];
+  /** Organizations whose devices may be asked. Default: whoever belongs to the federation of `demand` now. */
+  readonly organizationIds?: readonly string[];
   readonly count: number;
   /** Where in [0, 1) of `placement` to begin; selection goes round from there. */
   readonly start: number;
@@ -123,7 +124,7 @@ export class DeviceSelector {
         : sql``;
     // Per organization, so that each part is a walk of an index in the order of placements that ends at the limit.
     const { rows } = await sql<Row>`
-      select found.* from unnest(${organizationIds}::text[]) as asked(organization_id) cross join lateral (
+      select found.* from (${organizationIds === undefined ? membersOf(demand.federation.id) : sql`select unnest(${organizationIds}::text[])`}) as asked(organization_id) cross join lateral (
         select d.id, d.device_identifier as name, d.labels, d.capabilities, d.site, d.placement
         from devices d
         where d.organization_id = asked.organization_id and d.status = 'active'

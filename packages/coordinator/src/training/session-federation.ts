@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
-import { sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import type { Database } from '../database/database.js';
 
 /** As long as names that are given to `POST /federations`. */
@@ -13,6 +13,13 @@ export interface SessionFederation {
   readonly memberIds: readonly string[];
   /** Not there yet: it is made with the session, so that a request that fails leaves none behind. */
   readonly isNew?: true;
+}
+
+/** The organizations of a federation: its owner, and whoever has joined. */
+export function membersOf(federationId: string | RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`select owned.organization_id from federations owned where owned.id = ${federationId}
+    union select joined.organization_id from federation_members joined
+    where joined.federation_id = ${federationId} and joined.status = 'active'`;
 }
 
 /**
@@ -28,8 +35,7 @@ export async function findFederation(
   mayBeNew = false,
 ): Promise<SessionFederation> {
   const { rows } = await sql<SessionFederation>`
-    select f.id, f.name, array(select f.organization_id union select m.organization_id from federation_members m
-        where m.federation_id = f.id and m.status = 'active') as "memberIds"
+    select f.id, f.name, array(${membersOf(sql.ref('f.id'))}) as "memberIds"
     from federations f
     where (f.id = ${reference} or f.name = ${reference}) and (f.organization_id = ${organizationId}
       or exists (select 1 from federation_members m where m.federation_id = f.id
