@@ -44,6 +44,27 @@ function testJobs(open: OpenTestDatabase, redisUrl?: string): void {
     await queue.close();
   }, 180_000);
 
+  test('a delay may have a fraction of a millisecond, and be as long as the longest deadline', async () => {
+    const name = `test-${randomUUID()}`;
+    const queue = await jobs.queue<{ step: string }>(name);
+    const ran: string[] = [];
+    const { promise: done, resolve } = Promise.withResolvers<void>();
+    await queue.add({ step: 'in 30 days' }, { delayMs: 30 * 86_400_000 + 0.25 });
+    await queue.add({ step: 'soon' }, { delayMs: 20.123456 });
+    const worker = await jobs.worker<{ step: string }>(
+      name,
+      async ({ step }) => {
+        ran.push(step);
+        resolve();
+      },
+      1,
+    );
+    await done;
+    expect(ran).toEqual(['soon']);
+    await worker.close();
+    await queue.close();
+  }, 180_000);
+
   test('a delayed job comes after one that was added later', async () => {
     const name = `test-${randomUUID()}`;
     const queue = await jobs.queue<{ step: string }>(name);

@@ -114,7 +114,8 @@ function bindJobs<B extends IQueueBackend, C>(
         async add(data, options = {}) {
           refuseInsideTransaction(`job queue ${name}`);
           await queue.add(name as never, data as never, {
-            delay: options.delayMs ?? 0,
+            // Whole, which PostgreSQL insists on.
+            delay: Math.ceil(options.delayMs ?? 0),
             removeOnComplete: true,
             removeOnFail: true,
           });
