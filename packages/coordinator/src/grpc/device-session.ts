@@ -37,6 +37,8 @@ export type SessionStream = ServerDuplexStream<SessionRequest, SessionResponse>;
 
 /** Messages of one device that wait their turn; beyond this, its stream is not read. */
 const MAX_QUEUED = 8;
+/** Renewals of one device that are not answered; beyond this, its stream is not read. Minutes of an agent that is well. */
+const MAX_RENEWING = 32;
 const PROGRESS_EVERY_MS = 1000;
 const SAID_AGAIN: ReadonlySet<string | undefined> = new Set([
   'report',
@@ -62,6 +64,7 @@ export class DeviceSession implements HeldSession, DesiredListener {
   #inOrder: Promise<void> = Promise.resolve();
   #updates: Promise<void> = Promise.resolve();
   #queued = 0;
+  #renewing = 0;
   readonly #lastProgress = new Map<string, { atMs: number; phase: string }>();
   readonly #desired = new DesiredSaid((message) => this.#say(message));
   #looking = false;
@@ -185,6 +188,8 @@ export class DeviceSession implements HeldSession, DesiredListener {
     }
     const { event } = request;
     if (event.case === 'leaseRenewal') {
+      this.#renewing++;
+      if (this.#renewing >= MAX_RENEWING) this.#stream.pause();
       void this.#renew(event.value.inProgress, this.#inOrder);
       return;
     }
@@ -208,7 +213,15 @@ export class DeviceSession implements HeldSession, DesiredListener {
       const error = toOctomilError(thrown);
       if (error.code === 'superseded' || error.code === 'device_revoked') this.end(error);
       else this.#logger.warn({ error }, 'could not renew a lease');
+    } finally {
+      this.#renewing--;
+      this.#readOn();
     }
+  }
+
+  #readOn(): void {
+    const isDue = this.#queued < MAX_QUEUED / 2 && this.#renewing < MAX_RENEWING / 2;
+    if (isDue && this.#stream.isPaused()) this.#stream.resume();
   }
 
   /** Says what went wrong instead of throwing: a faulty message is no reason to end the session. */
@@ -228,7 +241,7 @@ export class DeviceSession implements HeldSession, DesiredListener {
       }
     } finally {
       this.#queued--;
-      if (this.#queued < MAX_QUEUED / 2 && this.#stream.isPaused()) this.#stream.resume();
+      this.#readOn();
     }
   }
 

@@ -21,12 +21,14 @@ import { service as healthService } from 'grpc-health-check';
 import { createAuditLog } from '../audit/index.js';
 import type { Database } from '../database/database.js';
 import { createDeviceService, type DeviceService } from '../devices/index.js';
+import type { DesiredListener } from '../rollouts/index.js';
 import { insertAssignment, insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { FakeAssignmentPort } from '../testing/fake-assignment-port.js';
 import { openTestDatabase } from '../testing/index.js';
 import { NO_ROLLOUTS } from '../testing/no-rollouts.js';
 import { type AgentClient, bearer, errorOf, SessionPeer } from '../testing/session-peer.js';
 import { createTransferService, type TransferService } from '../transfers/index.js';
+import type { DeviceSession } from './device-session.js';
 import { createGrpcServer, type GrpcServer } from './index.js';
 
 const MIB = 1024 * 1024;
@@ -39,6 +41,8 @@ let assignments: FakeAssignmentPort;
 let transfers: TransferService;
 let server: GrpcServer;
 let client: AgentClient;
+/** Sessions that are told what their devices should run. */
+let listeners: DesiredListener[];
 
 beforeAll(async () => {
   database = await openTestDatabase();
@@ -62,10 +66,11 @@ beforeEach(async () => {
     objects: { localFile: async (key: string) => ({ path: key, release: async () => undefined }) } as ObjectStore,
     settings: { stagingRoot: join(folder, 'staging'), partSizeBytes: 5 * MIB },
   });
+  listeners = [];
   server = createGrpcServer({
     devices,
     assignments,
-    desired: NO_ROLLOUTS,
+    desired: { ...NO_ROLLOUTS, opened: (listener) => listeners.push(listener) },
     transfers,
     audit: createAuditLog({ database }),
     clock: systemClock,
@@ -255,6 +260,31 @@ test('the same process reconnecting takes the place of its older stream', async 
   after.say({ case: 'leaseRenewal', value: {} });
   await after.next('leaseRenewed');
   await after.close();
+});
+
+test('of two streams of a process that open at once, the one with the newer epoch stays, whichever is ready first', async () => {
+  const device = await newDevice();
+  const [taken, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const openSession = devices.openSession;
+  devices.openSession = async (deviceId, hello) => {
+    const epoch = await openSession(deviceId, hello);
+    taken.resolve();
+    if (epoch === 1) await goOn.promise;
+    return epoch;
+  };
+  const older = new SessionPeer(client, device.credential);
+  const refused = codeOf(older.hello('process-a'));
+  await taken.promise;
+  const newer = new SessionPeer(client, device.credential);
+  expect((await newer.hello('process-a')).epoch).toBe(2n);
+  goOn.resolve();
+  const { reason } = await older.next('superseded');
+  expect(JSON.parse(reason?.detailsJson ?? '')).toEqual({ epoch: 1, current: 2 });
+  expect(await refused).toBe('unknown');
+  expect(listeners.map((listener) => (listener as DeviceSession).epoch)).toEqual([2]);
+  newer.say({ case: 'leaseRenewal', value: {} });
+  await newer.next('leaseRenewed');
+  await newer.close();
 });
 
 test('a message of an older epoch is answered superseded', async () => {

@@ -75,12 +75,15 @@ export function serveSession(
     const opened = new DeviceSession(context, stream, device, epoch);
     if (gone) return giveBack(opened);
     session = opened;
-    const before = devices.hub.add(opened);
-    before?.end(
-      new OctomilError('superseded', `a newer stream of this device took the place of epoch ${before.epoch}`, {
-        details: { epoch: before.epoch, current: epoch },
+    const replaced = devices.hub.add(opened);
+    const current = devices.hub.get(device.deviceId)?.epoch ?? epoch;
+    replaced?.end(
+      new OctomilError('superseded', `a newer stream of this device took the place of epoch ${replaced.epoch}`, {
+        details: { epoch: replaced.epoch, current },
       }),
     );
+    // Of two that opened at once, the other one has the newer epoch: what devices run is told to that one.
+    if (replaced === opened) return;
     stream.write(
       say.welcome({
         epoch: BigInt(epoch),
