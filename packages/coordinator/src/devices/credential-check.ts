@@ -2,6 +2,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { Database } from '../database/database.js';
 import { deviceIdOf, hashSecret, sameHash } from './device-credential.js';
+import { ReadsUnderWay } from './reads-under-way.js';
 
 export interface DeviceIdentity {
   readonly deviceId: string;
@@ -26,6 +27,7 @@ export class CredentialCheck {
   readonly #database: Database;
   readonly #clock: Clock;
   readonly #known = new Map<string, Known>();
+  readonly #reads = new ReadsUnderWay();
 
   constructor(database: Database, clock: Clock) {
     this.#database = database;
@@ -33,6 +35,7 @@ export class CredentialCheck {
   }
 
   forget(deviceId: string): void {
+    this.#reads.forget(deviceId);
     this.#known.delete(deviceId);
   }
 
@@ -49,11 +52,13 @@ export class CredentialCheck {
   async #row(deviceId: string): Promise<Known | undefined> {
     const cached = this.#known.get(deviceId);
     if (cached !== undefined && cached.validUntilMs > this.#clock.now()) return cached;
-    const row = await this.#database.kysely
-      .selectFrom('devices')
-      .select(['organization_id', 'credential_hash', 'status'])
-      .where('id', '=', deviceId)
-      .executeTakeFirst();
+    const { row, forgotten } = await this.#reads.during(() =>
+      this.#database.kysely
+        .selectFrom('devices')
+        .select(['organization_id', 'credential_hash', 'status'])
+        .where('id', '=', deviceId)
+        .executeTakeFirst(),
+    );
     if (row === undefined) return undefined;
     const known: Known = {
       organizationId: row.organization_id,
@@ -61,6 +66,7 @@ export class CredentialCheck {
       status: row.status,
       validUntilMs: this.#clock.now() + CACHE_MS,
     };
+    if (forgotten.has(deviceId)) return known;
     if (this.#known.size >= MAX_CACHED) this.#known.clear();
     this.#known.set(deviceId, known);
     return known;

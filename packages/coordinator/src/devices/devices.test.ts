@@ -7,9 +7,12 @@ import type { Database } from '../database/database.js';
 import { type App, createApp } from '../http/index.js';
 import { insertEnrollmentToken, insertOrganization } from '../testing/enrolled-device.js';
 import { openTestDatabase } from '../testing/index.js';
+import { CredentialCheck } from './credential-check.js';
+import { DeviceTokens } from './device-tokens.js';
 import { createDeviceService, type DeviceService, registerDeviceRoutes } from './index.js';
 import { Presence } from './presence.js';
 import { RenewalBatch } from './renewal-batch.js';
+import { TokenCheck } from './token-check.js';
 
 let database: Database;
 let organizationId: string;
@@ -135,6 +138,34 @@ test('a revoked device is refused from then on, until it is enrolled again', asy
   const back = await newDevice('lost', { deviceIdentifier: 'lost' });
   expect(back.deviceId).toBe(device.deviceId);
   await devices.authenticate(back.credential);
+});
+
+test('a credential or token whose row was being read while its device was revoked is refused from then on', async () => {
+  const device = await newDevice('read-meanwhile');
+  const { accessToken } = await devices.tokens.issue(device.deviceId, ['devices:write']);
+  const [wereRead, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  let reading = 0;
+  const kysely = database.kysely.withPlugin({
+    transformQuery: ({ node }) => node,
+    transformResult: async ({ result }) => {
+      reading++;
+      if (reading === 2) wereRead.resolve();
+      await goOn.promise;
+      return result;
+    },
+  });
+  const slow = { kysely } as Database;
+  const credentials = new CredentialCheck(slow, systemClock);
+  const tokens = new TokenCheck(new DeviceTokens(slow), systemClock);
+  const before = [credentials.check(device.credential), tokens.check(accessToken)];
+  await wereRead.promise;
+  await devices.revoke(organizationId, device.deviceId);
+  credentials.forget(device.deviceId);
+  tokens.forget(device.deviceId);
+  goOn.resolve();
+  await Promise.all(before);
+  await expect(credentials.check(device.credential)).rejects.toMatchObject({ code: 'device_revoked' });
+  await expect(tokens.check(accessToken)).rejects.toMatchObject({ code: 'device_revoked' });
 });
 
 test('what runs for a device is cut when it is revoked, unless it was done before', async () => {

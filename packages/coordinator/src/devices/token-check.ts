@@ -2,6 +2,7 @@ import { OctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import { type DeviceIdentity, revoked } from './credential-check.js';
 import { type CheckedToken, type DeviceTokens, hashToken } from './device-tokens.js';
+import { ReadsUnderWay } from './reads-under-way.js';
 
 interface Known {
   readonly token: CheckedToken;
@@ -17,6 +18,7 @@ export class TokenCheck {
   readonly #clock: Clock;
   readonly #known = new Map<string, Known>();
   readonly #hashesOf = new Map<string, Set<string>>();
+  readonly #reads = new ReadsUnderWay();
 
   constructor(tokens: DeviceTokens, clock: Clock) {
     this.#tokens = tokens;
@@ -24,6 +26,7 @@ export class TokenCheck {
   }
 
   forget(deviceId: string): void {
+    this.#reads.forget(deviceId);
     for (const hash of this.#hashesOf.get(deviceId) ?? []) this.#known.delete(hash);
     this.#hashesOf.delete(deviceId);
   }
@@ -45,18 +48,19 @@ export class TokenCheck {
     const cached = this.#known.get(hash);
     if (cached !== undefined && this.#clock.now() - cached.readAtMs < CACHE_MS) return cached;
     const readAtMs = this.#clock.now();
-    const token = await this.#tokens.read(hash);
+    const { row: token, forgotten } = await this.#reads.during(() => this.#tokens.read(hash));
     if (token === undefined) {
       throw new OctomilError(
         'authentication_failed',
         'this access token is not known here or was revoked; bootstrap the device again',
       );
     }
+    const known = { token, readAtMs };
+    if (forgotten.has(token.deviceId)) return known;
     if (this.#known.size >= MAX_CACHED) {
       this.#known.clear();
       this.#hashesOf.clear();
     }
-    const known = { token, readAtMs };
     this.#known.set(hash, known);
     this.#hashesOf.set(token.deviceId, (this.#hashesOf.get(token.deviceId) ?? new Set()).add(hash));
     return known;
