@@ -1,4 +1,6 @@
 import { EventReporter } from '@octomil/inference/quality';
+import { OctomilError } from '@octomil/shared/errors';
+import { OctomilClientError } from '../client-error.js';
 import type { HttpClient } from '../http-client.js';
 
 /** A program that has nothing else to do waits this long at most to say how its last generation went. */
@@ -11,7 +13,14 @@ export function eventReporter(http: HttpClient): EventReporter {
     clock: { now: () => Date.now(), after, sleep: (delayMs, signal) => http.sleep(delayMs, signal) },
     send: async (events, signal) => {
       const json = events.length === 1 ? events[0] : { events };
-      await http.json('POST', '/inference/events', { json, signal, maxAttempts: 1, idempotencyKey: false });
+      try {
+        await http.json('POST', '/inference/events', { json, signal, maxAttempts: 1, idempotencyKey: false });
+      } catch (error) {
+        // The reporter tells by this class what is refused for good; it would send that again for ever, before all else.
+        throw error instanceof OctomilClientError
+          ? new OctomilError(error.code, error.reason, { cause: error })
+          : error;
+      }
     },
   });
 }

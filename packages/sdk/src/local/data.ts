@@ -129,7 +129,7 @@ async function rowsFile(rows: readonly ClientRow[], folder: string): Promise<Dat
   const path = join(folder, 'rows.csv');
   const file = await open(path, 'wx', 0o600);
   try {
-    await file.write(`${names.map((name) => quoted(name)).join(',')}\n`);
+    await writeFile(file, `${names.map((name) => quoted(name)).join(',')}\n`);
     for (let start = 0; start < rows.length; start += 1_000) {
       const lines = rows.slice(start, start + 1_000).map((row) => names.map((name) => cell(row[name], name)).join(','));
       await writeFile(file, `${lines.join('\n')}\n`);

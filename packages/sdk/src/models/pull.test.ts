@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -125,4 +125,30 @@ test('what a server calls a digest leads to no other folder', async () => {
   serve(undefined, '/../../escaped');
   await pull();
   expect(await readdir(folder)).toEqual(['heart.onnx']);
+});
+
+test('all of the bytes are written where each write takes a part only', async () => {
+  const file = await open(join(folder, 'any'), 'w');
+  const handle = Object.getPrototypeOf(file) as typeof file;
+  await file.close();
+  const write = handle.write as (...given: unknown[]) => Promise<unknown>;
+  handle.write = function (this: unknown, bytes: unknown, start: number, length: number, position: number) {
+    return write.call(this, bytes, start, Math.min(length, 7_000), position);
+  } as typeof handle.write;
+  try {
+    serve();
+    await pull();
+  } finally {
+    handle.write = write as typeof handle.write;
+  }
+  expect((await readFile(join(folder, 'heart.onnx'))).equals(CONTENT)).toBe(true);
+});
+
+test('no more is written than there was to be', async () => {
+  coordinator.next((_request, response) => {
+    response.writeHead(200, { etag: `"${DIGEST}"`, 'x-model-hash': DIGEST, 'x-octomil-size': 1_000 }).end(CONTENT);
+  });
+  await expect(pull()).rejects.toMatchObject({ code: 'download_failed' });
+  const [part = ''] = await readdir(folder);
+  expect((await readFile(join(folder, part))).length).toBeLessThanOrEqual(1_000);
 });

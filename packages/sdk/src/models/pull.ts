@@ -100,7 +100,13 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
         }
         response ??= await askFrom(http, options, done, etag);
         for await (const chunk of bodyChunks(response, SILENCE_MS)) {
-          await file.write(chunk, 0, chunk.length, done).catch((problem: unknown) => {
+          if (done + chunk.length > sizeBytes) {
+            throw new OctomilClientError(
+              'download_failed',
+              `more than the ${sizeBytes} bytes came that ${options.model} was said to have; pull it again`,
+            );
+          }
+          await writeAll(file, chunk, done).catch((problem: unknown) => {
             throw cannotWrite(path, problem);
           });
           hash.update(chunk);
@@ -178,6 +184,17 @@ function fileNameOf(headers: Headers): string | undefined {
 /** Empty for what is no SHA-256. */
 function hexDigest(text: string): string {
   return /^[0-9a-f]{64}$/.test(text) ? text : '';
+}
+
+/** A single write may take a part of the bytes and say nothing, as one that meets the end of a disk does. */
+async function writeAll(
+  file: import('node:fs/promises').FileHandle,
+  bytes: Uint8Array<ArrayBuffer>,
+  position: number,
+): Promise<void> {
+  for (let written = 0; written < bytes.length; ) {
+    written += (await file.write(bytes, written, bytes.length - written, position + written)).bytesWritten;
+  }
 }
 
 async function sizeOf(disk: typeof import('node:fs/promises'), path: string): Promise<number> {
