@@ -2,8 +2,22 @@ import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import { encodeWeights } from '@octomil/shared/tensors';
-import { listPersonal, loadPersonalModel, type PersonalListing, removePersonal } from '@octomil/shared/training';
+import {
+  listPersonal,
+  loadPersonalModel,
+  type PersonalLimit,
+  type PersonalListing,
+  removePersonal,
+} from '@octomil/shared/training';
 import { writeAtomically } from '../state/atomic-file.js';
+
+/** What coordinators may make this site keep. */
+export const PERSONAL_LIMIT: PersonalLimit = {
+  parts: 64,
+  bytes: 8 * 2 ** 30,
+  advice:
+    "the site's owner can remove what is not needed any more with octomil agent personal list and octomil agent personal remove",
+};
 
 const folderOf = (stateDir: string): string => join(stateDir, 'personal');
 

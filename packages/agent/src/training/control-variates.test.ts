@@ -150,6 +150,27 @@ test('the server’s is fetched beside the base; sessions that ended long ago ar
     expect(await readdir(join(bench.stateDir, 'control-variates'))).toEqual([SESSION]);
   }));
 
+test('of the sessions that a coordinator names the newest are kept, and of one session’s files', () =>
+  onBench(async (bench) => {
+    await writeFile(join(bench.stateDir, 'site.csv'), 'a,y\n1,0\n');
+    const folder = join(bench.stateDir, 'control-variates');
+    const nowSeconds = Date.now() / 1_000;
+    for (let age = 1; age <= 40; age++) {
+      await mkdir(join(folder, `aged-${age}`), { recursive: true });
+      await utimes(join(folder, `aged-${age}`), nowSeconds - 60 * age, nowSeconds - 60 * age);
+    }
+    await (await bench.start({ data_sets: { default: join(bench.stateDir, 'site.csv') } })).ready;
+    const go = Promise.withResolvers<void>();
+    bench.trainer.gate = go.promise;
+    for (let index = 0; index < 12; index++) assign(bench, `at-once-${index}`, 1, {});
+    await bench.coordinator.until(() => bench.trainer.tasks.length === 12);
+    const left = Array.from({ length: 31 }, (_, index) => `aged-${index + 1}`);
+    expect(new Set(await readdir(folder))).toEqual(new Set([SESSION, ...left]));
+    go.resolve();
+    for (let index = 0; index < 12; index++) await updateOf(bench, `at-once-${index}`);
+    expect((await readdir(folderOf(bench))).length).toBeLessThanOrEqual(8);
+  }));
+
 test('code of the site’s own does not train by it', () => {
   const json = { trainer: 'mine', architecture: {}, featureSpec: {}, holdout: {} };
   const places = {

@@ -29,6 +29,12 @@ export interface ControlVariatesOptions {
 
 /** A session that did not ask this site for so long has none of its control variates here. */
 const KEPT_MS = 30 * 86_400_000;
+/**
+ * Sessions at most, and files of one: the coordinator names sessions as it likes. The oldest go, which makes their sessions
+ * start over. A session has one open assignment, so that its file in use is among the newest.
+ */
+const MAX_SESSIONS = 32;
+const MAX_FILES = 8;
 const DIGEST = /^[0-9a-f]{64}$/;
 
 /**
@@ -74,7 +80,10 @@ export class ControlVariates {
         ownOutputPath,
       },
       lost,
-      keep: (updateSha256) => rename(ownOutputPath, join(folder, fileOf(updateSha256))),
+      keep: async (updateSha256) => {
+        await rename(ownOutputPath, join(folder, fileOf(updateSha256)));
+        await this.#dropOldest(folder, MAX_FILES);
+      },
       release: () => held?.release(),
     };
   }
@@ -83,17 +92,25 @@ export class ControlVariates {
     if (!/^[\w-]{1,128}$/.test(sessionId)) {
       throw new OctomilError('invalid_input', `"${sessionId.slice(0, 200)}" is no id of a session`);
     }
-    const folder = join(this.#options.folder, sessionId);
-    if ((await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined) await this.#dropForgotten(sessionId);
-    return folder;
+    const { folder, clock } = this.#options;
+    const path = join(folder, sessionId);
+    if ((await mkdir(path, { recursive: true, mode: 0o700 })) !== undefined) {
+      await this.#dropOldest(folder, MAX_SESSIONS, clock.now() - KEPT_MS, sessionId);
+    }
+    return path;
   }
 
-  async #dropForgotten(except: string): Promise<void> {
-    const { folder, clock } = this.#options;
-    for (const name of await readdir(folder)) {
-      const path = join(folder, name);
-      const usedAtMs = (await stat(path).catch(() => undefined))?.mtimeMs ?? 0;
-      if (name !== except && usedAtMs < clock.now() - KEPT_MS) await rm(path, { recursive: true, force: true });
+  /** Removes what is in a folder beyond so many, or was used before a time; the longest unused first. */
+  async #dropOldest(folder: string, keep: number, sinceMs = 0, except?: string): Promise<void> {
+    const found = await Promise.all(
+      (await readdir(folder)).map(async (name) => {
+        const usedAtMs = (await stat(join(folder, name)).catch(() => undefined))?.mtimeMs ?? 0;
+        return { name, usedAtMs: name === except ? Number.POSITIVE_INFINITY : usedAtMs };
+      }),
+    );
+    found.sort((left, right) => right.usedAtMs - left.usedAtMs);
+    for (const [place, { name, usedAtMs }] of found.entries()) {
+      if (place >= keep || usedAtMs < sinceMs) await rm(join(folder, name), { recursive: true, force: true });
     }
   }
 

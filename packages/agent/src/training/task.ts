@@ -15,6 +15,7 @@ import {
   requireRowsPerStep,
   type TrainerTask,
 } from '@octomil/shared/training';
+import { PERSONAL_LIMIT } from '../personal/personal-models.js';
 
 /** Where a task reads and writes. */
 export interface TaskPlaces {
@@ -200,7 +201,10 @@ function personalPart(
   const key = JSON.stringify([federation, modelName, dataSet, personalization.method, json['architecture']]);
   const folder = createHash('sha256').update(key).digest('hex').slice(0, 16);
   const path = join(personal.path, folder);
-  return { personalization, personal: { path, federation, model: modelName, dataSet, sessionId, roundNumber } };
+  return {
+    personalization,
+    personal: { path, federation, model: modelName, dataSet, sessionId, roundNumber, limit: PERSONAL_LIMIT },
+  };
 }
 
 /** What trains: `tfjs` where the assignment does not say. */

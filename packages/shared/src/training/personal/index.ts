@@ -2,6 +2,7 @@ export { loadPersonalModel, type PersonalModel } from './load-personal.js';
 export {
   type KeptPersonal,
   listPersonal,
+  type PersonalLimit,
   type PersonalListing,
   type PersonalPlace,
   type PersonalRecord,

@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { decodeWeights, encodeWeights, type NamedTensor, type TensorShape } from '@octomil/shared/tensors';
 import type { Personalization } from './personalization.js';
@@ -14,6 +14,17 @@ export interface PersonalPlace {
   readonly dataSet: string;
   readonly sessionId: string;
   readonly roundNumber: number;
+  /** What is kept beside it at most. Default: no limit, for whoever asks himself for what is kept. */
+  readonly limit?: PersonalLimit;
+}
+
+/** Of all folders beside each other. */
+export interface PersonalLimit {
+  readonly parts: number;
+  /** Of the current states; the ones before may take as much again. */
+  readonly bytes: number;
+  /** What to do once it is reached. */
+  readonly advice: string;
 }
 
 /** What a kept part must be of to be used. */
@@ -106,6 +117,29 @@ export async function readKept(
   } catch (error) {
     return { state: undefined, reason: toOctomilError(error).reason };
   }
+}
+
+/**
+ * Refuses a further part beyond the limit: whoever asks for training names models and architectures as he likes, and what
+ * is kept is removed by the site alone. Parts that there are may go on.
+ *
+ * @throws OctomilError `insufficient_storage`
+ */
+export async function requireRoom({ path, limit }: Pick<PersonalPlace, 'path' | 'limit'>): Promise<void> {
+  if (limit === undefined) return;
+  const kept = await listPersonal(dirname(path));
+  if (kept.some(({ id }) => id === basename(path))) return;
+  const bytes = kept.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  if (kept.length < limit.parts && bytes < limit.bytes) return;
+  const [has, most] =
+    kept.length < limit.parts
+      ? [`${bytes} bytes of personal parts`, `${limit.bytes} bytes`]
+      : [`${kept.length} personal parts`, limit.parts];
+  throw new OctomilError(
+    'insufficient_storage',
+    `this site keeps ${has} of models, and ${most} are the most; ${limit.advice}`,
+    { details: { parts: kept.length, bytes, limitParts: limit.parts, limitBytes: limit.bytes } },
+  );
 }
 
 /**

@@ -260,6 +260,31 @@ test.each<[string, object | string, Personalization]>([
   expect((await readdir(path)).length).toBe(4);
 });
 
+test('beyond the limit a further part is refused before the work, and those that there are go on', async () => {
+  const place = join(folder, 'limited');
+  const sites = await SitesForTests.make(place, 'logistic', [meaning(1), meaning(-1)]);
+  await sites.round(1, DITTO);
+  const [kept] = await listPersonal(place);
+  const train = (path: string, limit: { parts: number; bytes: number }) => {
+    const task = sites.task(0, 2, DITTO);
+    const personal = { ...sites.place(0, 2), path: join(place, path), limit: { ...limit, advice: 'make room' } };
+    return runTask({ ...task, personal });
+  };
+  const plenty = { parts: 9, bytes: 1e9 };
+  await train('personal-0', { parts: 2, bytes: 1 });
+  const refused = { code: 'insufficient_storage' };
+  await expect(train('more', { ...plenty, parts: 2 })).rejects.toMatchObject({
+    ...refused,
+    reason: 'this site keeps 2 personal parts of models, and 2 are the most; make room',
+  });
+  await expect(train('more', { ...plenty, bytes: kept?.sizeBytes ?? 0 })).rejects.toMatchObject({
+    ...refused,
+    reason: expect.stringMatching(/keeps \d+ bytes of personal parts of models, and \d+ bytes are the most; make room/),
+  });
+  await train('more', plenty);
+  expect(await listPersonal(place)).toHaveLength(3);
+});
+
 test('what is kept is for its owner alone, listed, and removed by name', async () => {
   const place = join(folder, 'listing');
   const sites = await SitesForTests.make(place, 'logistic', [meaning(1)]);

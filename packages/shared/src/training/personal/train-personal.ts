@@ -22,6 +22,7 @@ import {
   type PersonalPlace,
   type PersonalState,
   readKept,
+  requireRoom,
 } from './personal-folder.js';
 import { localTensors, type Personalization } from './personalization.js';
 
@@ -96,7 +97,7 @@ export class PersonalPart {
    * Reads what the site keeps. Nothing kept, or nothing that fits: the base takes its place, and the report says why.
    *
    * @param base the round's weights, in the order of the model's layout
-   * @throws OctomilError `invalid_input` for layers that the model does not have
+   * @throws OctomilError `invalid_input` for layers that the model does not have; as `requireRoom`
    */
   static async open(task: PersonalTask, built: BuiltModel, base: Float32Array): Promise<PersonalPart | undefined> {
     const { personalization, personal, architecture, featureSpec } = task;
@@ -110,6 +111,8 @@ export class PersonalPart {
       modelSha256: modelSha256(architecture, featureSpec),
       tensors: personalization.method === 'ditto' ? built.layout.tensors : local,
     };
+    // Before the work: a training whose part cannot be kept is for nothing.
+    if (task.kind === 'train') await requireRoom(personal);
     // A training that is done again starts from what it started from; an evaluation is of what there is.
     const kept = await readKept(task.kind === 'evaluate' ? { path: personal.path } : personal, identity);
     return new PersonalPart({ ...task, personalization, personal }, built, base, identity, local, kept);
