@@ -211,6 +211,22 @@ test('a failure names its code and keeps folders and output of the trainer at th
     });
   }));
 
+test('a flood of assignments that fail fills no audit log, and what is not in it does not leave', () =>
+  onBench(async (bench) => {
+    const { coordinator } = bench;
+    await (await bench.start()).ready;
+    const federation = (index: number): string => `stranger ${index}`;
+    for (let index = 0; index < 45; index++) {
+      coordinator.assign({ ref: ref(`flood-${index}`), federation: federation(index), taskJson: '[' });
+    }
+    await coordinator.until(() => coordinator.of('assignmentFailure').length === 45);
+    const messages = coordinator.of('assignmentFailure').map(({ problem }) => problem?.message);
+    expect(messages.filter((message) => message?.includes('task_json is not a JSON object'))).toHaveLength(30);
+    expect(messages.filter((message) => message?.includes("the reason is in the agent's own log"))).toHaveLength(15);
+    expect((await bench.audit()).filter(({ kind }) => kind === 'failure')).toHaveLength(31);
+    expect(bench.log.filter(({ message }) => message.includes('task_json is not a JSON object'))).toHaveLength(45);
+  }));
+
 test('a cancelled assignment stops its work and sends nothing', () =>
   onBench(async (bench) => {
     const { coordinator, trainer } = bench;

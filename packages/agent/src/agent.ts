@@ -1,6 +1,7 @@
 import { type Clock, createLogger, Lifecycle, type Logger, type Service, systemClock } from '@octomil/shared/runtime';
 import { removeLeftRuns, type Trainer } from '@octomil/shared/training';
 import { AuditLog } from './audit/audit-log.js';
+import { FailureEntries } from './audit/failure-entries.js';
 import { type DeviceConditions, SystemConditions } from './conditions/device-conditions.js';
 import { Eligibility } from './conditions/eligibility.js';
 import type { AgentConfig } from './config/agent-config.js';
@@ -96,6 +97,8 @@ async function compose(
   const metrics = new AgentMetrics();
   const audit = new AuditLog(folder.auditPath, { clock });
   lifecycle.onStop('audit log', () => audit.close());
+  const failures = new FailureEntries({ audit, clock });
+  lifecycle.onStop('failure entries', () => failures.stop());
   const journal = Journal.open(folder.journalPath);
   await removeStrayUpdates(folder.updatesPath, journal);
 
@@ -192,6 +195,7 @@ async function compose(
       bases,
       trainer,
       audit,
+      failures,
       eligibility,
       questions,
       digestOf,

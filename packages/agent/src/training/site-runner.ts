@@ -7,6 +7,7 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import { notAllowed, readCode, type Trainer } from '@octomil/shared/training';
 import type { AuditLog } from '../audit/audit-log.js';
+import type { FailureEntries } from '../audit/failure-entries.js';
 import type { Eligibility } from '../conditions/eligibility.js';
 import type { AgentConfig } from '../config/agent-config.js';
 import type { BaseStore } from '../models/base-store.js';
@@ -53,6 +54,7 @@ export interface SiteRunnerOptions {
   readonly trainer: Trainer;
   readonly uploader: Uploader;
   readonly audit: Pick<AuditLog, 'record'>;
+  readonly failures: Pick<FailureEntries, 'record'>;
   readonly eligibility: Pick<Eligibility, 'unmet'>;
   readonly questions: Pick<QuestionLog, 'answer' | 'count'>;
   /** Of a data set as it is now. @throws OctomilError `data_unreadable` when it cannot be read */
@@ -197,7 +199,7 @@ export class SiteRunner implements AssignmentRunner {
     context: WorkContext | undefined,
   ): Promise<Outcome> {
     if (work.signal.aborted) throw thrown;
-    const { config, audit, logger } = this.#options;
+    const { config, failures, logger } = this.#options;
     const paths = Object.values(config.dataSets).flatMap(pathsOf);
     const columnsAreListed = config.policy.allow.some(
       ({ name, columns }) => name === context?.rule && columns !== undefined,
@@ -208,14 +210,14 @@ export class SiteRunner implements AssignmentRunner {
       return { kind: 'refused', problem: error.toBody() };
     }
     logger.error({ ...work.key, error: thrown }, `assignment failed: ${error.reason}`);
-    await audit.record({
+    const mayTell = await failures.record({
       kind: 'failure',
       assignmentId: work.key.assignmentId,
       ...about,
       ...(context === undefined ? {} : { rule: context.rule, dataSet: context.dataSet }),
       details: { code: error.code, message: error.reason },
     });
-    return { kind: 'failed', problem: error.toBody() };
+    return { kind: 'failed', problem: mayTell ? error.toBody() : untold(error).toBody() };
   }
 
   /** A session's rounds only go forward: the base before this one is not asked for again. */
@@ -375,6 +377,14 @@ export class SiteRunner implements AssignmentRunner {
       control?.release();
     }
   }
+}
+
+/** The code alone: the audit log would not have the words. */
+function untold({ code }: OctomilError): OctomilError {
+  return new OctomilError(
+    code,
+    "many different things failed here within an hour; the reason is in the agent's own log",
+  );
 }
 
 function sha256Of(text: string): string {
