@@ -17,7 +17,7 @@ export interface ClientOptions {
    * else {@link DEFAULT_API_BASE}.
    */
   readonly apiBase?: string | undefined;
-  /** Milliseconds that one attempt may wait for its answer's head. Default 60 000; then `request_timeout`. */
+  /** Milliseconds that one attempt may wait for its answer's head. Default 60 000, at most 24.8 days; then `request_timeout`. */
   readonly timeoutMs?: number;
   /** Attempts per request, the first included. Default 4; 1 never retries. */
   readonly maxAttempts?: number;

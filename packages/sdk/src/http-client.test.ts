@@ -296,3 +296,11 @@ test('no message holds an address that is a permission', async () => {
     expect(`${error.message} ${JSON.stringify(error)}`).not.toContain('permission');
   }
 });
+
+test.each([Number.POSITIVE_INFINITY, 2 ** 31])('a limit of %p ms is not over at once', async (timeoutMs) => {
+  coordinator.next((_request, response) => {
+    setTimeout(() => response.writeHead(200).write('{"ok":'), 30);
+    setTimeout(() => response.end('1}'), 60);
+  });
+  await expect(http.json('GET', '/models', { timeoutMs, maxAttempts: 1 })).resolves.toEqual({ ok: 1 });
+});

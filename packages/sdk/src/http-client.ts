@@ -8,6 +8,7 @@ import {
   resolveOptions,
 } from './client-options.js';
 import { readWhole } from './read-whole.js';
+import { timerAfter } from './timer.js';
 
 export interface RequestOptions {
   /** A list is sent as the same name several times. */
@@ -188,7 +189,7 @@ export class HttpClient {
     const token = isAbsolute(path) ? undefined : await this.#currentToken();
     if (token !== undefined) this.#warnOnce();
     const timeout = new AbortController();
-    const timer = setTimeout(() => timeout.abort(), timeoutMs);
+    const timer = timerAfter(timeoutMs, () => timeout.abort());
     const signal = options.signal === undefined ? timeout.signal : AbortSignal.any([timeout.signal, options.signal]);
     let response: Response;
     try {

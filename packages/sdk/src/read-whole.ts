@@ -1,4 +1,5 @@
 import { OctomilClientError } from './client-error.js';
+import { timerAfter } from './timer.js';
 
 /**
  * The chunks of a body as they come. A large body may take long, a dead one not.
@@ -15,11 +16,11 @@ export async function* bodyChunks(
   try {
     while (true) {
       let silent = false;
-      const timer = setTimeout(() => {
+      const timer = timerAfter(silenceMs, () => {
         silent = true;
         // Ends the read below as well.
         reader.cancel().catch(() => undefined);
-      }, silenceMs);
+      });
       const { done, value } = await reader.read().finally(() => clearTimeout(timer));
       if (silent) throw new OctomilClientError('request_timeout', `no byte came for ${silenceMs} ms`);
       if (done) {

@@ -1,6 +1,7 @@
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import { OctomilClientError } from './client-error.js';
 import type { HttpClient } from './http-client.js';
+import { timerAfter } from './timer.js';
 import { camelNames } from './wire-names.js';
 import { wirePath } from './wire-path.js';
 
@@ -89,7 +90,7 @@ async function* connection(
   let timer: ReturnType<typeof setTimeout> | undefined;
   const heard = (): void => {
     clearTimeout(timer);
-    timer = setTimeout(() => idle.abort(), idleTimeoutMs);
+    timer = timerAfter(idleTimeoutMs, () => idle.abort());
   };
   try {
     heard();

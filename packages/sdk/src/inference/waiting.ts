@@ -1,4 +1,5 @@
 import { OctomilClientError } from '../client-error.js';
+import { timerAfter } from '../timer.js';
 import { DEFAULT_TIMEOUT_MS, type WaitOptions } from './request.js';
 
 /**
@@ -72,10 +73,10 @@ class TimeLimit {
   /** @throws OctomilClientError `cancelled` */
   start(): void {
     this.signal.throwIfAborted();
-    this.#timer = setTimeout(() => {
+    this.#timer = timerAfter(this.#timeoutMs, () => {
       const reason = `nothing was generated within ${this.#timeoutMs} ms; allow more with timeoutMs`;
       this.#over.abort(new OctomilClientError('request_timeout', reason));
-    }, this.#timeoutMs);
+    });
   }
 
   pause(): void {
