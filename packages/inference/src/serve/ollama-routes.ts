@@ -1,4 +1,4 @@
-import { toOctomilError } from '@octomil/shared/errors';
+import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock } from '@octomil/shared/runtime';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { type Static, Type } from 'typebox';
@@ -40,6 +40,7 @@ const ChatBody = Type.Object({
     Type.Object({
       role: Type.String({ maxLength: 20 }),
       content: Optional(Type.String()),
+      images: Optional(Type.Array(Type.Unknown())),
       tool_calls: Optional(
         Type.Array(
           Type.Object({
@@ -57,6 +58,7 @@ const GenerateBody = Type.Object({
   ...SHARED,
   prompt: Type.String({ maxLength: 8_000_000 }),
   system: Optional(Type.String()),
+  images: Optional(Type.Array(Type.Unknown())),
 });
 const EmbedBody = Type.Object({
   model: Name,
@@ -92,7 +94,8 @@ export function registerOllamaRoutes(server: FastifyInstance, host: ModelHost, c
       '/api/generate',
       { validatorCompiler, schema: { tags, summary: 'Answer a prompt', body: GenerateBody } },
       (request, reply) => {
-        const { prompt, system, ...asked } = request.body as Static<typeof GenerateBody>;
+        const { prompt, system, images, ...asked } = request.body as Static<typeof GenerateBody>;
+        refuseImages(images, 'images');
         const messages = [...(system ? [{ role: 'system', content: system }] : []), { role: 'user', content: prompt }];
         return answer({ ...asked, messages }, host, clock, reply, (text) => ({ response: text }));
       },
@@ -278,7 +281,8 @@ function asOpenAi({ model, messages, format, options }: Asked): Parameters<typeo
 function withIds(messages: Asked['messages']): Parameters<typeof readConversation>[0]['messages'] {
   let calls = 0;
   let results = 0;
-  return messages.map(({ role, content, tool_calls: called }) => {
+  return messages.map(({ role, content, images, tool_calls: called }, index) => {
+    refuseImages(images, `messages.${index}.images`);
     if (role === 'tool') {
       results += 1;
       return { role, content: content ?? '', tool_call_id: `call_${results}` };
@@ -290,6 +294,12 @@ function withIds(messages: Asked['messages']): Parameters<typeof readConversatio
     });
     return { role, content: content ?? '', tool_calls: given };
   });
+}
+
+/** What would be answered without them is worse than no answer. */
+function refuseImages(images: readonly unknown[] | null | undefined, field: string): void {
+  if (!images || images.length === 0) return;
+  throw new OctomilError('unsupported_modality', `${field} holds pictures; only text is read`, { details: { field } });
 }
 
 function callJson({ name, arguments: given }: ToolCall): object {

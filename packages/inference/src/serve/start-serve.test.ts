@@ -203,6 +203,19 @@ test.each([
   },
 );
 
+test("pictures that Ollama's clients send are refused, not left out", async () => {
+  const { url } = await serve({ slow: new SlowEngine(1) });
+  const asked = { model: 'slow', prompt: 'what is it?', images: ['aGk='] };
+  const refused = [
+    await post(`${url}/api/generate`, asked),
+    await post(`${url}/api/chat`, { model: 'slow', messages: [{ role: 'user', content: 'it?', images: ['aGk='] }] }),
+  ];
+  expect(await Promise.all(refused.map(async (response) => [response.status, await response.json()]))).toEqual([
+    [422, { error: 'images holds pictures; only text is read' }],
+    [422, { error: 'messages.0.images holds pictures; only text is read' }],
+  ]);
+});
+
 test('what fails before the first word has its status; afterwards it is an event', async () => {
   const engine = new SlowEngine(1);
   const { client, url } = await serve({ slow: engine });
