@@ -1,4 +1,6 @@
+import { randomUUID } from 'node:crypto';
 import type { Bucket, File, Storage, StorageOptions } from '@google-cloud/storage';
+import type { Dispatcher } from 'undici';
 import { OctomilError } from '../../errors/index.js';
 import type { ByteRange } from '../object-store.js';
 import { answeredWithin } from './answered-within.js';
@@ -20,6 +22,7 @@ import {
   problemOf,
   problemOfStatus,
 } from './bucket-problem.js';
+import { inPieces } from './in-pieces.js';
 import { type Environment, proxyOf } from './proxies.js';
 import { openWebTransport, SILENCE_TIMEOUT_MS, type WebTransport } from './web-transport.js';
 
@@ -27,23 +30,28 @@ export interface GcsClientOptions {
   readonly bucket: string;
   readonly environment: Environment;
   readonly purpose: BucketPurpose;
+  /** No answer and no byte for so long ends a request. Default 60 s. */
+  readonly silenceMs?: number;
 }
 
 type Interceptor = Storage['interceptors'][number];
 
+const CONTENT_TYPE = 'application/octet-stream';
 const CREDENTIALS =
   'set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account, run `gcloud auth application-default login`, or run where a service account is attached';
 /** Chunks of a resumable session are multiples of it (https://cloud.google.com/storage/docs/resumable-uploads). */
 const CHUNK_MULTIPLE_BYTES = 256 * 1024;
 const PAGE_KEYS = 1000;
-/** Of a question, the SDK's further attempts with it. */
-const ANSWER_MS = SILENCE_TIMEOUT_MS;
-
 /**
  * A bucket on Google Cloud Storage, or on the server that STORAGE_EMULATOR_HOST names. Credentials are found as for
  * every Google tool.
  */
-export async function openGcsClient({ bucket, environment, purpose }: GcsClientOptions): Promise<BucketClient> {
+export async function openGcsClient({
+  bucket,
+  environment,
+  purpose,
+  silenceMs = SILENCE_TIMEOUT_MS,
+}: GcsClientOptions): Promise<BucketClient> {
   const { Storage } = await import('@google-cloud/storage');
   const emulator = emulatorUrl(environment['STORAGE_EMULATOR_HOST']);
   const keyFilename = environment['GOOGLE_APPLICATION_CREDENTIALS'] || undefined;
@@ -78,13 +86,22 @@ export async function openGcsClient({ bucket, environment, purpose }: GcsClientO
     `gs://${bucket}/`,
     purpose,
   );
-  return new GcsBucket(storage, await openWebTransport(environment), storage.bucket(bucket), errors);
+  const transport = await openWebTransport(environment, undefined, silenceMs);
+  return new GcsBucket({ storage, transport, bucket: storage.bucket(bucket), errors, silenceMs });
 }
 
 /** With a scheme, without the path that some tools want in the variable. */
 function emulatorUrl(text: string | undefined): string | undefined {
   if (text === undefined || text === '') return undefined;
   return (/^https?:/.test(text) ? text : `http://${text}`).replace(/\/+$/, '').replace(/\/storage\/v1$/, '');
+}
+
+interface GcsParts {
+  readonly storage: Storage;
+  readonly transport: WebTransport;
+  readonly bucket: Bucket;
+  readonly errors: BucketErrors;
+  readonly silenceMs: number;
 }
 
 class GcsBucket implements BucketClient, PartUploads {
@@ -94,12 +111,14 @@ class GcsBucket implements BucketClient, PartUploads {
   readonly #transport: WebTransport;
   readonly #bucket: Bucket;
   readonly #errors: BucketErrors;
+  readonly #silenceMs: number;
 
-  constructor(storage: Storage, transport: WebTransport, bucket: Bucket, errors: BucketErrors) {
+  constructor({ storage, transport, bucket, errors, silenceMs }: GcsParts) {
     this.#storage = storage;
     this.#transport = transport;
     this.#bucket = bucket;
     this.#errors = errors;
+    this.#silenceMs = silenceMs;
   }
 
   get parts(): PartUploads {
@@ -108,7 +127,7 @@ class GcsBucket implements BucketClient, PartUploads {
 
   async stat(key: string, signal?: AbortSignal): Promise<BucketObject | undefined> {
     try {
-      const [metadata] = await answeredWithin(this.#bucket.file(key).getMetadata(), ANSWER_MS, signal);
+      const [metadata] = await this.#answer(this.#bucket.file(key).getMetadata(), signal);
       return toObject(key, metadata);
     } catch (error) {
       const failure = this.#failure(error, signal);
@@ -161,7 +180,7 @@ class GcsBucket implements BucketClient, PartUploads {
         maxResults: PAGE_KEYS,
         ...(pageToken === undefined ? {} : { pageToken }),
       });
-      const [files, next] = await answeredWithin(page, ANSWER_MS, signal).catch((error: unknown) => {
+      const [files, next] = await this.#answer(page, signal).catch((error: unknown) => {
         throw this.#bucketError(error, signal);
       });
       for (const file of files as File[]) yield toObject(file.name, file.metadata);
@@ -171,44 +190,57 @@ class GcsBucket implements BucketClient, PartUploads {
 
   async check(signal?: AbortSignal): Promise<void> {
     try {
-      await answeredWithin(this.#bucket.getFiles({ autoPaginate: false, maxResults: 1 }), ANSWER_MS, signal);
+      await this.#answer(this.#bucket.getFiles({ autoPaginate: false, maxResults: 1 }), signal);
     } catch (error) {
       throw this.#bucketError(error, signal);
     }
   }
 
   async put(key: string, bytes: Uint8Array): Promise<void> {
-    await this.#send(key, () =>
-      this.#bucket.file(key).save(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength), {
-        resumable: false,
-        contentType: 'application/octet-stream',
-        validation: 'crc32c',
-      }),
-    );
+    await this.#send(key, async () => {
+      const crc32c = this.#storage.crc32cGenerator();
+      crc32c.update(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+      // With the digest Google refuses what arrives otherwise than it left.
+      const metadata = { name: key, contentType: CONTENT_TYPE, crc32c: crc32c.toString() };
+      const { head, tail, boundary } = multipartAround(metadata);
+      const { request, dispatcher } = this.#transport;
+      // As downloads, not through the SDK: it limits neither a silent connection nor ends the upload that is given up.
+      const response = await request(this.#uploadUrl, {
+        dispatcher,
+        method: 'POST',
+        headers: {
+          ...(await this.#authorization()),
+          'content-type': `multipart/related; boundary=${boundary}`,
+          'content-length': String(head.length + bytes.length + tail.length),
+        },
+        body: inPieces(head, bytes, tail),
+      });
+      if (response.statusCode >= 300) throw await refusalOf(response);
+      await response.body.dump();
+    });
   }
 
   async delete(key: string): Promise<void> {
-    await this.#send(key, () => this.#bucket.file(key).delete({ ignoreNotFound: true }));
+    await this.#send(key, () => this.#answer(this.#bucket.file(key).delete({ ignoreNotFound: true })));
   }
 
   async presignGet(key: string, lifetimeMs: number, disposition?: string): Promise<PresignedRequest> {
-    const [url] = await this.#send(key, () =>
-      this.#bucket.file(key).getSignedUrl({
-        version: 'v4',
-        action: 'read',
-        expires: Date.now() + lifetimeMs,
-        ...(disposition === undefined ? {} : { responseDisposition: disposition }),
-        // Without it the URL would name Google also where another server is used.
-        ...(this.#storage.customEndpoint ? { host: this.#storage.apiEndpoint } : {}),
-      }),
-    );
+    const signed = this.#bucket.file(key).getSignedUrl({
+      version: 'v4',
+      action: 'read',
+      expires: Date.now() + lifetimeMs,
+      ...(disposition === undefined ? {} : { responseDisposition: disposition }),
+      // Without it the URL would name Google also where another server is used.
+      ...(this.#storage.customEndpoint ? { host: this.#storage.apiEndpoint } : {}),
+    });
+    // Without a key of its own it asks Google to sign.
+    const [url] = await this.#send(key, () => this.#answer(signed));
     return { method: 'GET', url, headers: {} };
   }
 
   async begin(key: string): Promise<PartUpload> {
-    const [uploadId] = await this.#send(key, () =>
-      this.#bucket.file(key).createResumableUpload({ metadata: { contentType: 'application/octet-stream' } }),
-    );
+    const begun = this.#bucket.file(key).createResumableUpload({ metadata: { contentType: CONTENT_TYPE } });
+    const [uploadId] = await this.#send(key, () => this.#answer(begun));
     return { key, uploadId };
   }
 
@@ -280,9 +312,18 @@ class GcsBucket implements BucketClient, PartUploads {
     return `${baseUrl}/b/${encodeURIComponent(this.#bucket.name)}/o/${encodeURIComponent(key)}`;
   }
 
+  get #uploadUrl(): string {
+    return `${this.#storage.apiEndpoint}/upload/storage/v1/b/${encodeURIComponent(this.#bucket.name)}/o?uploadType=multipart`;
+  }
+
+  /** Of the SDK, its further attempts with it. */
+  #answer<T>(asked: Promise<T>, signal?: AbortSignal): Promise<T> {
+    return answeredWithin(asked, this.#silenceMs, signal);
+  }
+
   async #authorization(): Promise<Record<string, string>> {
     if (this.#storage.customEndpoint) return {};
-    const headers = await this.#storage.authClient.getRequestHeaders();
+    const headers = await this.#answer(this.#storage.authClient.getRequestHeaders());
     return Object.fromEntries(headers.entries());
   }
 
@@ -298,7 +339,7 @@ class GcsBucket implements BucketClient, PartUploads {
         dispatcher,
         method: 'PUT',
         headers: { 'content-range': range, 'content-length': String(bytes.length) },
-        body: bytes,
+        body: inPieces(bytes),
       });
       await response.body.dump();
       const found = response.headers['range'];
@@ -333,6 +374,35 @@ class GcsBucket implements BucketClient, PartUploads {
     const number = typeof code === 'number' ? code : typeof status === 'number' ? status : Number(code) || undefined;
     const reason = errors?.[0]?.reason;
     return { problem: gcsProblem(error, number, `${message ?? ''}`), providerCode: reason, status: number };
+  }
+}
+
+/** What a metadata and the bytes of an object are wrapped in, to be one request. */
+function multipartAround(metadata: object): {
+  readonly head: Buffer;
+  readonly tail: Buffer;
+  readonly boundary: string;
+} {
+  const boundary = randomUUID();
+  const part = (contentType: string, body: string): string =>
+    `--${boundary}\r\ncontent-type: ${contentType}\r\n\r\n${body}`;
+  return {
+    boundary,
+    head: Buffer.from(
+      `${part('application/json; charset=UTF-8', JSON.stringify(metadata))}\r\n${part(CONTENT_TYPE, '')}`,
+    ),
+    tail: Buffer.from(`\r\n--${boundary}--\r\n`),
+  };
+}
+
+/** The error that the SDK would have made of an answer. */
+async function refusalOf({ statusCode, body }: Dispatcher.ResponseData): Promise<Error> {
+  const text = await body.text();
+  try {
+    const { error } = JSON.parse(text) as { error: { message?: string; errors?: readonly { reason?: string }[] } };
+    return Object.assign(new Error(error.message), { code: statusCode, errors: error.errors });
+  } catch {
+    return Object.assign(new Error('no explanation came'), { code: statusCode });
   }
 }
 
