@@ -35,13 +35,16 @@ function send(call: DownloadCall, message: DownloadModelResponse): Promise<void>
 /**
  * Streams a base from `offset` in chunks.
  *
- * @throws `not_found` unless an assignment of the device names the digest; `invalid_input` for an offset beyond the end
+ * @param signal ends it before the next chunk
+ * @throws `not_found` unless an assignment of the device names the digest; `invalid_input` for an offset beyond the end;
+ * the signal's reason
  */
 export async function download(
   call: DownloadCall,
   device: DeviceIdentity,
   transfers: TransferService,
   pool: BufferPool,
+  signal: AbortSignal,
 ): Promise<void> {
   const { model, offset } = call.request;
   if (model === undefined) throw new OctomilError('invalid_input', 'the request names no model');
@@ -53,9 +56,10 @@ export async function download(
         details: { offset: start, sizeBytes: object.sizeBytes },
       });
     }
-    await object.pump({ start, end: object.sizeBytes }, pool, (data, at) =>
-      send(call, create(DownloadModelResponseSchema, { offset: BigInt(at), data })),
-    );
+    await object.pump({ start, end: object.sizeBytes }, pool, async (data, at) => {
+      signal.throwIfAborted();
+      await send(call, create(DownloadModelResponseSchema, { offset: BigInt(at), data }));
+    });
   } finally {
     await object.release();
   }

@@ -1,5 +1,5 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { connect as connectHttp2 } from 'node:http2';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -625,6 +625,27 @@ test('the standard health service answers', async () => {
   expect(await check('')).toEqual({ status: 'SERVING' });
   expect(await check('octomil.v1.AgentService')).toEqual({ status: 'SERVING' });
   health.close();
+});
+
+test('a download ends when its device is revoked', async () => {
+  const device = await newDevice();
+  const path = join(folder, 'large');
+  const sizeBytes = 64 * MIB;
+  await writeFile(path, '');
+  await truncate(path, sizeBytes);
+  const sha256 = 'a'.repeat(64);
+  assignments.objects.set(sha256, { objectKey: path, sizeBytes, deviceId: device.deviceId });
+  const call = client.downloadModel({ model: { sha256 }, offset: 0n }, bearer(device.credential));
+  let received = 0;
+  const whole = (async () => {
+    for await (const { data } of call as AsyncIterable<DownloadModelResponse>) {
+      if (received === 0) await devices.revoke(organizationId, device.deviceId);
+      received += data.length;
+    }
+  })();
+  const error = await whole.catch((thrown: unknown) => errorOf(thrown as ServiceError));
+  expect(error).toMatchObject({ code: 'device_revoked' });
+  expect(received).toBeLessThan(sizeBytes);
 });
 
 test('clients are granted wide receive windows, which grpc-js leaves at 64 KiB', async () => {

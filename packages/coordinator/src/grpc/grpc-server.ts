@@ -12,7 +12,7 @@ import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import type { Clock, Logger } from '@octomil/shared/runtime';
 import { HealthImplementation } from 'grpc-health-check';
 import type { AuditLog } from '../audit/audit-log.js';
-import type { DeviceService } from '../devices/index.js';
+import { type DeviceService, revoked } from '../devices/index.js';
 import type { DesiredPort } from '../rollouts/index.js';
 import type { AssignmentPort } from '../training/assignment-port.js';
 import { BufferPool, type TransferService } from '../transfers/index.js';
@@ -155,7 +155,15 @@ export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
     },
     downloadModel: (call) => {
       authenticate(devices, call.metadata)
-        .then((device) => download(call, device, transfers, pool))
+        .then(async (device) => {
+          const cut = new AbortController();
+          const release = devices.onRevoked(device.deviceId, () => cut.abort(revoked(device.deviceId)));
+          try {
+            await download(call, device, transfers, pool, cut.signal);
+          } finally {
+            release();
+          }
+        })
         .catch((error: unknown) => {
           note(error, 'DownloadModel');
           if (!call.destroyed) call.emit('error', toStatusError(error));
