@@ -1,4 +1,5 @@
 import type { Clock, Logger } from '@octomil/shared/runtime';
+import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JobQueue, Jobs, JobWorker } from '../jobs/jobs.js';
 import { AffectedDevices, type AffectedPage, type PageRequest } from './affected-devices.js';
@@ -116,11 +117,13 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
   let queue: JobQueue<RolloutJob> | undefined;
   let worker: JobWorker | undefined;
 
-  const notify = (payload: string): void => {
+  const notify = (payloads: readonly string[]): void => {
     // On the embedded database there is no other process to tell.
-    if (database.kind === 'pglite') return;
-    database
-      .notify(DESIRED_CHANNEL, payload)
+    if (database.kind === 'pglite' || payloads.length === 0) return;
+    // One statement: a group may gain ten thousand devices, and nothing else would get a connection meanwhile.
+    sql`select pg_notify(${DESIRED_CHANNEL}, payload)
+      from json_array_elements_text(${JSON.stringify(payloads)}::text::json) as payload`
+      .execute(database.kysely)
       .catch((error: unknown) => logger.warn({ error }, 'other coordinators were not told; they will look in 5 s'));
   };
   const organizationChanged = (organizationId: string): void => {
@@ -134,7 +137,7 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
   };
   const changed = (rollout: Rollout): void => {
     organizationChanged(rollout.organization_id);
-    notify(`organization ${rollout.organization_id}`);
+    notify([`organization ${rollout.organization_id}`]);
     if (rollout.state === 'active' && rollout.advance_every_seconds !== null) {
       addJob(rollout.id, rollout.advance_every_seconds * 1000 + 50);
     }
@@ -204,10 +207,8 @@ export function createRolloutService(options: RolloutServiceOptions): RolloutSer
     opened: (listener) => held.opened(listener),
     closed: (listener) => held.closed(listener),
     devicesChanged: (deviceIds) => {
-      for (const deviceId of deviceIds) {
-        deviceChanged(deviceId);
-        notify(`device ${deviceId}`);
-      }
+      for (const deviceId of deviceIds) deviceChanged(deviceId);
+      notify(deviceIds.map((deviceId) => `device ${deviceId}`));
     },
     desiredState: async (deviceId) => {
       const device = await factsOf(deviceId);

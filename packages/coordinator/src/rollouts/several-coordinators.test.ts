@@ -8,7 +8,7 @@ import { VersionStore } from '../models/version-store.js';
 import { type CreatedPostgres, createPostgres, describeOnPostgres } from '../testing/databases.js';
 import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import type { DesiredModels } from './desired.js';
-import { createRolloutService, type RolloutService } from './rollout-service.js';
+import { createRolloutService, DESIRED_CHANNEL, type RolloutService } from './rollout-service.js';
 
 /** No sweep comes to help: what is told is told by notifications. */
 const settings = { sweepEveryMs: 3_600_000 };
@@ -85,6 +85,23 @@ describeOnPostgres('Rollouts by two coordinators', () => {
     bench.service.devicesChanged([deviceId]);
     await until(() => told.length > count);
     other.closed(listener);
+  }, 180_000);
+
+  test('of ten thousand devices that changed at once, the other hears in one statement', async () => {
+    const heard = new Set<string>();
+    const stop = await database.listen(DESIRED_CHANNEL, (payload) => heard.add(payload));
+    const { rows: before } = await sql`select pid from pg_stat_activity where datname = current_database()`.execute(
+      database.kysely,
+    );
+    const deviceIds = Array.from({ length: 10_000 }, (_, index) => `device-${index}`);
+    bench.service.devicesChanged(deviceIds);
+    await until(() => heard.size === deviceIds.length);
+    const { rows: after } = await sql`select pid from pg_stat_activity where datname = current_database()`.execute(
+      database.kysely,
+    );
+    expect(after.length).toBeLessThanOrEqual(before.length + 1);
+    expect(heard.has('device device-9999')).toBe(true);
+    await stop();
   }, 180_000);
 });
 
