@@ -203,6 +203,7 @@ test.each([
   [{ model_id: 5 }, 'model_id'],
   [{ modality: 'smell' }, 'modality'],
   [{ metrics: { ttfc_ms: -1 } }, 'metrics.ttfc_ms'],
+  [{ metrics: { total_chunks: 1e12 } }, 'metrics.total_chunks'],
   [{ metrics: [] }, 'metrics'],
   [{ timestamp_ms: 'now' }, 'timestamp_ms'],
 ])('a wrong event is 400 and its field named: %j', async (fields, field) => {

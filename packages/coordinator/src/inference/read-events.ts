@@ -5,16 +5,18 @@ const MODALITIES = ['text', 'image', 'audio', 'video'] as const;
 const MAX_TEXT = 200;
 const MAX_MODEL = 1000;
 const MAX_FIGURE = 1e12;
+/** Of one answer: the sums of an hour, which are kept as whole numbers of 64 bits, take billions of these. */
+const MAX_COUNT = 1e9;
 export const MAX_EVENTS = 1000;
-const FIGURES = [
-  'ttfc_ms',
-  'mean_chunk_latency_ms',
-  'total_chunks',
-  'total_duration_ms',
-  'throughput',
-  'prompt_tokens',
-  'completion_tokens',
-] as const;
+const FIGURES = {
+  ttfc_ms: MAX_FIGURE,
+  mean_chunk_latency_ms: MAX_FIGURE,
+  total_chunks: MAX_COUNT,
+  total_duration_ms: MAX_FIGURE,
+  throughput: MAX_FIGURE,
+  prompt_tokens: MAX_COUNT,
+  completion_tokens: MAX_COUNT,
+};
 
 /**
  * Reads one event, or the list `{"events": […]}`. Fields that are not known are left out, as published clients send
@@ -73,10 +75,10 @@ function readMetrics(value: unknown, at: string): InferenceEventMetrics {
   if (value === undefined || value === null) return {};
   const fields = asObject(value, at);
   const figures: Record<string, number | boolean> = {};
-  for (const name of FIGURES) {
+  for (const [name, max] of Object.entries(FIGURES)) {
     const given = fields[name] ?? undefined;
     if (given === undefined) continue;
-    if (!isFigure(given, MAX_FIGURE)) throw wrong(`${at}.${name}`, `must be a number from 0 to ${MAX_FIGURE}`, given);
+    if (!isFigure(given, max)) throw wrong(`${at}.${name}`, `must be a number from 0 to ${max}`, given);
     figures[name] = given;
   }
   if (fields['usage_estimated'] === true) figures['usage_estimated'] = true;
