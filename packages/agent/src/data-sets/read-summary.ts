@@ -10,6 +10,8 @@ export interface ReadSummary {
   readonly error?: OctomilError;
   /** Of data that could be had and not be read: the problem in full, for this site alone. */
   readonly inFull?: string;
+  /** The process that was to read it died, which says nothing of the data. */
+  readonly died?: true;
 }
 
 /**
@@ -42,9 +44,9 @@ export async function readSummary(
 }
 
 /**
- * All of a site's, in the order given: those of this machine by one process.
+ * All of a site's, in the order given.
  *
- * @throws OctomilError as {@link readSummary}
+ * @throws OctomilError `cancelled`
  */
 export async function readSummaries(
   sources: readonly DataSource[],
@@ -53,17 +55,56 @@ export async function readSummaries(
   signal: AbortSignal,
 ): Promise<ReadSummary[]> {
   const local = sources.filter((source) => !isRemoteSource(source));
-  const found = local.length === 0 ? [] : await summarize(local, signal);
+  const found = local.length === 0 ? [] : await readLocal(local, summarize, signal);
   const summaries: ReadSummary[] = [];
   for (const source of sources) {
-    const summary = found[local.indexOf(source)];
-    summaries.push(summary === undefined ? await readSummary(source, data, summarize, signal) : readOf(summary));
+    const here = found[local.indexOf(source)];
+    summaries.push(
+      here ??
+        (await readSummary(source, data, summarize, signal).catch((error: unknown) => {
+          signal.throwIfAborted();
+          return died(source, error);
+        })),
+    );
   }
   return summaries;
 }
 
+/**
+ * Sources of this machine, in the order given: by one process where that lives, or else each by one of its own, since what
+ * ends it must not hide the other data sets. Of one that could not be read so, nothing is known but `died`.
+ *
+ * @throws OctomilError `cancelled`
+ */
+export async function readLocal(
+  sources: readonly DataSource[],
+  summarize: Summarize,
+  signal: AbortSignal,
+): Promise<ReadSummary[]> {
+  try {
+    const answers = await summarize(sources, signal);
+    if (answers.length !== sources.length) {
+      throw new OctomilError('training_failed', 'the process that reads the data sets gave no answer');
+    }
+    return answers.map(readOf);
+  } catch (thrown) {
+    signal.throwIfAborted();
+    const [only] = sources;
+    if (only !== undefined && sources.length === 1) return [died(only, thrown)];
+    const read: ReadSummary[] = [];
+    for (const source of sources) read.push(...(await readLocal([source], summarize, signal)));
+    return read;
+  }
+}
+
+/** What is told where the process that was to read the data died. */
+function died(source: DataSource, thrown: unknown): ReadSummary {
+  const { code, reason } = toOctomilError(thrown, 'training_failed');
+  return { summary: { rowCount: 0, format: formatOf(source), digest: '', problem: `[${code}] ${reason}` }, died: true };
+}
+
 /** What is told apart from what is not. */
-export function readOf({ inFull, ...summary }: SummaryAnswer): ReadSummary {
+function readOf({ inFull, ...summary }: SummaryAnswer): ReadSummary {
   return { summary, ...(inFull === undefined ? {} : { inFull }) };
 }
 

@@ -2,12 +2,12 @@ import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile, stat } from 'node:fs/promises';
-import { type DataSource, formatOf, isRemoteSource, locateData } from '@octomil/shared/data';
+import { type DataSource, isRemoteSource, locateData } from '@octomil/shared/data';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
 import { entryPoint, type Logger } from '@octomil/shared/runtime';
 import { writeAtomically } from '../state/atomic-file.js';
 import { folderMark } from './folder-mark.js';
-import { type ReadSummary, readOf, readSummary, unreachable } from './read-summary.js';
+import { type ReadSummary, readLocal, readSummary, unreachable } from './read-summary.js';
 import type { SiteData } from './site-data.js';
 
 /** What the coordinator is told of a data set. */
@@ -64,12 +64,6 @@ interface Remembered {
   /** Of source settings and what tells that the data changed: the same mark means the same summary. */
   readonly mark: string;
   readonly summary: SummaryOfSource;
-}
-
-interface MarkedSource {
-  readonly name: string;
-  readonly source: DataSource;
-  readonly mark: string;
 }
 
 export interface DataSetSummariesOptions {
@@ -181,44 +175,22 @@ export class DataSetSummaries {
     );
     const changed = marked.filter(({ name, mark }) => this.#remembered?.get(name)?.mark !== mark);
     if (changed.length === 0) return false;
-    const read = await this.#readLocal(changed);
-    const isNew = read.map(({ name, mark, ...one }) => {
-      // A process that died says nothing of the data: it is tried again, and told once.
-      const isSame = mark === '' && this.#remembered?.get(name)?.summary.problem === one.summary.problem;
-      if (!isSame) this.#remember(name, mark, one);
+    const read = await readLocal(
+      changed.map(({ source }) => source),
+      this.#options.summarize,
+      this.#stopping.signal,
+    );
+    const isNew = changed.map(({ name, mark }, index) => {
+      const one = read[index];
+      if (one === undefined) return false;
+      // It is tried again, and told once.
+      const isSame = one.died === true && this.#remembered?.get(name)?.summary.problem === one.summary.problem;
+      if (!isSame) this.#remember(name, one.died === true ? '' : mark, one);
       return !isSame;
     });
     if (!isNew.includes(true)) return false;
     await this.#keep();
     return true;
-  }
-
-  /** By one process where that lives, or else each by one of its own: what ends it must not hide the other data sets. */
-  async #readLocal(sources: readonly MarkedSource[]): Promise<(ReadSummary & { name: string; mark: string })[]> {
-    const { signal } = this.#stopping;
-    try {
-      const summaries = await this.#options.summarize(
-        sources.map(({ source }) => source),
-        signal,
-      );
-      return sources.flatMap(({ name, mark }, index) => {
-        const summary = summaries[index];
-        return summary === undefined ? [] : [{ name, mark, ...readOf(summary) }];
-      });
-    } catch (thrown) {
-      signal.throwIfAborted();
-      const [only] = sources;
-      if (only !== undefined && sources.length === 1) {
-        const { code, reason } = toOctomilError(thrown, 'training_failed');
-        const problem = `[${code}] ${reason}`;
-        return [
-          { name: only.name, mark: '', summary: { rowCount: 0, format: formatOf(only.source), digest: '', problem } },
-        ];
-      }
-      const read = [];
-      for (const one of sources) read.push(...(await this.#readLocal([one])));
-      return read;
-    }
   }
 
   async #refreshRemote(name: string, source: DataSource): Promise<boolean> {
