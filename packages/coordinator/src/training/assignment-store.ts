@@ -93,7 +93,7 @@ export class AssignmentStore {
       update assignments set state = 'accepted', updated_at = now(),
         lease_until = now() + make_interval(secs => ${facts.config.noProgressSeconds})
       from locked, rounds r, unnest(${ids}::text[], ${accepted.map(({ deviceId }) => deviceId)}::text[],
-          ${accepted.map(({ key }) => key.attempt)}::integer[]) as list(id, device_id, attempt)
+          ${accepted.map(({ key }) => key.attempt)}::bigint[]) as list(id, device_id, attempt)
       where r.id = ${facts.id} and r.state = 'collecting' and assignments.round_id = r.id
         and assignments.id = list.id and assignments.device_id = list.device_id
         and assignments.attempt = list.attempt and assignments.state in ('open', 'accepted')
@@ -118,7 +118,7 @@ export class AssignmentStore {
           total = ${step.total}::bigint, updated_at = now(),
           lease_until = now() + make_interval(secs => ${facts.config.noProgressSeconds})
         from locked, rounds r where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
-          and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
+          and assignments.attempt = ${key.attempt}::bigint and assignments.state in ('open', 'accepted')
           and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id),
       told as (${appendEvents('renewed', facts.sessionId, [event])})
       select count(*)::integer as renewed from renewed`.execute(this.#database.kysely);
@@ -141,7 +141,7 @@ export class AssignmentStore {
       moved as (update assignments set state = ${outcome.state}, reason_code = ${outcome.code},
           reason = ${outcome.reason}, updated_at = now()
         from round where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
-          and assignments.attempt = ${key.attempt} and assignments.state in ('open', 'accepted')
+          and assignments.attempt = ${key.attempt}::bigint and assignments.state in ('open', 'accepted')
         returning assignments.id),
       ${
         rejected === undefined
@@ -179,7 +179,7 @@ export class AssignmentStore {
       round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
         for no key update of rounds),
       list as (select * from jsonb_to_recordset(${JSON.stringify(items)}::jsonb) as item(place integer,
-        "assignmentId" text, attempt integer, "updateId" text, "deviceId" text, format text, "objectKey" text,
+        "assignmentId" text, attempt bigint, "updateId" text, "deviceId" text, format text, "objectKey" text,
         sha256 text, "sizeBytes" bigint, "sampleCount" bigint, weight float8, metrics jsonb, event jsonb)),
       mine as (select assignments.id, list.* from list, assignments, round
         where assignments.id = list."assignmentId" and assignments.round_id = round.id

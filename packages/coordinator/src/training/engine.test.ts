@@ -276,6 +276,17 @@ describeOnDatabases('Training', (open) => {
     await expect(engine.assignments.submitUpdate(a, headerOf(key, bytes), { bytes })).rejects.toMatchObject({
       code: 'superseded',
     });
+    // As large as the wire has it.
+    const none = { ...again, attempt: 2 ** 32 - 1 };
+    const superseded = { code: 'superseded' };
+    await expect(engine.assignments.accept(a, none)).rejects.toMatchObject(superseded);
+    const step = { phase: 'train', completed: 1, total: 2 };
+    await expect(engine.assignments.progress(a, none, step)).rejects.toMatchObject(superseded);
+    const problem = { code: 'unknown' as const, message: 'none' };
+    await expect(engine.assignments.fail(a, none, problem)).rejects.toMatchObject(superseded);
+    await expect(engine.assignments.submitUpdate(a, headerOf(none, bytes), { bytes })).rejects.toMatchObject(
+      superseded,
+    );
     expect(await engine.assignments.submitUpdate(a, headerOf(again, bytes), { bytes })).toEqual({ accepted: true });
     await until(async () => (await on.state(session)).state === 'completed');
   });

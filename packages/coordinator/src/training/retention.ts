@@ -14,6 +14,8 @@ export interface RetentionSettings {
 }
 
 const HOUR_MS = 3_600_000;
+/** Each batch reads the tables that may name an object once, whatever its size. */
+const KEYS_AT_ONCE = 5_000;
 
 /** Deletes what nobody needs: updates of finished rounds, objects without a row, tickets that were never used up. */
 export class Retention {
@@ -54,13 +56,17 @@ export class Retention {
     const { database, objects, settings } = this.#on;
     const keepSeconds = (settings.keepUpdatesHours ?? 24) * (HOUR_MS / 1_000);
     let deleted = 0;
+    // In the order of an index, so that rows of rounds long past are read once and not for every batch.
+    let afterId = '';
     for (;;) {
       const { rows } = await sql<{ id: string; object_key: string }>`
         select u.id, u.object_key from updates u join rounds r on r.id = u.round_id
-        where u.object_key is not null and r.finished_at < now() - make_interval(secs => ${keepSeconds}::float8)
+        where u.id > ${afterId} and u.object_key is not null and r.finished_at < now() - make_interval(secs => ${keepSeconds}::float8)
           and r.state in ('completed', 'insufficient_updates', 'failed', 'cancelled')
-        limit 500`.execute(database.kysely);
-      if (rows.length === 0) return deleted;
+        order by u.id limit 500`.execute(database.kysely);
+      const last = rows.at(-1);
+      if (last === undefined) return deleted;
+      afterId = last.id;
       for (const row of rows) await objects.delete(row.object_key);
       await sql`update updates set object_key = null where id = any(${rows.map(({ id }) => id)}::text[])`.execute(
         database.kysely,
@@ -78,7 +84,7 @@ export class Retention {
       let candidates: string[] = [];
       for await (const { key, modifiedAtMs } of objects.list(prefix)) {
         if (modifiedAtMs < beforeMs) candidates.push(key);
-        if (candidates.length < 500) continue;
+        if (candidates.length < KEYS_AT_ONCE) continue;
         deleted += await this.#deleteUnnamed(candidates);
         candidates = [];
       }
@@ -91,11 +97,12 @@ export class Retention {
     if (keys.length === 0) return 0;
     const { database, objects } = this.#on;
     const { rows } = await sql<{ key: string }>`
-      select key from unnest(${keys}::text[]) as list(key)
-      where not exists (select 1 from checkpoints where object_key = key or strategy_state_key = key)
-        and not exists (select 1 from updates where object_key = key)
-        and not exists (select 1 from personalized_models where object_key = key)
-        and not exists (select 1 from artifacts where object_key = key)`.execute(database.kysely);
+      select unnest(${keys}::text[]) as key
+      except select object_key from checkpoints where object_key = any(${keys}::text[])
+      except select strategy_state_key from checkpoints where strategy_state_key = any(${keys}::text[])
+      except select object_key from updates where object_key = any(${keys}::text[])
+      except select object_key from personalized_models where object_key = any(${keys}::text[])
+      except select object_key from artifacts where object_key = any(${keys}::text[])`.execute(database.kysely);
     for (const { key } of rows) await objects.delete(key);
     return rows.length;
   }

@@ -24,7 +24,7 @@ const Page = Type.Object({
   model_id: Type.Optional(Type.String()),
   federation: Type.Optional(Type.String()),
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
-  offset: Type.Optional(Type.Integer({ minimum: 0 })),
+  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
 });
 const tags = ['training'];
 /** A dry run without a session. */
@@ -230,7 +230,8 @@ export function registerTrainingRoutes(
     '/api/v1/training/sessions/:id/drift',
     {
       schema: {
-        summary: 'How far the rows of each site are from what the feature spec was made of, round by round',
+        summary:
+          'How far the rows of each site are from what the feature spec was made of, and what has changed, round by round',
         tags,
         params: Id,
       },
@@ -242,6 +243,7 @@ export function registerTrainingRoutes(
         session_id: session.id,
         feature_spec_hash: session.featureSpecHash,
         drifted: rounds.some((round) => Number(round['drifted_sites']) > 0),
+        changed: rounds.some((round) => Number(round['changed_sites']) > 0),
         rounds: isOwn(request, session) ? rounds : rounds.map(memberDriftRound),
       };
     },
