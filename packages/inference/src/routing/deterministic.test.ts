@@ -30,6 +30,10 @@ const answered: readonly (readonly [string, string, string])[] = [
   ['-40 f to c', '-40 °C', 'unit_conversion'],
   ['36 km/h in m/s', '10 m/s', 'unit_conversion'],
   ['1 us gallon to liters', '3.785411784 l', 'unit_conversion'],
+  // Longer than twelve digits before the point.
+  ['12345678901234.5 + 0.06789', '12345678901234.57', 'arithmetic'],
+  ['what is 99999999999999 / 7', '14285714285714.14', 'arithmetic'],
+  ['how many bytes are in 123456789012345 kb', '123456789012345000 B', 'unit_conversion'],
 ];
 
 test.each(answered)('%s', (query, answer, method) => {
@@ -47,6 +51,8 @@ test.each([
   '10/12',
   '1.2.3',
   '1/0',
+  '-7 mod 3',
+  '7 mod -3',
   '0^0',
   '9^9^9',
   '9^9999999',

@@ -45,9 +45,17 @@ export function evaluateExpression(text: string): ExactNumber | undefined {
   return value !== undefined && parser.atEnd && fits(value) ? value : undefined;
 }
 
-/** Plain digits, at most 12 significant ones after a division that does not come out even. */
+const SIGNIFICANT_DIGITS = 12;
+
+/** What came out even as it is; else 12 significant digits, and of a large number two places behind the point. */
+export function roundedNumber(value: ExactNumber): ExactNumber {
+  if (value.isInteger() || value.precision() <= 15) return value;
+  return value.toSignificantDigits(Math.max(SIGNIFICANT_DIGITS, value.e + 3));
+}
+
+/** Plain digits, rounded as `roundedNumber`. */
 export function formatNumber(value: ExactNumber): string {
-  const rounded = value.isInteger() || value.precision() <= 15 ? value : value.toSignificantDigits(12);
+  const rounded = roundedNumber(value);
   return rounded.isZero() ? '0' : rounded.toFixed();
 }
 
@@ -151,7 +159,8 @@ function apply(operator: string, left: ExactNumber, right: ExactNumber): ExactNu
     case '/':
       return right.isZero() ? undefined : checked(left.div(right));
     case 'mod':
-      return right.isZero() ? undefined : checked(left.mod(right));
+      // Of negative numbers, some give the sign of the one and some of the other.
+      return right.isPositive() && !right.isZero() && !left.isNegative() ? checked(left.mod(right)) : undefined;
     case '^':
       return power(left, right);
     default:

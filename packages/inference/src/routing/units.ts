@@ -1,4 +1,4 @@
-import type { ExactNumber } from './expression.js';
+import { type ExactNumber, roundedNumber } from './expression.js';
 
 interface Unit {
   readonly quantity: string;
@@ -75,7 +75,6 @@ const UNITS: readonly Unit[] = [
 const FAHRENHEIT = ['f', '°f', 'fahrenheit', 'degrees fahrenheit', 'degree fahrenheit'];
 
 const BY_NAME = new Map(UNITS.flatMap((known) => known.names.map((name) => [name, known] as const)));
-const DIGITS = 12;
 
 /** A number of one unit in another; undefined when either is unknown (a bare "gallon" is), or they measure different things. */
 export function convertUnits(
@@ -94,7 +93,7 @@ export function convertUnits(
   const base = start.times(sourceUnit.factor).plus(sourceUnit.offset ?? 0);
   const result = base.minus(targetUnit.offset ?? 0).div(targetUnit.factor);
   return {
-    value: (toFahrenheit ? result.times(9).div(5).plus(32) : result).toSignificantDigits(DIGITS),
+    value: roundedNumber(toFahrenheit ? result.times(9).div(5).plus(32) : result),
     symbol: toFahrenheit ? '°F' : targetUnit.symbol,
   };
 }
