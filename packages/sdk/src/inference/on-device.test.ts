@@ -72,6 +72,17 @@ const messages = [{ role: 'user', content: 'Federated' }] as const;
     expect((await client.predict('tiny', { messages, maxTokens: 2 })).text).not.toBe('');
   });
 
+  test('a stream that somebody began to read and forgot keeps no model in memory', async () => {
+    const forgotten = client.predictStream('tiny', { messages, maxTokens: 500 })[Symbol.asyncIterator]();
+    expect((await forgotten.next()).done).toBe(false);
+    await client.dispose();
+    await expect(
+      (async () => {
+        while ((await forgotten.next()).done !== true);
+      })(),
+    ).rejects.toMatchObject({ name: 'OctomilClientError' });
+  });
+
   test('what cannot be loaded says so, and a question that is too long is no reason to go elsewhere', async () => {
     await expect(client.predict('broken', { messages, route: 'device' })).rejects.toMatchObject({
       name: 'OctomilClientError',

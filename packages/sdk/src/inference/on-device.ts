@@ -63,7 +63,8 @@ export async function loadOnDevice(file: ModelFile): Promise<LoadedSource> {
     }
   }
   const stop = async (): Promise<void> => {
-    await queue.stop({ abortActive: true });
+    // Not waited for: a stream that somebody began to read and forgot never takes its end.
+    void queue.stop({ abortActive: true });
     await engine.stop();
   };
   return { pieces, stop };
