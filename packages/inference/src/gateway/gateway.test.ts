@@ -488,6 +488,9 @@ test('embeddings of one text or many, in order, from either backend', async () =
   for (const input of ['', [], ['a', ''], 7]) {
     expect((await post(app, '/api/v1/embeddings', { model_id: 'phi-4-mini', input })).status).toBe(400);
   }
+  const shorter = await post(app, '/v1/embeddings', { model: 'phi-4-mini', input: 'a', dimensions: 1 });
+  expect(shorter.status).toBe(400);
+  expect(await shorter.json()).toMatchObject({ error: { param: 'dimensions' } });
 });
 
 test('more generations than may run at once are asked to wait', async () => {

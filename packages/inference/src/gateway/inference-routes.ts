@@ -14,6 +14,7 @@ export const EmbeddingsBody = Type.Object({
   model: Type.Optional(ModelName),
   input: Type.Union([Text, Type.Array(Text, { minItems: 1, maxItems: MAX_EMBEDDING_INPUTS })]),
   encoding_format: Type.Optional(Type.Union([Type.Literal('float'), Type.Literal('base64'), Type.Null()])),
+  dimensions: Type.Optional(Type.Unknown()),
 });
 
 /** Traffic that changes nothing an organization decides on, whose repetition is a new question. */
@@ -189,6 +190,12 @@ export async function embed<Caller>(
   const model = body.model_id ?? body.model;
   if (model === undefined) {
     throw new OctomilError('invalid_input', 'model_id is missing', { details: { field: 'model_id' } });
+  }
+  if (body.dimensions !== undefined && body.dimensions !== null) {
+    // Vectors of another length would be taken for those that were asked for.
+    throw new OctomilError('invalid_input', 'dimensions is not passed on by this gateway; leave it out', {
+      details: { field: 'dimensions' },
+    });
   }
   const inputs = typeof body.input === 'string' ? [body.input] : body.input;
   const client = new ClientPresence(raw);
