@@ -17,10 +17,15 @@ const CHECK_TIMEOUT_MS = 5_000;
 export function registerHealthRoutes(app: App, { checks, metrics, measure }: HealthChecks): void {
   const config = { access: 'public' } as const;
   app.get('/healthz', { config, schema: { summary: 'Whether the process answers' } }, async () => ({ status: 'ok' }));
+  // Anybody may ask, and a check costs a write to the store: who asks during one is answered by it.
+  let looking: Promise<(readonly [name: string, result: string])[]> | undefined;
+  const look = () =>
+    Promise.all(Object.entries(checks).map(async ([name, check]) => [name, await outcome(check)] as const));
   app.get('/readyz', { config, schema: { summary: 'Whether its stores answer too' } }, async (_request, reply) => {
-    const results = await Promise.all(
-      Object.entries(checks).map(async ([name, check]) => [name, await outcome(check)] as const),
-    );
+    looking ??= look().finally(() => {
+      looking = undefined;
+    });
+    const results = await looking;
     const ready = results.every(([, result]) => result === 'ok');
     return reply
       .code(ready ? 200 : 503)
