@@ -80,8 +80,11 @@ export class Deadlines {
   }
 
   #arm(): void {
-    const { atMs } = this.#next();
-    this.#cancel = this.#options.clock.after(Math.max(1, atMs - this.#options.clock.now()), () => this.#check());
+    const { clock, timeouts } = this.#options;
+    const leftMs = this.#next().atMs - clock.now();
+    // While paused it is looked now and then whether the server's time runs again.
+    const delayMs = this.#paused ? Math.min(leftMs, timeouts.idleMs) : leftMs;
+    this.#cancel = clock.after(Math.max(1, delayMs), () => this.#check());
   }
 
   #check(): void {
