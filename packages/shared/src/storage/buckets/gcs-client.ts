@@ -1,6 +1,4 @@
-import { randomUUID } from 'node:crypto';
 import type { Bucket, File, Storage, StorageOptions } from '@google-cloud/storage';
-import type { Dispatcher } from 'undici';
 import { OctomilError } from '../../errors/index.js';
 import type { ByteRange } from '../object-store.js';
 import { answeredWithin } from './answered-within.js';
@@ -14,14 +12,9 @@ import type {
   ReceivedPart,
   UploadPart,
 } from './bucket-client.js';
-import {
-  BucketErrors,
-  type BucketPurpose,
-  type Failure,
-  networkProblem,
-  problemOf,
-  problemOfStatus,
-} from './bucket-problem.js';
+import { BucketErrors, type BucketPurpose, type Failure, problemOf, problemOfStatus } from './bucket-problem.js';
+import { multipartUpload } from './gcs-multipart.js';
+import { gcsFailure, refusalOf } from './gcs-problem.js';
 import { inPieces } from './in-pieces.js';
 import { type Environment, proxyOf } from './proxies.js';
 import { openWebTransport, SILENCE_TIMEOUT_MS, type WebTransport } from './web-transport.js';
@@ -202,7 +195,7 @@ class GcsBucket implements BucketClient, PartUploads {
       crc32c.update(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
       // With the digest Google refuses what arrives otherwise than it left.
       const metadata = { name: key, contentType: CONTENT_TYPE, crc32c: crc32c.toString() };
-      const { head, tail, boundary } = multipartAround(metadata);
+      const upload = multipartUpload(metadata, bytes);
       const { request, dispatcher } = this.#transport;
       // As downloads, not through the SDK: it limits neither a silent connection nor ends the upload that is given up.
       const response = await request(this.#uploadUrl, {
@@ -210,10 +203,10 @@ class GcsBucket implements BucketClient, PartUploads {
         method: 'POST',
         headers: {
           ...(await this.#authorization()),
-          'content-type': `multipart/related; boundary=${boundary}`,
-          'content-length': String(head.length + bytes.length + tail.length),
+          'content-type': upload.contentType,
+          'content-length': String(upload.sizeBytes),
         },
-        body: inPieces(head, bytes, tail),
+        body: upload.body,
       });
       if (response.statusCode >= 300) throw await refusalOf(response);
       await response.body.dump();
@@ -365,66 +358,8 @@ class GcsBucket implements BucketClient, PartUploads {
 
   #failure(error: unknown, signal?: AbortSignal): Failure {
     if (signal?.aborted === true) throw signal.reason;
-    const { code, status, errors, message } = error as {
-      code?: unknown;
-      status?: unknown;
-      errors?: readonly { reason?: string }[];
-      message?: string;
-    };
-    const number = typeof code === 'number' ? code : typeof status === 'number' ? status : Number(code) || undefined;
-    const reason = errors?.[0]?.reason;
-    return { problem: gcsProblem(error, number, `${message ?? ''}`), providerCode: reason, status: number };
+    return gcsFailure(error);
   }
-}
-
-/** What a metadata and the bytes of an object are wrapped in, to be one request. */
-function multipartAround(metadata: object): {
-  readonly head: Buffer;
-  readonly tail: Buffer;
-  readonly boundary: string;
-} {
-  const boundary = randomUUID();
-  const part = (contentType: string, body: string): string =>
-    `--${boundary}\r\ncontent-type: ${contentType}\r\n\r\n${body}`;
-  return {
-    boundary,
-    head: Buffer.from(
-      `${part('application/json; charset=UTF-8', JSON.stringify(metadata))}\r\n${part(CONTENT_TYPE, '')}`,
-    ),
-    tail: Buffer.from(`\r\n--${boundary}--\r\n`),
-  };
-}
-
-/** The error that the SDK would have made of an answer. */
-async function refusalOf({ statusCode, body }: Dispatcher.ResponseData): Promise<Error> {
-  const text = await body.text();
-  try {
-    const { error } = JSON.parse(text) as { error: { message?: string; errors?: readonly { reason?: string }[] } };
-    return Object.assign(new Error(error.message), { code: statusCode, errors: error.errors });
-  } catch {
-    return Object.assign(new Error('no explanation came'), { code: statusCode });
-  }
-}
-
-function gcsProblem(error: unknown, status: number | undefined, message: string): Failure['problem'] {
-  if (/bucket does not exist|specified bucket/i.test(message) && status === 404) return 'missing_bucket';
-  if (
-    /Could not load the default credentials|no such file or directory.*json|Cannot sign data|client_email/i.test(
-      message,
-    )
-  ) {
-    return 'no_credentials';
-  }
-  if (/invalid_grant|invalid_rapt|reauth|token.*expired/i.test(message)) return 'expired_credentials';
-  if (/invalid_client|unsupported.*PEM|DECODER|asn1/i.test(message)) return 'bad_credentials';
-  const network = networkProblem(error);
-  if (network !== undefined) return network;
-  // A proxy that ends the connection has no code; where a token was asked for, it is the cause.
-  for (const thrown of [error, (error as { cause?: unknown }).cause]) {
-    const { name, type } = (thrown ?? {}) as { name?: unknown; type?: unknown };
-    if (name === 'FetchError' && type === 'system') return 'unreachable';
-  }
-  return problemOfStatus(status) ?? 'refused';
 }
 
 /** What a session says has arrived, such as `bytes=0-262143`; nothing is said of nothing. */

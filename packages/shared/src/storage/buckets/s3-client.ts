@@ -12,9 +12,10 @@ import type {
   ReceivedPart,
   UploadPart,
 } from './bucket-client.js';
-import { BucketErrors, type BucketPurpose, type Failure, networkProblem, problemOfStatus } from './bucket-problem.js';
+import { BucketErrors, type BucketPurpose, type Failure } from './bucket-problem.js';
 import type { Environment } from './proxies.js';
 import { requireParts } from './received-parts.js';
+import { s3Failure } from './s3-problem.js';
 import { s3RequestHandler } from './s3-request-handler.js';
 import { openWebTransport, type WebTransport } from './web-transport.js';
 
@@ -357,61 +358,8 @@ class S3Bucket implements BucketClient, PartUploads {
 
   #failure(error: unknown, signal?: AbortSignal): Failure {
     if (signal?.aborted === true) throw signal.reason;
-    const { name, Code, $metadata } = error as {
-      name?: string;
-      Code?: string;
-      $metadata?: { httpStatusCode?: number };
-    };
-    const status = $metadata?.httpStatusCode;
-    const providerCode = Code ?? name;
-    return { problem: s3Problem(error, providerCode, status), providerCode, status };
+    return s3Failure(error);
   }
-}
-
-function s3Problem(error: unknown, code: string | undefined, status: number | undefined): Failure['problem'] {
-  switch (code ?? '') {
-    case 'NoSuchKey':
-    case 'NotFound':
-    case 'NoSuchUpload':
-      return 'missing_object';
-    case 'NoSuchBucket':
-      return 'missing_bucket';
-    case 'CredentialsProviderError':
-    case 'TokenProviderError':
-      return 'no_credentials';
-    case 'InvalidAccessKeyId':
-    // versitygw's word for it.
-    case 'XAdminUserNotFound':
-    case 'SignatureDoesNotMatch':
-    case 'InvalidToken':
-      return 'bad_credentials';
-    case 'ExpiredToken':
-    case 'ExpiredTokenException':
-    case 'TokenRefreshRequired':
-    case 'RequestTimeTooSkewed':
-    case 'RequestExpired':
-      return 'expired_credentials';
-    case 'AccessDenied':
-    case 'AllAccessDisabled':
-      return 'denied';
-    case 'PermanentRedirect':
-    case 'AuthorizationHeaderMalformed':
-      return 'wrong_region';
-    case 'PreconditionFailed':
-      return 'changed';
-    case 'QuotaExceeded':
-      return 'full';
-    case 'TimeoutError':
-    case 'RequestTimeout':
-      return 'timeout';
-  }
-  if (error instanceof Error && /Region is missing/i.test(error.message)) return 'wrong_region';
-  if (
-    error instanceof Error &&
-    /Could not load credentials|could not be found in|Could not resolve credentials/i.test(error.message)
-  )
-    return 'no_credentials';
-  return problemOfStatus(status) ?? networkProblem(error) ?? 'refused';
 }
 
 /** Lets go of bytes that nobody reads. What the stream says of that is nobody's error. */
