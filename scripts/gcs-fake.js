@@ -73,10 +73,14 @@ function keep(bucket, name, bytes, contentType = 'application/octet-stream') {
   return metadataOf(bucket, name, object);
 }
 
-function sendBytes(request, response, object) {
+function sendBytes(request, response, object, disposition = null) {
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
   const size = object.bytes.length;
-  const headers = { 'x-goog-generation': String(object.generation), 'accept-ranges': 'bytes' };
+  const headers = {
+    'x-goog-generation': String(object.generation),
+    'accept-ranges': 'bytes',
+    ...(disposition === null ? {} : { 'content-disposition': disposition }),
+  };
   if (range === null) return answer(response, 200, object.bytes, headers);
   const start = Number(range[1]);
   const last = Math.min(range[2] === '' ? size - 1 : Number(range[2]), size - 1);
@@ -174,7 +178,7 @@ function signed(request, response, url) {
   }
   const object = buckets.get(bucket)?.get(words.join('/'));
   if (object === undefined) return answer(response, 404, Buffer.from('<Error><Code>NoSuchKey</Code></Error>'));
-  return sendBytes(request, response, object);
+  return sendBytes(request, response, object, url.searchParams.get('response-content-disposition'));
 }
 
 async function handle(request, response) {
