@@ -239,6 +239,8 @@ export class AssignmentStore {
       .selectFrom('updates')
       .select(['state', 'sha256', 'reason_code as reasonCode', 'reason'])
       .where('assignment_id', '=', assignmentId)
+      // By its round, which has an index.
+      .where('round_id', '=', (of) => of.selectFrom('assignments').select('round_id').where('id', '=', assignmentId))
       .orderBy('created_at', 'desc')
       .execute();
     return rows;

@@ -151,7 +151,7 @@ export class VersionCompleter {
       .selectFrom('checkpoints as c')
       .innerJoin('rounds as r', 'r.id', 'c.round_id')
       .select(['r.number', 'r.attempt', 'c.sha256', 'c.lineage'])
-      .where('c.session_id', '=', facts.sessionId)
+      .where('r.session_id', '=', facts.sessionId)
       .orderBy('r.number')
       .execute();
     const { config } = facts;

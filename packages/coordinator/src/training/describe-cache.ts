@@ -1,5 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { imageSizeOf } from '@octomil/shared/models';
+import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { JsonObject } from '../database/tables.js';
 import type { SelectedDevice } from './selection.js';
@@ -33,39 +34,44 @@ export async function cachedStatistics(
     ),
   );
   if (digests.size === 0) return [];
-  const rows = await database.kysely
-    .selectFrom('site_statistics')
-    .select(['device_id', 'data_set', 'digest', 'statistics'])
-    .where('device_id', 'in', [...digests.keys()])
-    .where('question_hash', '=', questionHash(config))
-    .execute();
-  return rows
-    .filter((row) => {
-      const held = digests.get(row.device_id);
-      return held?.name === row.data_set && held.digest === row.digest;
-    })
-    .map((row) => ({
-      assignmentId: randomUUID(),
-      updateId: randomUUID(),
-      deviceId: row.device_id,
-      statistics: row.statistics,
-      sha256: row.digest,
-    }));
+  const held = [...digests].map(([deviceId, { name, digest }]) => ({ deviceId, name, digest }));
+  const { rows } = await sql<{ deviceId: string; digest: string; statistics: JsonObject }>`
+    select kept.device_id as "deviceId", kept.digest, kept.statistics
+    from jsonb_to_recordset(${JSON.stringify(held)}::jsonb) as held("deviceId" text, name text, digest text)
+    join site_statistics kept on kept.device_id = held."deviceId" and kept.data_set = held.name
+      and kept.digest = held.digest
+    where kept.question_hash = ${questionHash(config)}`.execute(database.kysely);
+  return rows.map(({ deviceId, digest, statistics }) => ({
+    assignmentId: randomUUID(),
+    updateId: randomUUID(),
+    deviceId,
+    statistics,
+    sha256: digest,
+  }));
 }
 
-/** Keeps an answer for the next session that asks the same. */
+/** Keeps an answer for the next session that asks the same, in place of those about data that the site held before. */
 export async function keepStatistics(
   database: Database,
   config: SessionConfig,
   answer: { deviceId: string; dataSet: string; digest: string; statistics: JsonObject },
 ): Promise<void> {
+  const question = questionHash(config);
   await database.kysely
+    .with('replaced', (query) =>
+      query
+        .deleteFrom('site_statistics')
+        .where('device_id', '=', answer.deviceId)
+        .where('data_set', '=', answer.dataSet)
+        .where('digest', '<>', answer.digest)
+        .where('question_hash', '=', question),
+    )
     .insertInto('site_statistics')
     .values({
       device_id: answer.deviceId,
       data_set: answer.dataSet,
       digest: answer.digest,
-      question_hash: questionHash(config),
+      question_hash: question,
       statistics: JSON.stringify(answer.statistics),
     })
     .onConflict((conflict) => conflict.doNothing())

@@ -48,7 +48,7 @@ export class PersonalizedModels {
         size_bytes = excluded.size_bytes, version = excluded.version, metrics = excluded.metrics, updated_at = now()
       returning (select object_key from old) as before`.execute(this.#database.kysely);
     const before = rows[0]?.before;
-    if (before != null && before !== objectKey) await this.#deleteUnused(before);
+    if (before != null && before !== objectKey) await this.#deleteUnused(device.id, before);
     return { device_id: device.id, model_id: model, version: given.version, sha256, size_bytes: given.bytes.length };
   }
 
@@ -78,10 +78,12 @@ export class PersonalizedModels {
     };
   }
 
-  async #deleteUnused(objectKey: string): Promise<void> {
+  /** Another model of the device may be the same bytes; nobody else's object is under its key. */
+  async #deleteUnused(deviceId: string, objectKey: string): Promise<void> {
     const used = await this.#database.kysely
       .selectFrom('personalized_models')
       .select('device_id')
+      .where('device_id', '=', deviceId)
       .where('object_key', '=', objectKey)
       .executeTakeFirst();
     if (used === undefined) await this.#objects.delete(objectKey);

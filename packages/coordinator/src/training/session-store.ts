@@ -171,7 +171,7 @@ export class SessionStore {
         coalesce(d.lease_until > now(), false) as online, u.sample_count as "sampleCount", u.weight, u.sha256,
         u.size_bytes as "sizeBytes"
       from assignments a join devices d on d.id = a.device_id
-      left join updates u on u.assignment_id = a.id and u.state = 'accepted'
+      left join updates u on u.round_id = a.round_id and u.assignment_id = a.id and u.state = 'accepted'
       where a.round_id = ${roundId} order by d.device_identifier, a.id limit 1000`.execute(this.#database.kysely);
     return rows;
   }

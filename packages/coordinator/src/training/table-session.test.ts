@@ -204,6 +204,23 @@ describeOnDatabases('Sessions with tables', (open) => {
     expect((await assignmentOf(engine, b)).kind).toBe('train');
   });
 
+  test('a site is asked again when its data is other data, and what it said of the former is not kept', async () => {
+    const first = await on.session(engine, BODY);
+    for (const device of [a, b]) await report(device, statistics());
+    await kindOf(a, 'train');
+    await engine.sessions.cancel(on.organizationId, first);
+    await sql`update devices set site = jsonb_set(site, '{dataSets,0,digest}', '"other"') where id = ${a}`.execute(
+      on.database.kysely,
+    );
+    await on.session(engine, BODY);
+    await report(a, statistics());
+    await kindOf(b, 'train');
+    const kept = await on.database.kysely.selectFrom('site_statistics').select(['device_id', 'digest']).execute();
+    expect(new Set(kept.map(({ device_id, digest }) => `${device_id} ${digest}`))).toEqual(
+      new Set([`${a} other`, `${b} another`]),
+    );
+  });
+
   test('sites that are away for a moment when training ends are waited for, but not for ever', async () => {
     const session = await on.session(engine, BODY);
     for (const device of [a, b]) await report(device, statistics());
