@@ -204,16 +204,37 @@ test('rows that drift from the features are told while a site trains, and afterw
     });
     expect(told).toEqual([{ south: expect.arrayContaining([expect.stringContaining('"age"')]) }]);
     const report = await features.drift(trained.sessionId);
-    expect(report).toMatchObject({ drifted: true, rounds: [{ roundNumber: 1, reportingSites: 2, driftedSites: 1 }] });
+    const unlike = { roundNumber: 1, reportingSites: 2, driftedSites: 1, newDriftedSites: 1, changedSites: 0 };
+    expect(report).toMatchObject({ drifted: true, changed: false, rounds: [unlike] });
     expect(report.rounds[0]?.sites['south']?.warnings).toEqual(
       told.flatMap((sites) => (sites as { south: string[] }).south),
     );
     expect(report.rounds[0]?.sites['north']?.warnings).toEqual([]);
     const environment = { OCTOMIL_API_BASE: drifting.apiBase, OCTOMIL_API_KEY: drifting.apiKey };
     const shown = await octomil(['sessions', 'show', trained.sessionId], { environment });
-    expect(shown.out).toContain('Drift at 1 of 2 sites in round 1');
+    expect(shown.out).toContain("Rows unlike the others' at 1 of 2 sites in round 1");
     const listed = await octomil(['features', 'drift', trained.sessionId], { environment });
-    expect(listed.out).toMatch(/1 +south +.*"age"/);
+    expect(listed.out).toMatch(/1 +south +unlike the others +.*"age"/);
+    // Another session under the same features: what was unlike the others still is, and what changes is told.
+    await drifting.agent('north').stop();
+    await writeFile(file('north'), `${table(60)}\n`);
+    await drifting.agent('north').restart();
+    const events: unknown[] = [];
+    const again = await federation.train({
+      ...{ model: 'risk', target: 'ill', architecture: 'logistic', rounds: 1, minUpdates: 2, featureSpec: id },
+      onEvent: ({ type, data }) => {
+        if (type === 'drift') events.push(data);
+      },
+    });
+    const changes = [expect.stringMatching(/"age": its mean is \d.*above that of the site's first report/)];
+    expect(events).toMatchObject([{ sites: {}, changed: { north: changes } }]);
+    const later = await features.drift(again.sessionId);
+    expect(later).toMatchObject({
+      changed: true,
+      rounds: [{ driftedSites: 2, newDriftedSites: 0, changedSites: 1, sites: { south: { changed: [] } } }],
+    });
+    const lines = await octomil(['sessions', 'show', again.sessionId], { environment });
+    expect(lines.out).toContain('Rows have changed at 1 of 2 sites in round 1');
   } finally {
     await drifting.stop();
   }

@@ -68,30 +68,42 @@ export function proposalsTable(rows: readonly ProposalSummary[]): Promise<string
   );
 }
 
-/** Every warning of every round; without one, that there is none. */
+/** Everything that stands out in every round; without anything, that there is none. */
 export async function driftText(report: DriftReport): Promise<string> {
   const rows = report.rounds.flatMap((round) =>
-    Object.entries(round.sites).flatMap(([site, { warnings, leftOut }]) => {
-      const more = leftOut?.warnings ?? 0;
-      const said = more === 0 ? warnings : [...warnings, `and ${more} more, which the coordinator has not kept`];
-      return said.map((warning) => ({ round: round.roundNumber, site, warning }));
+    Object.entries(round.sites).flatMap(([site, { warnings, changed = [], leftOut }]) => {
+      const row = { round: round.roundNumber, site };
+      return [
+        ...withMore(changed, leftOut?.changed).map((what) => ({ ...row, kind: 'changed', what })),
+        ...withMore(warnings, leftOut?.warnings).map((what) => ({ ...row, kind: 'unlike the others', what })),
+      ];
     }),
   );
   if (rows.length > 0) {
     return table(rows, [
       { title: 'Round', value: (row) => row.round, align: 'right' },
       { title: 'Site', value: (row) => row.site },
-      { title: 'Drift', value: (row) => row.warning },
+      { title: 'Drift', value: (row) => row.kind },
+      { title: 'What', value: (row) => row.what },
     ]);
   }
   return driftLine(report) ?? (report.rounds.length === 0 ? 'No round has counted yet.' : 'Nothing drifts.');
 }
 
-/** One line where something drifts in the latest round that counted. */
+function withMore(texts: readonly string[], more = 0): readonly string[] {
+  return more === 0 ? texts : [...texts, `and ${more} more, which the coordinator has not kept`];
+}
+
+/** One line where rows have changed by the latest round that counted, else where sites that reported first were unlike the others. */
 export function driftLine({ rounds, sessionId }: DriftReport): string | undefined {
   const latest = rounds.findLast(({ reportingSites }) => reportingSites > 0);
-  if (latest === undefined || latest.driftedSites === 0) return undefined;
-  return `Drift at ${latest.driftedSites} of ${latest.reportingSites} sites in round ${latest.roundNumber}: octomil features drift ${sessionId}`;
+  const unlike = rounds.findLast(({ newDriftedSites }) => newDriftedSites > 0);
+  const shown = `octomil features drift ${sessionId}`;
+  if (latest !== undefined && latest.changedSites > 0) {
+    return `Rows have changed at ${latest.changedSites} of ${latest.reportingSites} sites in round ${latest.roundNumber}: ${shown}`;
+  }
+  if (unlike === undefined) return undefined;
+  return `Rows unlike the others' at ${unlike.newDriftedSites} of ${unlike.reportingSites} sites in round ${unlike.roundNumber}: ${shown}`;
 }
 
 const MAX_LEVELS_SHOWN = 6;

@@ -28,9 +28,12 @@ test('what a site wrote is shown without', async () => {
     roundNumber: 1,
     reportingSites: 1,
     driftedSites: 1,
-    sites: { a: { columns: [], warnings: [OBEYED] } },
+    newDriftedSites: 0,
+    changedSites: 1,
+    sites: { a: { columns: [], warnings: [OBEYED], changed: [OBEYED] } },
   };
-  await print(false, {}, () => driftText({ sessionId: 's', featureSpecHash: null, drifted: true, rounds: [round] }));
+  const found = { drifted: true, changed: true, rounds: [round] };
+  await print(false, {}, () => driftText({ sessionId: 's', featureSpecHash: null, ...found }));
   reportFailure(new OctomilError('data_mismatch', `site "a": ${OBEYED}`));
   jest.restoreAllMocks();
   expect(shown.join('')).toContain('owned');

@@ -52,12 +52,15 @@ test('names sites that refuse, fail or are rejected, with their reason', () => {
 
 test('says once what stays the same from round to round, and from try to try', () => {
   const warning = 'column "ca": 90 % is missing';
+  const changed = 'column "ca": 90 % is missing, against 5 %';
   const refused = event('assignment', { ...ROUND_2, device: 'basel', state: 'refused', reason: 'no rule allows it' });
   const short = event('round', { ...ROUND_2, state: 'insufficient_updates', reason: '0 of 2 updates' });
   const { lines } = fold([
     event('drift', { sites: { basel: [warning], chur: [warning] } }),
     event('drift', { sites: { basel: [warning], chur: [warning] } }),
     event('drift', { sites: { basel: [warning] } }),
+    event('drift', { sites: { basel: [warning] }, changed: { chur: [changed, 'more'], uri: [changed] } }),
+    event('drift', { sites: {}, changed: { chur: [changed], uri: [changed] } }),
     refused,
     short,
     refused,
@@ -65,8 +68,9 @@ test('says once what stays the same from round to round, and from try to try', (
     event('session', { state: 'paused', reason: '0 of 2 updates' }),
   ]);
   expect(lines).toEqual([
-    `drift at basel (and 1 more site): ${warning}`,
-    `drift at basel: ${warning}`,
+    `rows are unlike the others' at basel (and 1 more site): ${warning}`,
+    `rows are unlike the others' at basel: ${warning}`,
+    `rows have changed at chur (and 1 more site): ${changed}`,
     'basel: refused, no rule allows it',
     'round 2/3: 0 of 2 updates',
     'round 2/3: the same again',

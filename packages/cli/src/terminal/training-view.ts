@@ -65,14 +65,22 @@ const FOLDS: ReadonlyMap<string, (view: TrainingView, data: Data) => TrainingVie
   ['session', foldSession],
 ]);
 
-/** One line: the first warning, and at how many sites there are some. */
+/** What has changed goes before who is unlike the others, which it was before the training. */
 function foldDrift(view: TrainingView, data: Data): TrainingView {
-  const sites = Object.entries((data['sites'] ?? {}) as Readonly<Record<string, readonly string[]>>);
-  const [[name, [warning]] = ['', []]] = sites;
-  if (warning === undefined) return view;
+  const changed = driftText('rows have changed at', data['changed']);
+  const unlike = driftText("rows are unlike the others' at", data['sites']);
+  const lines = [changed, unlike].flatMap((line) => (line === undefined || view.said.has(line) ? [] : [line]));
+  return lines.length === 0 ? view : { ...view, line: lines.join('\n'), said: new Set([...view.said, ...lines]) };
+}
+
+/** The first text, and at how many sites there are some. */
+function driftText(what: string, told: unknown): string | undefined {
+  const sites = Object.entries((told ?? {}) as Readonly<Record<string, readonly string[]>>);
+  const [[name, [first]] = ['', []]] = sites;
+  if (first === undefined) return undefined;
   const more = sites.length - 1;
   const others = more === 0 ? '' : ` (and ${more} more ${more === 1 ? 'site' : 'sites'})`;
-  return saidOnce(view, `drift at ${name}${others}: ${warning}`);
+  return `${what} ${name}${others}: ${first}`;
 }
 
 function saidOnce(view: TrainingView, line: string): TrainingView {

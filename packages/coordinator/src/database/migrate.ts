@@ -8,6 +8,7 @@ import * as featureProposals from './migrations/0004-feature-proposals.js';
 import * as arrivedUpdates from './migrations/0005-arrived-updates.js';
 import * as artifactUploads from './migrations/0006-artifact-uploads.js';
 import * as rolloutFigures from './migrations/0007-rollout-figures.js';
+import * as firstDrift from './migrations/0008-first-drift.js';
 import { withTransactionScope } from './transaction-guard.js';
 
 /** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
@@ -19,6 +20,7 @@ export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0005-arrived-updates': arrivedUpdates,
   '0006-artifact-uploads': artifactUploads,
   '0007-rollout-figures': rolloutFigures,
+  '0008-first-drift': firstDrift,
 };
 
 /**

@@ -27,6 +27,7 @@ import type {
   CheckpointsTable,
   FeatureProposalsTable,
   FeatureSpecsTable,
+  FirstDriftTable,
   RoundsTable,
   SessionEventsTable,
   SiteStatisticsTable,
@@ -67,6 +68,7 @@ export interface Tables {
   checkpoints: CheckpointsTable;
   session_events: SessionEventsTable;
   site_statistics: SiteStatisticsTable;
+  first_drift: FirstDriftTable;
   federation_models: FederationModelsTable;
   conversions: ConversionsTable;
   rollouts: RolloutsTable;

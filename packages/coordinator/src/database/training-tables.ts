@@ -212,3 +212,18 @@ export interface SiteStatisticsTable {
   statistics: Json<JsonObject>;
   created_at: Timestamp;
 }
+
+/** What a site first told of its drift from a feature spec: later reports are compared with it. */
+export interface FirstDriftTable {
+  organization_id: string;
+  federation_id: string;
+  feature_spec_hash: string;
+  /** As sessions name it; empty where they name none. */
+  data_set: string;
+  device_id: string;
+  /** Of which it is the report: none is compared with itself. */
+  round_id: string;
+  /** As kept of a round (`DriftReport`). */
+  columns: Json<JsonObject[]>;
+  created_at: Timestamp;
+}

@@ -126,7 +126,6 @@ export async function aggregateRound(
     };
     const metrics = trainingMetrics(
       answers.map(({ deviceName, metrics, sampleCount }) => ({ name: deviceName, metrics, sampleCount })),
-      config.rounds,
     );
     const recorded =
       step === undefined

@@ -17,7 +17,7 @@ export function memberRoundView(row: RoundRow, rounds: readonly RoundRow[]): Jso
   return { ...view, ...withoutReasons(view), metrics: overallOnly(view['metrics']), details: {}, drift: null };
 }
 
-/** How many sites drifted, and not which or how. */
+/** How many sites drifted or changed, and not which or how. */
 export function memberDriftRound(round: JsonObject): JsonObject {
   return { ...round, sites: {} };
 }

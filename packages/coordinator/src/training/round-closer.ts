@@ -8,11 +8,12 @@ import { VersionCompleter, type VersionDependencies } from './complete-version.j
 import type { NewEvent } from './event-feed.js';
 import { agreeOnFeatures, describedSites, dryRunReport } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
+import { driftOfRound } from './round-drift.js';
 import type { BaseCheckpoint, RoundFacts } from './round-facts.js';
 import { type Evaluation, evaluationOf } from './round-metrics.js';
 import { roundAfter } from './round-plan.js';
 import { type AcceptedAnswer, type NewCheckpoint, type NextRound, roundLabel } from './round-store.js';
-import { type DriftReport, hasWarnings } from './site-drift.js';
+import { type DriftReport, driftNews } from './site-drift.js';
 
 export interface CloserDependencies extends AggregationDependencies, VersionDependencies {}
 
@@ -58,7 +59,8 @@ export class RoundCloser {
     signal: AbortSignal,
   ): Promise<Closed | undefined> {
     const { checkpoint, metrics } = await aggregateRound(this.#on, facts, answers, signal);
-    return this.#complete(facts, owner, metrics, checkpoint);
+    const drift = await driftOfRound(this.#on.database, facts, answers);
+    return this.#complete(facts, owner, { ...metrics, ...(drift === undefined ? {} : { drift }) }, checkpoint);
   }
 
   async #describe(facts: RoundFacts, owner: string, answers: readonly AcceptedAnswer[]): Promise<Closed | undefined> {
@@ -138,15 +140,8 @@ export class RoundCloser {
       events.push({ type: 'evaluation', data: { ...label, round_number: facts.number - 1, ...evaluation } });
     }
     const { drift, ...told } = metrics;
-    const drifted = Object.entries((drift ?? {}) as Readonly<Record<string, DriftReport>>)
-      .filter(([, report]) => hasWarnings(report))
-      .map(([site, { warnings, left_out }]) => [
-        site,
-        warnings.length > 0 ? warnings.slice(0, 10) : [`${left_out?.warnings ?? 0} warnings, too long to be kept`],
-      ]);
-    if (drifted.length > 0) {
-      events.push({ type: 'drift', data: { ...label, sites: Object.fromEntries(drifted.slice(0, 100)) } });
-    }
+    const news = driftNews((drift ?? {}) as Readonly<Record<string, DriftReport>>);
+    if (news !== undefined) events.push({ type: 'drift', data: { ...label, ...news } });
     events.push({ type: 'round', data: { ...label, state: 'completed', metrics: told } });
     const result = {
       metrics,

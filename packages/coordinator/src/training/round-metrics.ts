@@ -1,6 +1,5 @@
 import { MINIMUM_ROWS } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
-import { boundDrift, type DriftReport, driftBytes, readDrift } from './site-drift.js';
 
 export interface SiteReport {
   readonly name: string;
@@ -31,32 +30,19 @@ export function evaluationOf(sites: readonly SiteReport[]): Evaluation {
   return { overall: figures.length === 0 ? null : combine(figures), sites: Object.fromEntries(reported) };
 }
 
-/**
- * A train round's metrics: how the incoming base does, the mean training loss, and what each site did.
- *
- * @param rounds of the session, which decide how much each may say of drift
- */
-export function trainingMetrics(
-  answers: readonly (SiteReport & { readonly sampleCount: number })[],
-  rounds = 1,
-): {
+/** A train round's metrics: how the incoming base does, the mean training loss, and what each site did. */
+export function trainingMetrics(answers: readonly (SiteReport & { readonly sampleCount: number })[]): {
   evaluation: Evaluation;
   train_loss: number | null;
   /** Of the sites' personal models after the round; only where sites have such. */
   personal?: Evaluation;
   training: JsonObject;
-  drift?: Readonly<Record<string, DriftReport>>;
 } {
   const losses = answers.flatMap(({ metrics, sampleCount }) => {
     const loss = finite(metrics['trainLoss']);
     return loss === null ? [] : [{ value: loss, weight: sampleCount }];
   });
-  const drift = answers.flatMap(({ name, metrics }) => {
-    const report = readDrift(metrics['drift']);
-    return report === null ? [] : [[name, report] as const];
-  });
   return {
-    ...(drift.length === 0 ? {} : { drift: boundDrift(drift, driftBytes(rounds)) }),
     evaluation: evaluationOf(answers.map(({ name, metrics }) => ({ name, metrics: asRecord(metrics['evaluation']) }))),
     train_loss: mean(losses),
     ...(answers.some(({ metrics }) => metrics['personal'] !== undefined)

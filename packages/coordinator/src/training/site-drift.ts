@@ -2,14 +2,19 @@ import { type ColumnDrift, severityOf } from '@octomil/shared/features';
 import type { JsonObject } from '../database/tables.js';
 import type { RoundRow } from './session-store.js';
 
+/** A column's name and its measures, as the site calls them. */
+export type DriftColumn = Readonly<Record<string, string | number>>;
+
 /** How far a site's rows are from what the spec was made of, as it told with its update. */
 export interface DriftReport {
-  /** By column, as the site's measures are named; those of which it has something to say. */
-  readonly columns: readonly Readonly<Record<string, string | number>>[];
-  /** For people; empty where nothing stands out. */
+  /** Those of which it has something to say. */
+  readonly columns: readonly DriftColumn[];
+  /** Where it differs from the others, of whose rows the spec was made; for people, empty where nothing stands out. */
   readonly warnings: readonly string[];
+  /** What has changed since its first report, for people; absent where this is the first. */
+  readonly changed?: readonly string[];
   /** How many did not fit beside those of the round's other sites; absent where all did. */
-  readonly left_out?: { readonly columns: number; readonly warnings: number };
+  readonly left_out?: { readonly columns: number; readonly warnings: number; readonly changed?: number };
 }
 
 /** What all sites of one round may take together. */
@@ -48,7 +53,7 @@ export function readDrift(value: unknown): DriftReport | null {
   };
 }
 
-function readColumn(column: unknown): Readonly<Record<string, string | number>> | null {
+function readColumn(column: unknown): DriftColumn | null {
   if (!isObject(column)) return null;
   const { name } = column;
   if (typeof name !== 'string') return null;
@@ -84,20 +89,28 @@ export function boundDrift(
   return Object.fromEntries(reports.map(([site, report]) => [site, bounded.get(site) ?? report]));
 }
 
-/** Warnings may take half: they are what people look at, the measures what programs do. */
-function cutReport({ columns, warnings }: DriftReport, maxBytes: number): DriftReport {
-  const empty = { columns: [], warnings: [], left_out: { columns: columns.length, warnings: warnings.length } };
-  const room = maxBytes - bytesOf(empty);
-  const said = within(warnings, room / 2);
+/** Texts may take half, changes first: they are what people look at, the measures what programs do. */
+function cutReport({ columns, warnings, changed }: DriftReport, maxBytes: number): DriftReport {
+  const cutTo = (kept: Pick<DriftReport, 'columns' | 'warnings'>, news: readonly string[]): DriftReport => ({
+    ...kept,
+    ...(changed === undefined ? {} : { changed: news }),
+    left_out: {
+      columns: columns.length - kept.columns.length,
+      warnings: warnings.length - kept.warnings.length,
+      ...(changed === undefined ? {} : { changed: changed.length - news.length }),
+    },
+  });
+  const room = maxBytes - bytesOf(cutTo({ columns: [], warnings: [] }, []));
+  const news = within(changed ?? [], room / 2);
+  const said = within(warnings, room / 2 - sizeOf(news));
   const severity = new Map(columns.map((column) => [column, finiteSeverity(column)]));
   const worst = columns.toSorted((a, b) => (severity.get(b) ?? 0) - (severity.get(a) ?? 0));
-  const kept = new Set(within(worst, room - said.reduce((sum, warning) => sum + bytesOf(warning) + 1, 0)));
-  return {
-    columns: columns.filter((column) => kept.has(column)),
-    warnings: said,
-    left_out: { columns: columns.length - kept.size, warnings: warnings.length - said.length },
-  };
+  const kept = new Set(within(worst, room - sizeOf(news) - sizeOf(said)));
+  return cutTo({ columns: columns.filter((column) => kept.has(column)), warnings: said }, news);
 }
+
+/** With the commas between them. */
+const sizeOf = (texts: readonly string[]): number => texts.reduce((sum, text) => sum + bytesOf(text) + 1, 0);
 
 /** The first ones that fit, with the commas between them. */
 function within<T>(values: readonly T[], maxBytes: number): T[] {
@@ -110,7 +123,7 @@ function within<T>(values: readonly T[], maxBytes: number): T[] {
 }
 
 /** Sites may name other measures than ours, and leave out any. */
-function finiteSeverity(column: Readonly<Record<string, string | number>>): number {
+function finiteSeverity(column: DriftColumn): number {
   const severity = severityOf(column as unknown as ColumnDrift);
   return Number.isFinite(severity) ? severity : 0;
 }
@@ -122,8 +135,43 @@ function cut(text: string): string {
   return text.slice(0, MAX_TEXT).toWellFormed();
 }
 
-export function hasWarnings({ warnings, left_out }: DriftReport): boolean {
+function hasWarnings({ warnings, left_out }: DriftReport): boolean {
   return warnings.length > 0 || (left_out?.warnings ?? 0) > 0;
+}
+
+function hasChanged({ changed = [], left_out }: DriftReport): boolean {
+  return changed.length > 0 || (left_out?.changed ?? 0) > 0;
+}
+
+/** That it differs from the others is news where a site reports first, and goes on as long as it does. */
+function isNew(report: DriftReport): boolean {
+  return report.changed === undefined && hasWarnings(report);
+}
+
+/** Sites of which an event speaks, and texts of each. */
+const MAX_TOLD_SITES = 100;
+const MAX_TOLD = 10;
+
+/** What a round brought: where sites differ that report first, where those have changed that had reported; or undefined. */
+export function driftNews(
+  reports: Readonly<Record<string, DriftReport>>,
+): { readonly sites: JsonObject; readonly changed: JsonObject } | undefined {
+  const bySite = (
+    isTold: (report: DriftReport) => boolean,
+    texts: (report: DriftReport) => readonly string[],
+  ): JsonObject =>
+    Object.fromEntries(
+      Object.entries(reports)
+        .filter(([, report]) => isTold(report))
+        .slice(0, MAX_TOLD_SITES)
+        .map(([site, report]) => {
+          const [first, ...more] = texts(report).slice(0, MAX_TOLD);
+          return [site, first === undefined ? ['too much to be kept'] : [first, ...more]];
+        }),
+    );
+  const sites = bySite(isNew, ({ warnings }) => warnings);
+  const changed = bySite(hasChanged, ({ changed: texts = [] }) => texts);
+  return Object.keys({ ...sites, ...changed }).length === 0 ? undefined : { sites, changed };
 }
 
 /** The drift of each train round that counted, oldest first. */
@@ -132,12 +180,14 @@ export function driftRounds(rounds: readonly RoundRow[]): JsonObject[] {
     .filter(({ kind, state }) => kind === 'train' && state === 'completed')
     .map((round) => {
       const sites = (round.metrics['drift'] ?? {}) as Readonly<Record<string, DriftReport>>;
-      const drifted = Object.values(sites).filter(hasWarnings).length;
+      const reports = Object.values(sites);
       return {
         round_id: round.id,
         round_number: round.number,
-        reporting_sites: Object.keys(sites).length,
-        drifted_sites: drifted,
+        reporting_sites: reports.length,
+        drifted_sites: reports.filter(hasWarnings).length,
+        new_drifted_sites: reports.filter(isNew).length,
+        changed_sites: reports.filter(hasChanged).length,
         sites,
       };
     });

@@ -94,17 +94,24 @@ export interface FeatureProposal extends ProposalSummary {
 export interface SiteDriftReport {
   /** Measures by column, such as `shift` in standard deviations and `missingRatio`. */
   readonly columns: readonly Readonly<Record<string, string | number>>[];
-  /** Empty where nothing stands out. */
+  /** Where it differs from the others; empty where nothing stands out. A site that is unlike the others stays so. */
   readonly warnings: readonly string[];
+  /** What has changed since its first report under these features; absent where this is the first. */
+  readonly changed?: readonly string[];
   /** How many did not fit beside those of a round's other sites: what drifted most is kept. Absent where all did. */
-  readonly leftOut?: { readonly columns: number; readonly warnings: number };
+  readonly leftOut?: { readonly columns: number; readonly warnings: number; readonly changed?: number };
 }
 
 export interface RoundDrift {
   readonly roundId: string;
   readonly roundNumber: number;
   readonly reportingSites: number;
+  /** Sites that differ from the others. */
   readonly driftedSites: number;
+  /** Those of them that had not reported before. */
+  readonly newDriftedSites: number;
+  /** Sites whose rows have changed since their first report. */
+  readonly changedSites: number;
   /** By device identifier; empty for members of the federation that did not begin the session. */
   readonly sites: Readonly<Record<string, SiteDriftReport>>;
 }
@@ -112,7 +119,10 @@ export interface RoundDrift {
 export interface DriftReport {
   readonly sessionId: string;
   readonly featureSpecHash: string | null;
+  /** A site differs from the others in some round. */
   readonly drifted: boolean;
+  /** A site has changed since its first report in some round. */
+  readonly changed: boolean;
   /** Rounds that counted, oldest first. */
   readonly rounds: readonly RoundDrift[];
 }
