@@ -67,6 +67,25 @@ test('gives up once the coordinator has been away for as long as allowed', async
   expect(coordinator.requests).toHaveLength(4);
 });
 
+test('a coordinator that sends keep-alives is not away, however often the connection ends', async () => {
+  for (let index = 0; index < 10; index++) coordinator.events(': keep-alive\n\n', index % 2 === 0);
+  coordinator.events(END);
+  const events = await collect({ maxOutageMs: 1000 });
+  expect(events.map((event) => event.id)).toEqual(['2']);
+  expect(Math.max(...coordinator.waitsMs)).toBe(250);
+});
+
+test.each([
+  ['ends each connection at once', {}, ''],
+  ['answers with a page', { 'content-type': 'text/html' }, '<p>Sign in</p>'],
+])('gives up on who %s', async (_what, headers, text) => {
+  for (let index = 0; index < 6; index++) {
+    coordinator.next((_request, response) => response.writeHead(200, headers).end(text));
+  }
+  await expect(collect({ maxOutageMs: 1000 })).rejects.toMatchObject({ code: 'network_unavailable' });
+  expect(coordinator.requests).toHaveLength(4);
+});
+
 test('silence for longer than allowed counts as a dead connection', async () => {
   coordinator.next((_request, response) => response.writeHead(200).write(ROUND)).events(END);
   const events = await collect({ idleTimeoutMs: 50 });

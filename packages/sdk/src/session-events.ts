@@ -49,19 +49,23 @@ export async function* sessionEvents(
   options: EventStreamOptions = {},
 ): AsyncGenerator<TrainingEvent, void, undefined> {
   const maxOutageMs = options.maxOutageMs ?? 600_000;
-  const place: Place = { lastEventId: options.lastEventId };
+  const place: Place = { lastEventId: options.lastEventId, heard: false };
   let waitedMs = 0;
   for (let attempt = 1; ; attempt++) {
-    const before = place.lastEventId;
+    place.heard = false;
+    let failure = new OctomilClientError('network_unavailable', 'the event stream ends at once, again and again');
     try {
       if (yield* connection(http, sessionId, place, options)) return;
     } catch (error) {
-      if (!(error instanceof OctomilClientError) || !mayReconnect(error) || waitedMs >= maxOutageMs) throw error;
+      if (!(error instanceof OctomilClientError) || !mayReconnect(error)) throw error;
+      failure = error;
     }
-    if (place.lastEventId !== before) {
+    // Whoever sends keep-alives is not away, though nothing happens for hours and proxies end each connection.
+    if (place.heard) {
       waitedMs = 0;
       attempt = 1;
     }
+    if (waitedMs >= maxOutageMs) throw failure;
     const delayMs = http.backoffMs(attempt);
     waitedMs += delayMs;
     await http.sleep(delayMs, options.signal);
@@ -70,6 +74,8 @@ export async function* sessionEvents(
 
 interface Place {
   lastEventId: string | undefined;
+  /** Whether anything came over the connection at hand. */
+  heard: boolean;
 }
 
 function mayReconnect(error: OctomilClientError): boolean {
@@ -104,6 +110,12 @@ async function* connection(
     });
     // "No content" tells a follower that was there to the end not to come back (HTML Living Standard, 9.2.3).
     if (response.status === 204 || response.body === null) return true;
+    const type = response.headers.get('content-type') ?? 'text/event-stream';
+    if (!type.startsWith('text/event-stream')) {
+      throw new OctomilClientError('network_unavailable', `events were answered with ${type.slice(0, 80)}`, {
+        status: response.status,
+      });
+    }
     const ready: TrainingEvent[] = [];
     const parser = createParser({
       onEvent: (message) => {
@@ -114,6 +126,7 @@ async function* connection(
     const decoder = new TextDecoder();
     for await (const chunk of readChunks(response.body)) {
       heard();
+      place.heard = true;
       parser.feed(decoder.decode(chunk, { stream: true }));
       for (const event of ready.splice(0)) {
         // An event without an id cannot be resumed after; the one before it can.
