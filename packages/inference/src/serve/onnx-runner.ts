@@ -9,7 +9,7 @@ export interface OnnxRunner {
   /**
    * Logits, or the scaled value of a regression; undefined where ONNX Runtime cannot be used after all.
    *
-   * @throws OctomilError `inference_failed`; the signal's reason
+   * @throws OctomilError `inference_failed`; `cancelled` once it is stopped; the signal's reason
    */
   run(
     path: string,
@@ -35,6 +35,7 @@ class ChildRunner implements OnnxRunner {
   readonly #waiting = new Map<number, (message: FromOnnx) => void>();
   #child: ChildProcess | undefined;
   #missing = false;
+  #stopped = false;
   #lastId = 0;
 
   constructor(logger: Logger) {
@@ -52,6 +53,8 @@ class ChildRunner implements OnnxRunner {
     const data = Float32Array.from(rows.flat());
     const answer = await this.#ask({ path, rows: data, shape: [rows.length, ...inputShape] }, signal);
     if ('failure' in answer) {
+      // Ended by us: that says nothing of the model.
+      if (this.#stopped) throw new OctomilError('cancelled', 'the server stops');
       if (!answer.missing)
         throw new OctomilError('inference_failed', 'ONNX Runtime could not run the model', { cause: answer.failure });
       this.#missing = true;
@@ -62,6 +65,7 @@ class ChildRunner implements OnnxRunner {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true;
     const child = this.#child;
     if (child === undefined) return;
     const ended = new Promise((resolve) => child.once('close', resolve));
