@@ -1,4 +1,4 @@
-import { type ErrorCode, isErrorCode, OctomilError } from '@octomil/shared/errors';
+import { type ErrorCode, isErrorCode, OctomilError, toOctomilError } from '@octomil/shared/errors';
 
 const CODE_OF_STATUS: Readonly<Record<number, ErrorCode>> = {
   400: 'invalid_input',
@@ -36,5 +36,18 @@ export function isPassing(error: unknown): boolean {
   return (
     error instanceof OctomilError &&
     (error.entry.retry === 'backoff_safe' || error.code === 'request_timeout' || error.code === 'rate_limited')
+  );
+}
+
+/** Of a request that was cut, or whose signal fell. */
+export function networkFailure(error: unknown, signal: AbortSignal): OctomilError {
+  if (signal.aborted) return toOctomilError(signal.reason, 'cancelled');
+  if (error instanceof OctomilError) return error;
+  const code = (error as { code?: unknown }).code;
+  const timeout = code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
+  return new OctomilError(
+    timeout ? 'request_timeout' : 'network_unavailable',
+    `the transfer was cut: ${error instanceof Error ? error.message || String(code) : String(error)}`,
+    { cause: error },
   );
 }
