@@ -24,12 +24,11 @@ export function mergeColumn(columns: readonly SiteColumn[], context: MergeContex
   const merged = mergeKind(name, columns, context);
   if (merged === undefined) return undefined;
   warnOfIdleFields(name, merged.kind, context);
-  const aliases = aliasesOf(name, named);
   const missingRatio = Number(Math.max(0, 1 - presentIn(columns, merged) / context.rows).toFixed(3));
   const levelRatios = levelRatiosOf(columns, merged);
   return {
     ...merged,
-    ...(aliases.length === 0 ? {} : { aliases }),
+    ...aliasesOf(name, named),
     // Columns without missing values and levels say nothing that their constants do not.
     ...(missingRatio === 0 && levelRatios === undefined
       ? {}
@@ -38,7 +37,7 @@ export function mergeColumn(columns: readonly SiteColumn[], context: MergeContex
 }
 
 /** As the data scientist spells it where sites know it by an alias. */
-function nameOf(columns: readonly SiteColumn[], named: NamedHint | undefined): string {
+export function nameOf(columns: readonly SiteColumn[], named: NamedHint | undefined): string {
   if (named === undefined) return columns[0]?.column.name ?? '';
   const key = foldName(named.name);
   return columns.find(({ column }) => foldName(column.name) === key)?.column.name ?? named.name;
@@ -67,9 +66,10 @@ function warnOfIdleFields(name: string, kind: FeatureColumn['kind'], { hint, war
 }
 
 /** Each once, whatever its spelling, and none that is the column's own name. */
-function aliasesOf(name: string, named: NamedHint | undefined): string[] {
+export function aliasesOf(name: string, named: NamedHint | undefined): Pick<FeatureColumn, 'aliases'> {
   const keys = new Set([foldName(name)]);
-  return (named?.hint.aliases ?? []).filter((alias) => keys.size !== keys.add(foldName(alias)).size);
+  const aliases = (named?.hint.aliases ?? []).filter((alias) => keys.size !== keys.add(foldName(alias)).size);
+  return aliases.length === 0 ? {} : { aliases };
 }
 
 function mergeKind(name: string, columns: readonly SiteColumn[], context: MergeContext): FeatureColumn | undefined {

@@ -242,3 +242,43 @@ test('the spec says how the classes of the target were spread over all sites, an
   // A comparison has two classes and names none.
   expect(merge([site('a', [age])]).spec.target.reference).toEqual({ missingRatio: 0, classRatios: [0.6, 0.4, 0] });
 });
+
+test.each(['table', 'grid'] as const)('a site that calls a column of a %s by an alias has it', (layout) => {
+  const hints = { px1: { aliases: ['pixel 1', 'first'] } };
+  const sites = [
+    site('a', [measured('pixel_1', 5, 1), measured('px2', 3, 1)]),
+    site('b', [measured('px1', 5, 1), measured('px2', 3, 1)]),
+  ];
+  const { spec, columns } = merge(sites, { layout, hints });
+  expect(spec.columns.map(({ name }) => name)).toEqual(['px1', 'px2']);
+  expect(columns['px1']?.aliases).toEqual(['pixel 1', 'first']);
+  expect(columnCoverage(sites, spec)[0]?.sites.map(({ present }) => present)).toEqual([true, true]);
+});
+
+test('of several names for one column at a site, the one that is read decides, and the others are told', () => {
+  const hints = { chol: { aliases: ['cholesterol', 'cholesterin'] } };
+  const other = site('b', [measured('chol', 200, 40)]);
+  const of = (...names: readonly string[]) =>
+    merge(
+      [
+        site(
+          'a',
+          names.map((name, place) => measured(name, 100 * (place + 1), 1)),
+        ),
+        other,
+      ],
+      { hints },
+    );
+  const own = of('cholesterol', 'chol');
+  expect(own.columns['chol']).toMatchObject({ mean: 200 });
+  expect(own.warnings).toBe(
+    'site "a": its column "cholesterol" is not used, as it is another name for its column "chol"',
+  );
+  const second = of('cholesterin', 'cholesterol');
+  expect(second.columns['chol']).toMatchObject({ mean: 200 });
+  expect(second.warnings).toContain('"cholesterin" is not used, as it is another name for its column "cholesterol"');
+  expect(of('chol', 'cholesterin')).toMatchObject({
+    columns: { chol: { mean: 150 } },
+    warnings: expect.stringContaining('"cholesterin" is not used'),
+  });
+});

@@ -1,8 +1,15 @@
 import { foldName, type MissingMarker } from '@octomil/shared/data';
 import { OctomilError } from '@octomil/shared/errors';
-import { agreedKey, type FeatureHints, hintsByKey, markersByKey, type NamedHint } from './feature-hints.js';
+import {
+  agreedKey,
+  type FeatureHints,
+  hintedNames,
+  hintsByKey,
+  markersByKey,
+  type NamedHint,
+} from './feature-hints.js';
 import type { FeatureColumn, FeatureLayout, FeatureSpec, TargetOutput } from './feature-spec.js';
-import { mergeColumn, usableRows } from './merge-column.js';
+import { aliasesOf, mergeColumn, nameOf, usableRows } from './merge-column.js';
 import { holdsImages, mergeImages } from './merge-images.js';
 import { mergeTarget, mismatch } from './merge-target.js';
 import { allMoments, combineMoments, NO_MOMENTS, roundConstant } from './moments.js';
@@ -55,13 +62,13 @@ export function mergeStatistics(sites: readonly SiteEntry[], options: MergeOptio
   const target = mergeTarget(sites, options.target, options.output, markers.get(targetKey) ?? [], warn);
   const unwanted = new Set([targetKey, ...(options.exclude ?? []).map((name) => agreedKey(name, hints))]);
   for (const { name, hint } of hints.values()) if (hint.exclude === true) unwanted.add(foldName(name));
-  const byKey = columnsByKey(sites, unwanted, hints);
+  const byKey = columnsByKey(sites, unwanted, hints, warn);
   const rows = sites.reduce((sum, { statistics }) => sum + statistics.rows, 0);
   warnOfExclusions(sites, byKey, warn);
   const layout = options.layout ?? 'table';
   const columns =
     layout === 'grid'
-      ? mergeGrid(byKey, rows, warn)
+      ? mergeGrid(byKey, { rows, hints, warn })
       : [...byKey].flatMap(
           ([key, entries]) =>
             mergeColumn(entries, { rows, markers: markers.get(key), warn, hint: hints.get(key) }) ?? [],
@@ -76,6 +83,7 @@ function columnsByKey(
   sites: readonly SiteEntry[],
   unwanted: ReadonlySet<string>,
   hints: ReadonlyMap<string, NamedHint>,
+  warn: (warning: string) => void,
 ): Map<string, SiteColumn[]> {
   const found = new Map<string, SiteColumn[]>();
   for (const site of sites) {
@@ -85,9 +93,14 @@ function columnsByKey(
       if (unwanted.has(key)) continue;
       const entries = found.get(key);
       const twice = entries?.findIndex((entry) => entry.site === site) ?? -1;
-      if (entries !== undefined && twice >= 0) {
-        // Its own name goes before an alias, as when rows are read.
-        if (own === key) entries[twice] = { site, column };
+      const before = entries?.[twice];
+      if (entries !== undefined && before !== undefined) {
+        const isUsed = placeOf(column.name, hints.get(key)) < placeOf(before.column.name, hints.get(key));
+        if (isUsed) entries[twice] = { site, column };
+        const [used, left] = isUsed ? [column, before.column] : [before.column, column];
+        warn(
+          `site "${site.name}": its column "${left.name}" is not used, as it is another name for its column "${used.name}"`,
+        );
         continue;
       }
       if (entries === undefined) found.set(key, [{ site, column }]);
@@ -103,6 +116,11 @@ function columnsByKey(
   return new Map([...found].sort(([a], [b]) => compareNaturally(a, b)));
 }
 
+/** Its own name goes before its aliases, and they in their order: as when rows are read. */
+function placeOf(name: string, named: NamedHint | undefined): number {
+  return hintedNames(named, name).map(foldName).indexOf(foldName(name));
+}
+
 function warnOfIdleHints(
   hints: ReadonlyMap<string, NamedHint>,
   keys: ReadonlySet<string>,
@@ -114,33 +132,37 @@ function warnOfIdleHints(
   }
 }
 
+interface GridContext {
+  /** Of all sites. */
+  readonly rows: number;
+  readonly hints: ReadonlyMap<string, NamedHint>;
+  readonly warn: (warning: string) => void;
+}
+
 /**
  * All columns scaled alike: the corner pixels of an image, nearly always black, would otherwise be blown up to noise.
  * No column may drop out, or the shape would change, so constant ones stay.
  */
-function mergeGrid(
-  byKey: ReadonlyMap<string, readonly SiteColumn[]>,
-  rows: number,
-  warn: (warning: string) => void,
-): FeatureColumn[] {
-  const pictures = [...byKey.values()].find(holdsImages);
-  if (pictures !== undefined) return mergePictures(pictures, byKey, rows, warn);
+function mergeGrid(byKey: ReadonlyMap<string, readonly SiteColumn[]>, context: GridContext): FeatureColumn[] {
+  const { hints, warn } = context;
+  const pictures = [...byKey].find(([, entries]) => holdsImages(entries));
+  if (pictures !== undefined) return mergePictures(pictures, byKey, context);
   let moments = NO_MOMENTS;
-  const names: string[] = [];
-  for (const entries of byKey.values()) {
-    const name = entries[0]?.column.name ?? '';
+  const names: Pick<FeatureColumn, 'name' | 'aliases'>[] = [];
+  for (const [key, entries] of byKey) {
+    const name = nameOf(entries, hints.get(key));
     if (entries.some(({ column }) => column.moments === null)) {
       warn(`column "${name}" is left out: a grid takes numbers alone`);
       continue;
     }
-    names.push(name);
+    names.push({ name, ...aliasesOf(name, hints.get(key)) });
     for (const { column } of entries) moments = combineMoments(moments, allMoments(column));
   }
   const { mean, deviation } = moments;
   if (roundConstant(deviation) === 0) return [];
-  return names.map((name) => ({
+  return names.map((named) => ({
     kind: 'numeric',
-    name,
+    ...named,
     mean: roundConstant(mean),
     deviation: roundConstant(deviation),
     missingMarkers: [],
@@ -150,18 +172,17 @@ function mergeGrid(
 
 /** Pictures are a grid by themselves. */
 function mergePictures(
-  pictures: readonly SiteColumn[],
+  [key, pictures]: readonly [key: string, pictures: readonly SiteColumn[]],
   byKey: ReadonlyMap<string, readonly SiteColumn[]>,
-  rows: number,
-  warn: (warning: string) => void,
+  { rows, hints, warn }: GridContext,
 ): FeatureColumn[] {
   for (const entries of byKey.values()) {
     if (entries === pictures) continue;
     warn(`column "${entries[0]?.column.name ?? ''}" is left out: the model takes pictures alone`);
   }
-  const name = pictures[0]?.column.name ?? '';
+  const name = nameOf(pictures, hints.get(key));
   const merged = mergeImages(name, pictures, { rows, warn, indicator: false });
-  return merged === undefined ? [] : [merged];
+  return merged === undefined ? [] : [{ ...merged, ...aliasesOf(name, hints.get(key)) }];
 }
 
 function checkUsable(sites: readonly SiteEntry[], columns: readonly FeatureColumn[]): void {
