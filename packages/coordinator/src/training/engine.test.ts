@@ -291,6 +291,26 @@ describeOnDatabases('Training', (open) => {
     await until(async () => (await on.state(session)).state === 'completed');
   });
 
+  test('rounds do not wait for the deletion of what is no longer needed, and it ends with the coordinator', async () => {
+    const engine = await on.engine({ settings: { sweepEveryMs: 5 } });
+    const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+    const deletion = jest.spyOn(engine.retention, 'runIfDue').mockImplementation(
+      (signal) =>
+        new Promise((resolve) => {
+          begin();
+          signal?.addEventListener('abort', () => resolve());
+        }),
+    );
+    const a = await on.device('a');
+    await on.session(engine, { min_updates: 1, rounds: 1 });
+    const key = keyOf(await assignmentOf(engine, a));
+    await begun;
+    await sql`update assignments set lease_until = now() - interval '1 second'`.execute(on.database.kysely);
+    await until(async () => keyOf(await assignmentOf(engine, a)).attempt === key.attempt + 1);
+    expect(deletion).toHaveBeenCalledTimes(1);
+    await engine.stop();
+  });
+
   test('a device that was lost too often is not waited for any more', async () => {
     const engine = await on.engine();
     const a = await on.device('a');

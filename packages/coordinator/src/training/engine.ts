@@ -261,16 +261,28 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
       .finally(() => background.delete(task));
     background.add(task);
   };
+  /** Beside the sweeps: with many objects it takes long, and rounds must not wait for it. */
+  let cleaning = false;
+  let stopping = new AbortController();
+  const cleanUp = (): void => {
+    if (cleaning) return;
+    cleaning = true;
+    inBackground('deleting what is no longer needed', () =>
+      retention.runIfDue(stopping.signal).finally(() => {
+        cleaning = false;
+      }),
+    );
+  };
   const scheduleSweep = (): void => {
     cancelSweep = clock.after(sweepEveryMs, () => {
       inBackground('the sweep of due rounds', async () => {
         try {
           await sweep();
-          await retention.runIfDue();
         } finally {
           if (running) scheduleSweep();
         }
       });
+      cleanUp();
     });
   };
   const onPresence = (): void => {
@@ -296,6 +308,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     async start() {
       if (running) return;
       running = true;
+      stopping = new AbortController();
       stopListening.push(await events.start());
       queue = await jobs.queue<RoundJob>(QUEUE);
       if (settings.worker === false) return;
@@ -307,6 +320,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
     },
     async stop() {
       running = false;
+      stopping.abort();
       cancelSweep();
       cancelPresence?.();
       cancelPresence = undefined;

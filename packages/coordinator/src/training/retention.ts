@@ -34,25 +34,26 @@ export class Retention {
     this.#nextAtMs = dependencies.clock.now() + HOUR_MS;
   }
 
-  async runIfDue(): Promise<void> {
+  /** @param signal ends it early; the next run goes on */
+  async runIfDue(signal?: AbortSignal): Promise<void> {
     const { clock, settings } = this.#on;
     if (clock.now() < this.#nextAtMs) return;
     this.#nextAtMs = clock.now() + (settings.everyHours ?? 24) * HOUR_MS;
-    await this.run();
+    await this.run(signal);
   }
 
   /** Safe to repeat and to run on several coordinators at once. */
-  async run(): Promise<{ updates: number; orphans: number; tickets: number }> {
+  async run(signal?: AbortSignal): Promise<{ updates: number; orphans: number; tickets: number }> {
     const result = {
-      updates: await this.#deleteUpdates(),
-      orphans: await this.#sweepOrphans(),
+      updates: await this.#deleteUpdates(signal),
+      orphans: await this.#sweepOrphans(signal),
       tickets: await this.#abandonTickets(),
     };
     this.#on.logger.info(result, 'deleted what is no longer needed');
     return result;
   }
 
-  async #deleteUpdates(): Promise<number> {
+  async #deleteUpdates(signal: AbortSignal | undefined): Promise<number> {
     const { database, objects, settings } = this.#on;
     const keepSeconds = (settings.keepUpdatesHours ?? 24) * (HOUR_MS / 1_000);
     let deleted = 0;
@@ -67,33 +68,38 @@ export class Retention {
       const last = rows.at(-1);
       if (last === undefined) return deleted;
       afterId = last.id;
-      for (const row of rows) await objects.delete(row.object_key);
-      await sql`update updates set object_key = null where id = any(${rows.map(({ id }) => id)}::text[])`.execute(
-        database.kysely,
-      );
-      deleted += rows.length;
+      const gone: string[] = [];
+      for (const row of rows) {
+        if (signal?.aborted === true) break;
+        await objects.delete(row.object_key);
+        gone.push(row.id);
+      }
+      await sql`update updates set object_key = null where id = any(${gone}::text[])`.execute(database.kysely);
+      deleted += gone.length;
+      if (gone.length < rows.length) return deleted;
     }
   }
 
   /** Mark and sweep. An object is stored before its row, so only old ones are candidates. */
-  async #sweepOrphans(): Promise<number> {
+  async #sweepOrphans(signal: AbortSignal | undefined): Promise<number> {
     const { objects, clock, settings } = this.#on;
     const beforeMs = clock.now() - (settings.orphanGraceHours ?? 24) * HOUR_MS;
     let deleted = 0;
     for (const prefix of TRAINING_PREFIXES) {
       let candidates: string[] = [];
       for await (const { key, modifiedAtMs } of objects.list(prefix)) {
+        if (signal?.aborted === true) return deleted;
         if (modifiedAtMs < beforeMs) candidates.push(key);
         if (candidates.length < KEYS_AT_ONCE) continue;
-        deleted += await this.#deleteUnnamed(candidates);
+        deleted += await this.#deleteUnnamed(candidates, signal);
         candidates = [];
       }
-      deleted += await this.#deleteUnnamed(candidates);
+      deleted += await this.#deleteUnnamed(candidates, signal);
     }
     return deleted;
   }
 
-  async #deleteUnnamed(keys: readonly string[]): Promise<number> {
+  async #deleteUnnamed(keys: readonly string[], signal: AbortSignal | undefined): Promise<number> {
     if (keys.length === 0) return 0;
     const { database, objects } = this.#on;
     const { rows } = await sql<{ key: string }>`
@@ -103,8 +109,13 @@ export class Retention {
       except select object_key from updates where object_key = any(${keys}::text[])
       except select object_key from personalized_models where object_key = any(${keys}::text[])
       except select object_key from artifacts where object_key = any(${keys}::text[])`.execute(database.kysely);
-    for (const { key } of rows) await objects.delete(key);
-    return rows.length;
+    let deleted = 0;
+    for (const { key } of rows) {
+      if (signal?.aborted === true) break;
+      await objects.delete(key);
+      deleted++;
+    }
+    return deleted;
   }
 
   /** Their parts are deleted by the transfers room, which looks for tickets that are not open. */
