@@ -100,7 +100,7 @@ export class RolloutDriver {
     const startedAtMs = clock.now();
     const rollout = await store.find(rolloutId);
     if (rollout === undefined) return;
-    if (rollout.state === 'active' || this.#isFresh(rollout)) await this.#judge(rollout);
+    if (rollout.state === 'active' || (await this.#isFresh(rollout))) await this.#judge(rollout);
     else if (rollout.state === 'rolling_back') await this.#settle(rollout);
     this.#restUntilMs.set(rolloutId, clock.now() + REST_FACTOR * (clock.now() - startedAtMs));
   }
@@ -126,9 +126,10 @@ export class RolloutDriver {
     );
   }
 
-  #isFresh({ state, finished_at }: Rollout): boolean {
-    if (state !== 'completed' || finished_at === null) return false;
-    return this.#options.clock.now() - finished_at.getTime() < this.#options.watchSeconds * 1000;
+  async #isFresh({ id, state }: Rollout): Promise<boolean> {
+    if (state !== 'completed') return false;
+    const { store, watchSeconds } = this.#options;
+    return ((await store.secondsSinceMove(id)) ?? Number.POSITIVE_INFINITY) < watchSeconds;
   }
 
   async #judge(rollout: Rollout): Promise<void> {
@@ -160,10 +161,9 @@ export class RolloutDriver {
   }
 
   async #settle(rollout: Rollout): Promise<void> {
-    const { database, clock, rollbackWithinMs } = this.#options;
+    const { database, store, rollbackWithinMs } = this.#options;
     const left = await devicesLeft(database, rollout.id);
-    const waitedMs = clock.now() - rollout.updated_at.getTime();
-    if (left > 0 && waitedMs < rollbackWithinMs) return;
+    if (left > 0 && ((await store.secondsSinceMove(rollout.id)) ?? 0) * 1000 < rollbackWithinMs) return;
     await this.#move(
       rollout,
       {

@@ -1,11 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
+import { createAuditLog } from '../audit/index.js';
 import { describeOnDatabases } from '../testing/databases.js';
 import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import type { DesiredModels } from './desired.js';
 import type { RawObservedModel } from './observed.js';
 import type { RolloutRequest } from './rollout-commands.js';
+import { RolloutDriver } from './rollout-driver.js';
 import type { Rollout } from './rollout-store.js';
 
 const PLACEMENTS = Array.from({ length: 20 }, (_, index) => index / 20 + 0.01);
@@ -259,6 +262,48 @@ describeOnDatabases('Rollouts', (open) => {
     await bench.service.wake(rollout.id);
     expect(await reload(rollout)).toMatchObject({ state: 'rolled_back' });
   });
+
+  test.each([-1, 1])(
+    'a coordinator whose clock is %i hour off judges and ends rollouts as any other',
+    async (hours) => {
+      const { database, service } = bench;
+      const now = () => systemClock.now() + hours * 3_600_000;
+      const clock = { now, after: systemClock.after.bind(systemClock), sleep: systemClock.sleep.bind(systemClock) };
+      const driver = new RolloutDriver({
+        database,
+        store: service.store,
+        audit: createAuditLog({ database }),
+        clock,
+        logger: silentLogger,
+        rollbackWithinMs: 600_000,
+        watchSeconds: 600,
+        changed: () => undefined,
+      });
+      const { first, rollout } = await scene({ initialRatio: 1 });
+      const [online = '', ...others] = await inShare(rollout);
+      await database.kysely
+        .updateTable('devices')
+        .set({ lease_until: sql<Date>`now() + interval '1 hour'` })
+        .where('id', '=', online)
+        .execute();
+      const aged = (minutes: number) =>
+        sql`update rollouts set finished_at = now() - make_interval(mins => ${minutes}),
+        updated_at = now() - make_interval(mins => ${minutes}) where id = ${rollout.id}`.execute(database.kysely);
+      await aged(20);
+      const wrong = { state: 'failed', activeVersionId: first.id } as const;
+      await Promise.all([online, ...others.slice(0, 9)].map((id) => say(id, rollout, wrong)));
+      await driver.wake(rollout.id);
+      expect(await reload(rollout)).toMatchObject({ state: 'completed' });
+      await aged(5);
+      await driver.wake(rollout.id);
+      expect(await reload(rollout)).toMatchObject({ state: 'rolling_back' });
+      await driver.wake(rollout.id);
+      expect(await reload(rollout)).toMatchObject({ state: 'rolling_back' });
+      await aged(20);
+      await driver.wake(rollout.id);
+      expect(await reload(rollout)).toMatchObject({ state: 'rolled_back' });
+    },
+  );
 
   test('stages advance when they are due and the gates allow it, also by two coordinators at once', async () => {
     const { rollout } = await scene({ initialRatio: 0.1, incrementRatio: 0.4, advanceEverySeconds: 3600 });

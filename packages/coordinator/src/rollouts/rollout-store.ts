@@ -239,6 +239,16 @@ export class RolloutStore {
     return rows.map(({ id }) => id);
   }
 
+  /** Since its last move, by the database's clock, which set that time; undefined when the rollout is gone. */
+  async secondsSinceMove(id: number): Promise<number | undefined> {
+    const row = await this.#database.kysely
+      .selectFrom('rollouts')
+      .select(sql<number>`extract(epoch from now() - updated_at)::float8`.as('seconds'))
+      .where('id', '=', id)
+      .executeTakeFirst();
+    return row?.seconds;
+  }
+
   async #note(
     transaction: Kysely<Tables>,
     rolloutId: number,
