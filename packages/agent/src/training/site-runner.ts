@@ -68,8 +68,6 @@ export interface SiteRunnerOptions {
 const DEFAULT_DEADLINE_MS = 24 * 3_600_000;
 /** For an assignment without one. */
 const DEFAULT_NO_PROGRESS_MS = 60_000;
-/** What a timer can wait, 24.8 days: work is given no longer, whatever the deadline. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** Sessions whose last base is remembered. */
 const REMEMBERED_SESSIONS = 64;
 
@@ -87,7 +85,7 @@ export class SiteRunner implements AssignmentRunner {
   async run(assignment: Assignment, work: Work, line: Line): Promise<Outcome> {
     const { config, clock, logger } = this.#options;
     const deadlineMs = Number(assignment.deadlineMs) || DEFAULT_DEADLINE_MS;
-    const callOffDeadline = clock.after(Math.min(deadlineMs, LONGEST_TIMER_MS), () =>
+    const callOffDeadline = clock.after(deadlineMs, () =>
       work.cancel(new OctomilError('request_timeout', `the round's deadline of ${deadlineMs} ms passed`)),
     );
     let context: WorkContext | undefined;
@@ -161,7 +159,7 @@ export class SiteRunner implements AssignmentRunner {
       return { kind: 'refused', problem: problem.toBody() };
     }
     const context = { ...upload.context, rule: decision.rule };
-    const callOffDeadline = clock.after(Math.min(remainingMs, LONGEST_TIMER_MS), () =>
+    const callOffDeadline = clock.after(remainingMs, () =>
       work.cancel(new OctomilError('request_timeout', "the round's deadline passed")),
     );
     try {

@@ -17,18 +17,28 @@ export const systemClock: Clock = {
         return;
       }
       const onAbort = (): void => {
-        clearTimeout(timer);
+        cancel();
         reject(signal?.reason);
       };
-      const timer = setTimeout(() => {
+      const cancel = startTimer(delayMs, () => {
         signal?.removeEventListener('abort', onAbort);
         resolve();
-      }, delayMs);
+      });
       signal?.addEventListener('abort', onAbort, { once: true });
     }),
-  after: (delayMs, callback) => {
-    const timer = setTimeout(callback, delayMs);
-    timer.unref();
-    return () => clearTimeout(timer);
-  },
+  after: (delayMs, callback) => startTimer(delayMs, callback, (timer) => timer.unref()),
 };
+
+/** 24.8 days: a timer that is to wait longer fires at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+function startTimer(delayMs: number, callback: () => void, started?: (timer: NodeJS.Timeout) => void): () => void {
+  let timer: NodeJS.Timeout;
+  const wait = (leftMs: number): void => {
+    const afterwardsMs = leftMs - LONGEST_TIMER_MS;
+    timer = afterwardsMs > 0 ? setTimeout(wait, LONGEST_TIMER_MS, afterwardsMs) : setTimeout(callback, leftMs);
+    started?.(timer);
+  };
+  wait(delayMs);
+  return () => clearTimeout(timer);
+}
