@@ -47,3 +47,14 @@ test('filters run in their order, and one that is not known leaves all as it is 
   ]);
   expect([...(tensors[0]?.data ?? [])]).toEqual([1]);
 });
+
+test.each([
+  { type: 'gradient_clip', max_norm: -1 },
+  { type: 'gradient_clip', max_norm: '1' },
+  { type: 'norm_validation', max_norm: Number.NaN },
+  { type: 'gaussian_noise', stddev: -0.1 },
+  { type: 'sparsification', top_k_percent: 101 },
+  { type: 'quantization', bits: 0 },
+])('a parameter outside its range is refused before anything leaves: %j', (filter) => {
+  expect(() => filtered([3, 4], filter)).toThrow(/config_invalid.*must be a number.*nothing was sent/);
+});

@@ -1,3 +1,4 @@
+import { OctomilError } from '@octomil/shared/errors';
 import type { NamedTensor } from '@octomil/shared/tensors';
 
 /** One step of the pipeline that a round asks for, with its parameters by their names on the wire. */
@@ -21,23 +22,24 @@ type Step = (tensor: NamedTensor, parameters: Filter, random: Random) => NamedTe
 const STEPS: Readonly<Record<string, Step>> = {
   // Each tensor by itself, as published clients do it, not all of them together.
   gradient_clip: (tensor, filter) => {
-    const maxNorm = numberOf(filter['max_norm'], 1);
+    const maxNorm = numberOf(filter, 'max_norm', { usual: 1 });
     const norm = normOf(tensor);
     return norm <= maxNorm ? tensor : mapped(tensor, (value) => (value * maxNorm) / norm);
   },
   gaussian_noise: (tensor, filter, random) => {
-    const deviation = numberOf(filter['stddev'], 0.01);
+    const deviation = numberOf(filter, 'stddev', { usual: 0.01 });
     return mapped(tensor, (value) => value + deviation * normal(random));
   },
-  norm_validation: (tensor, filter) => (normOf(tensor) > numberOf(filter['max_norm'], 10) ? undefined : tensor),
+  norm_validation: (tensor, filter) =>
+    normOf(tensor) > numberOf(filter, 'max_norm', { usual: 10 }) ? undefined : tensor,
   sparsification: (tensor, filter) => {
-    const share = numberOf(filter['top_k_percent'], 10) / 100;
+    const share = numberOf(filter, 'top_k_percent', { usual: 10, max: 100 }) / 100;
     const kept = Math.max(1, Math.ceil(tensor.data.length * share));
     const threshold = Array.from(tensor.data, Math.abs).sort((a, b) => b - a)[kept - 1] ?? 0;
     return mapped(tensor, (value) => (Math.abs(value) >= threshold ? value : 0));
   },
   quantization: (tensor, filter) => {
-    const levels = 2 ** numberOf(filter['bits'], 8) - 1;
+    const levels = 2 ** numberOf(filter, 'bits', { usual: 8, min: 1, max: 32 }) - 1;
     let low = Number.POSITIVE_INFINITY;
     let high = Number.NEGATIVE_INFINITY;
     for (const value of tensor.data) {
@@ -67,7 +69,11 @@ export function proximal(delta: readonly NamedTensor[], mu: number): NamedTensor
   return mu > 0 ? delta.map((tensor) => mapped(tensor, (value) => value / (1 + mu))) : [...delta];
 }
 
-/** Applies filters in their order. A tensor that `norm_validation` takes away changes nothing: it travels as zeros. */
+/**
+ * Applies filters in their order. A tensor that `norm_validation` takes away changes nothing: it travels as zeros.
+ *
+ * @throws `config_invalid` for a parameter outside its range
+ */
 export function applyFilters(
   delta: readonly NamedTensor[],
   filters: readonly Filter[],
@@ -93,8 +99,20 @@ function normOf({ data }: NamedTensor): number {
   return Math.sqrt(sum);
 }
 
-function numberOf(value: unknown, otherwise: number): number {
-  return typeof value === 'number' && Number.isFinite(value) ? value : otherwise;
+/** @throws `config_invalid` for what would turn or spoil an update while it counts as filtered */
+function numberOf(
+  filter: Filter,
+  name: string,
+  { usual, min = 0, max = Number.MAX_VALUE }: { usual: number; min?: number; max?: number },
+): number {
+  const value = filter[name] ?? usual;
+  if (typeof value === 'number' && value >= min && value <= max) return value;
+  const limit = max === Number.MAX_VALUE ? `of at least ${min}` : `from ${min} to ${max}`;
+  throw new OctomilError(
+    'config_invalid',
+    `the filter ${filter.type} has ${name} = ${JSON.stringify(value)}, which must be a number ${limit}; nothing was sent`,
+    { details: { filter: filter.type, parameter: name } },
+  );
 }
 
 /** Box and Muller, "A Note on the Generation of Random Normal Deviates", 1958. */
