@@ -5,6 +5,9 @@ import { describeOnDatabases } from '../testing/databases.js';
 import { changesSince } from './drift-changes.js';
 import type { TrainingEngine } from './engine.js';
 import { memberDriftRound, memberRoundView } from './member-view.js';
+import { driftOfRound } from './round-drift.js';
+import { RoundFactsReader } from './round-facts.js';
+import { RoundStore } from './round-store.js';
 import { boundDrift, driftBytes, driftNews, driftRounds, readDrift } from './site-drift.js';
 import {
   assignmentOf,
@@ -243,6 +246,14 @@ describeOnDatabases('Drift of sites', (open) => {
     expect(first.rounds[0]?.['sites']).not.toHaveProperty('a.changed');
     const [, , last] = first.rounds;
     if (last !== undefined) expect(memberDriftRound(last)).toMatchObject({ changed_sites: 1, sites: {} });
+    // Whoever finishes a round again, after the first was killed, finds the same.
+    const store = new RoundStore(on.database);
+    for (const round of first.rounds) {
+      const roundId = String(round['round_id']);
+      const facts = await new RoundFactsReader(on.database).of(roundId);
+      if (facts === undefined) throw new TypeError('the round is gone');
+      expect(await driftOfRound(on.database, facts, await store.acceptedAnswers(roundId))).toEqual(round['sites']);
+    }
     // Another machine that has taken the name of one is compared with nothing.
     await sql`update devices set device_identifier = 'old' where id = ${devices['a']}`.execute(on.database.kysely);
     await on.setOnline(devices['a'] ?? '', false);
