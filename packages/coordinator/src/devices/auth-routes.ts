@@ -78,24 +78,20 @@ export function registerDeviceAuthRoutes(app: App, { devices, verifyKey }: Devic
       const { device_identifier: identifier, access_ttl_seconds } = request.body;
       const scopes = checkTokenScopes(request.body.scopes ?? DEFAULT_TOKEN_SCOPES);
       const bearer = requireBearer(request);
-      let deviceId: string;
+      const ttlSeconds = access_ttl_seconds ?? ACCESS_TTL_SECONDS.usual;
+      let pair: TokenPair;
       if (bearer.startsWith('oet_')) {
         refuseRegistry(scopes);
-        const enrolled = await devices.enroll({
-          enrollmentToken: bearer,
-          deviceIdentifier: identifier,
-          labels: {},
-          agentVersion: '',
-        });
-        deviceId = enrolled.deviceId;
-        note(request, enrolled.organizationId, `device:${deviceId}`, deviceId);
+        const enrollment = { enrollmentToken: bearer, deviceIdentifier: identifier, labels: {}, agentVersion: '' };
+        pair = await devices.enrollForTokens(enrollment, scopes, ttlSeconds);
+        note(request, pair.organizationId, `device:${pair.deviceId}`, pair.deviceId);
       } else {
         const key = await verifyKey(bearer);
         app.limits.count(key.keyId);
-        deviceId = await registered(key, identifier, scopes);
+        const deviceId = await registered(key, identifier, scopes);
+        pair = await tokens.issue(deviceId, scopes, ttlSeconds);
         note(request, key.organizationId, `key:${key.keyId}`, deviceId);
       }
-      const pair = await tokens.issue(deviceId, scopes, access_ttl_seconds ?? ACCESS_TTL_SECONDS.usual);
       return reply.code(201).send(pairView(pair));
     },
   );

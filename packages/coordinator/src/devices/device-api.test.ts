@@ -342,6 +342,18 @@ test('an enrolment token buys tokens for a device of its own identity, once', as
   expect((await ask('GET', `/devices/${made.id}`, { token: made.access })).status).toBe(401);
 });
 
+test('an enrolment token that bought no tokens is not spent, and its device is not made', async () => {
+  const enrollmentToken = await insertEnrollmentToken(database, organizationId);
+  await sql`alter table device_tokens add constraint none check (false) not valid`.execute(database.kysely);
+  try {
+    expect((await bootstrap('unlucky', {}, enrollmentToken)).status).toBe(500);
+  } finally {
+    await sql`alter table device_tokens drop constraint none`.execute(database.kysely);
+  }
+  expect((await ask('GET', '/devices/unlucky', { token: key('devices:read') })).status).toBe(404);
+  expect((await bootstrap('unlucky', {}, enrollmentToken)).status).toBe(201);
+});
+
 test.each([
   [{ device_identifier: 'x', scopes: ['admin'] }, 'scopes'],
   [{ device_identifier: 'x', access_ttl_seconds: 86_401 }, 'access_ttl_seconds'],

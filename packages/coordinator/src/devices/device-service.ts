@@ -7,7 +7,14 @@ import { ASSIGNMENTS_CHANNEL, PRESENCE_CHANNEL } from '../training/assignment-po
 import { CredentialCheck, type DeviceIdentity, revoked } from './credential-check.js';
 import { DeviceGroups } from './device-groups.js';
 import { DeviceRecords } from './device-records.js';
-import { DeviceTokens, isAccessToken, revokeTokensOf } from './device-tokens.js';
+import {
+  type DeviceTokenScope,
+  DeviceTokens,
+  isAccessToken,
+  issuePair,
+  revokeTokensOf,
+  type TokenPair,
+} from './device-tokens.js';
 import { type Enrollment, type EnrollmentRequest, enroll } from './enrollment.js';
 import { type HeldEpoch, Presence, superseded } from './presence.js';
 import { RenewalBatch } from './renewal-batch.js';
@@ -42,6 +49,15 @@ export interface DeviceService {
   stop(): Promise<void>;
   /** @throws `enrollment_token_invalid`, `enrollment_token_used`, `conflict`, `invalid_input` */
   enroll(request: EnrollmentRequest): Promise<Enrollment>;
+  /**
+   * As `enroll`, for a device that goes on with tokens in place of its credential: both or neither, so that a failure
+   * between them does not spend the enrolment token.
+   */
+  enrollForTokens(
+    request: EnrollmentRequest,
+    scopes: readonly DeviceTokenScope[],
+    accessTtlSeconds: number,
+  ): Promise<TokenPair>;
   /** By credential (`odc_`) or access token (`oda_`). @throws `authentication_failed`, `token_expired`, `device_revoked` */
   authenticate(credential: string): Promise<DeviceIdentity>;
   /** Takes the device for a new stream and answers its epoch. @throws `credential_in_use`, `device_revoked` */
@@ -95,6 +111,12 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
       if (reason !== undefined) session.end(reason);
     }
     if (cuts.has(deviceId) && (await presence.isRevoked(deviceId))) cutAll(deviceId);
+  };
+
+  const enrolled = async (deviceId: string, request: EnrollmentRequest): Promise<void> => {
+    forget(deviceId);
+    await database.notify(PRESENCE_CHANNEL, deviceId);
+    logger.info({ deviceId, device: request.deviceIdentifier }, 'a device was enrolled');
   };
 
   // One statement for all devices: the ones without anything to do are not asked one by one.
@@ -164,11 +186,17 @@ export function createDeviceService(options: DeviceServiceOptions): DeviceServic
       for (const stop of stopListening.splice(0)) await stop();
     },
     enroll: async (request) => {
-      const enrollment = await enroll(database, request, random);
-      forget(enrollment.deviceId);
-      await database.notify(PRESENCE_CHANNEL, enrollment.deviceId);
-      logger.info({ deviceId: enrollment.deviceId, device: request.deviceIdentifier }, 'a device was enrolled');
+      const enrollment = await database.transact((transaction) => enroll(transaction, request, random));
+      await enrolled(enrollment.deviceId, request);
       return enrollment;
+    },
+    enrollForTokens: async (request, scopes, accessTtlSeconds) => {
+      const pair = await database.transact(async (transaction) => {
+        const { deviceId } = await enroll(transaction, request, random);
+        return issuePair(transaction, deviceId, scopes, accessTtlSeconds);
+      });
+      await enrolled(pair.deviceId, request);
+      return pair;
     },
     authenticate: (credential) =>
       isAccessToken(credential) ? tokenCheck.check(credential) : credentials.check(credential),

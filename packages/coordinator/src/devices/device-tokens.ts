@@ -91,16 +91,7 @@ export class DeviceTokens {
     scopes: readonly string[],
     accessTtlSeconds: number = ACCESS_TTL_SECONDS.usual,
   ): Promise<TokenPair> {
-    return this.#database.transact(async (transaction) => {
-      // What can serve nobody any more is not kept, nor the installations silent for longest when there are many.
-      await sql`delete from device_tokens where device_id = ${deviceId} and (
-        (access_expires_at < now() and refresh_expires_at < now())
-        or chain_id in (select chain_id from device_tokens where device_id = ${deviceId}
-          group by chain_id order by max(created_at) desc, chain_id offset ${MAX_CHAINS - 1}::integer))`.execute(
-        transaction,
-      );
-      return insertPair(transaction, { deviceId, scopes, accessTtlSeconds, chainId: randomUUID() });
-    });
+    return this.#database.transact((transaction) => issuePair(transaction, deviceId, scopes, accessTtlSeconds));
   }
 
   /**
@@ -186,6 +177,23 @@ export class DeviceTokens {
       expiresInMs: row.expires_in_ms,
     };
   }
+}
+
+/** A new chain for a device, within the change that asks for it. */
+export async function issuePair(
+  transaction: Kysely<Tables>,
+  deviceId: string,
+  scopes: readonly string[],
+  accessTtlSeconds: number,
+): Promise<TokenPair> {
+  // What can serve nobody any more is not kept, nor the installations silent for longest when there are many.
+  await sql`delete from device_tokens where device_id = ${deviceId} and (
+    (access_expires_at < now() and refresh_expires_at < now())
+    or chain_id in (select chain_id from device_tokens where device_id = ${deviceId}
+      group by chain_id order by max(created_at) desc, chain_id offset ${MAX_CHAINS - 1}::integer))`.execute(
+    transaction,
+  );
+  return insertPair(transaction, { deviceId, scopes, accessTtlSeconds, chainId: randomUUID() });
 }
 
 /** Ends every token of a device, within the change that asks for it. */

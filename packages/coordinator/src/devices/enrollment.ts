@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { OctomilError } from '@octomil/shared/errors';
 import { type Kysely, sql } from 'kysely';
-import type { Database } from '../database/database.js';
 import type { Tables } from '../database/tables.js';
 import { createCredential, hashSecret, looksLikeEnrollmentToken } from './device-credential.js';
 import { revokeTokensOf } from './device-tokens.js';
@@ -115,93 +114,88 @@ function alreadyEnrolled(deviceIdentifier: string): OctomilError {
  * it, since any other token would take it over: it keeps its row and its history; its older credential stops working and
  * its session ends.
  *
+ * @param transaction undone when this throws, so that the token stays good
  * @param random uniform in [0, 1), for the device's placement
  * @throws `enrollment_token_invalid` (unknown, expired or for another device), `enrollment_token_used` (says when and by
  * whom), `conflict` when the device exists and the token is not for it, `invalid_input`
  */
 export async function enroll(
-  database: Database,
+  transaction: Kysely<Tables>,
   request: EnrollmentRequest,
   random: () => number,
 ): Promise<Enrollment> {
   checkDeviceIdentifier(request.deviceIdentifier);
   checkLabels(request.labels);
   const tokenHash = hashSecret(request.enrollmentToken);
-  return database.transact(async (transaction) => {
-    const spent = looksLikeEnrollmentToken(request.enrollmentToken)
-      ? await transaction
-          .updateTable('enrollment_tokens')
-          .set({ used_at: sql`now()` })
-          .where('token_hash', '=', tokenHash)
-          .where('used_at', 'is', null)
-          .where('expires_at', '>', sql<Date>`now()`)
-          .where((where) =>
-            where.or([
-              where('device_identifier', 'is', null),
-              where('device_identifier', '=', request.deviceIdentifier),
-            ]),
-          )
-          .returning(['id', 'organization_id', 'labels', 'device_identifier'])
-          .executeTakeFirst()
-      : undefined;
-    if (spent === undefined) throw await explainToken(transaction, tokenHash, request.deviceIdentifier);
-    // What the organization wrote on the token outranks what the device says of itself.
-    const labels = JSON.stringify({ ...request.labels, ...spent.labels });
-    const enrolledLabels = JSON.stringify(spent.labels);
-    const agentVersion = request.agentVersion.slice(0, MAX_NAME_LENGTH);
-    const isBound = spent.device_identifier !== null;
-    const device = await transaction
-      .insertInto('devices')
-      .values({
-        id: randomUUID(),
-        organization_id: spent.organization_id,
-        device_identifier: request.deviceIdentifier,
-        credential_hash: null,
-        placement: random(),
+  const spent = looksLikeEnrollmentToken(request.enrollmentToken)
+    ? await transaction
+        .updateTable('enrollment_tokens')
+        .set({ used_at: sql`now()` })
+        .where('token_hash', '=', tokenHash)
+        .where('used_at', 'is', null)
+        .where('expires_at', '>', sql<Date>`now()`)
+        .where((where) =>
+          where.or([where('device_identifier', 'is', null), where('device_identifier', '=', request.deviceIdentifier)]),
+        )
+        .returning(['id', 'organization_id', 'labels', 'device_identifier'])
+        .executeTakeFirst()
+    : undefined;
+  if (spent === undefined) throw await explainToken(transaction, tokenHash, request.deviceIdentifier);
+  // What the organization wrote on the token outranks what the device says of itself.
+  const labels = JSON.stringify({ ...request.labels, ...spent.labels });
+  const enrolledLabels = JSON.stringify(spent.labels);
+  const agentVersion = request.agentVersion.slice(0, MAX_NAME_LENGTH);
+  const isBound = spent.device_identifier !== null;
+  const device = await transaction
+    .insertInto('devices')
+    .values({
+      id: randomUUID(),
+      organization_id: spent.organization_id,
+      device_identifier: request.deviceIdentifier,
+      credential_hash: null,
+      placement: random(),
+      labels,
+      enrolled_labels: enrolledLabels,
+      capabilities: '{}',
+      site: '{}',
+      agent_version: agentVersion,
+      status: 'active',
+      session_process_id: null,
+      session_host: null,
+      session_coordinator_id: null,
+    })
+    .onConflict((conflict) => {
+      const existing = conflict.columns(['organization_id', 'device_identifier']);
+      if (!isBound) return existing.doNothing();
+      return existing.doUpdateSet({
         labels,
         enrolled_labels: enrolledLabels,
-        capabilities: '{}',
-        site: '{}',
         agent_version: agentVersion,
         status: 'active',
+        identity: 'enrolled',
+        revoked_at: null,
+        session_epoch: sql`devices.session_epoch + 1`,
         session_process_id: null,
         session_host: null,
         session_coordinator_id: null,
-      })
-      .onConflict((conflict) => {
-        const existing = conflict.columns(['organization_id', 'device_identifier']);
-        if (!isBound) return existing.doNothing();
-        return existing.doUpdateSet({
-          labels,
-          enrolled_labels: enrolledLabels,
-          agent_version: agentVersion,
-          status: 'active',
-          identity: 'enrolled',
-          revoked_at: null,
-          session_epoch: sql`devices.session_epoch + 1`,
-          session_process_id: null,
-          session_host: null,
-          session_coordinator_id: null,
-          session_since: null,
-          lease_until: null,
-        });
-      })
-      .returning('id')
-      .executeTakeFirst();
-    // The transaction is undone with it, so that the token can still enrol a new device.
-    if (device === undefined) throw alreadyEnrolled(request.deviceIdentifier);
-    await revokeTokensOf(transaction, device.id, 'the device was enrolled again');
-    const credential = createCredential(device.id);
-    await transaction
-      .updateTable('devices')
-      .set({ credential_hash: hashSecret(credential) })
-      .where('id', '=', device.id)
-      .execute();
-    await transaction
-      .updateTable('enrollment_tokens')
-      .set({ used_by_device_id: device.id })
-      .where('id', '=', spent.id)
-      .execute();
-    return { deviceId: device.id, organizationId: spent.organization_id, credential };
-  });
+        session_since: null,
+        lease_until: null,
+      });
+    })
+    .returning('id')
+    .executeTakeFirst();
+  if (device === undefined) throw alreadyEnrolled(request.deviceIdentifier);
+  await revokeTokensOf(transaction, device.id, 'the device was enrolled again');
+  const credential = createCredential(device.id);
+  await transaction
+    .updateTable('devices')
+    .set({ credential_hash: hashSecret(credential) })
+    .where('id', '=', device.id)
+    .execute();
+  await transaction
+    .updateTable('enrollment_tokens')
+    .set({ used_by_device_id: device.id })
+    .where('id', '=', spent.id)
+    .execute();
+  return { deviceId: device.id, organizationId: spent.organization_id, credential };
 }
