@@ -18,12 +18,13 @@ export interface Bandwidth {
 const BURST_MS = 250;
 /** Small enough that transfers take turns, and that a slow line sends something every second. */
 const PIECE_BYTES = 16_384;
+const UNLIMITED_PIECE_BYTES = 65_536;
 
 export const unlimited: Bandwidth = {
   limited: false,
   take: async () => undefined,
   async *paced(bytes) {
-    yield bytes;
+    yield* pieces(bytes, UNLIMITED_PIECE_BYTES);
   },
 };
 
@@ -54,11 +55,14 @@ export function bandwidthLimit(megabitsPerSecond: number | undefined, clock: Clo
     limited: true,
     take,
     async *paced(bytes, signal) {
-      for (let start = 0; start < bytes.length; start += PIECE_BYTES) {
-        const piece = bytes.subarray(start, start + PIECE_BYTES);
+      for (const piece of pieces(bytes, PIECE_BYTES)) {
         await take(piece.length, signal);
         yield piece;
       }
     },
   };
+}
+
+function* pieces(bytes: Uint8Array, sizeBytes: number): Generator<Uint8Array> {
+  for (let start = 0; start < bytes.length; start += sizeBytes) yield bytes.subarray(start, start + sizeBytes);
 }

@@ -42,7 +42,13 @@ export function openPool(settings: ConnectionSettings, origin: URL, own: boolean
   });
 }
 
-/** Piece by piece where a limit holds; the length is said all the same, since buckets want to know it. */
+/** What a line of 35 kbit/s sends before it is taken for silent. */
+const SENT_WHOLE_BYTES = 262_144;
+
+/**
+ * Piece by piece where a limit holds, and where a slow line takes long: silence is counted anew with each piece that it
+ * takes, but from the first byte of a body that is one. The length is said all the same, since buckets want to know it.
+ */
 export function pacedBody(
   bandwidth: Bandwidth,
   bytes: Uint8Array | undefined,
@@ -50,7 +56,7 @@ export function pacedBody(
   signal: AbortSignal,
 ): { headers: Record<string, string>; body?: Uint8Array | Readable } {
   if (bytes === undefined) return { headers };
-  if (!bandwidth.limited) return { headers, body: bytes };
+  if (!bandwidth.limited && bytes.length <= SENT_WHOLE_BYTES) return { headers, body: bytes };
   const length = { 'content-length': String(bytes.length) };
   return { headers: { ...headers, ...length }, body: Readable.from(bandwidth.paced(bytes, signal)) };
 }
