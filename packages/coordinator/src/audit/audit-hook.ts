@@ -10,6 +10,8 @@ export interface AuditNote {
   readonly organizationId?: string;
   readonly actor?: string;
   readonly resource?: string;
+  /** `false`: this request changed nothing that the log tells of, so that it leaves no entry. */
+  readonly changed?: boolean;
   /** Beside the names of the changed fields; never secrets. */
   readonly details?: Readonly<Record<string, unknown>>;
 }
@@ -71,9 +73,10 @@ function entryOf(request: FastifyRequest, reply: FastifyReply, answer: unknown):
   if (READING.has(request.method)) return undefined;
   const { config, url } = request.routeOptions;
   if (config.audit === false || url === undefined) return undefined;
+  const { auditNote } = request;
+  if (auditNote?.changed === false) return undefined;
   const who = actorOf(request);
   if (who === undefined) return undefined;
-  const { auditNote } = request;
   const params = request.params as Readonly<Record<string, unknown>>;
   const fields = changedFields(request.body);
   return {

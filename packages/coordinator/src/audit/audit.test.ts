@@ -89,6 +89,18 @@ test('what failed, what only reads and what was answered again leave no entry', 
   expect(await entries(`?resource=models/${first.body['id']}`)).toHaveLength(1);
 });
 
+test('a device that registers under a key is told when it is new or gets a token, and not each time it is found', async () => {
+  const register = async (body: object): Promise<string> =>
+    String((await send('POST', '/api/v1/devices/register', { device_identifier: 'phone', ...body })).body['id']);
+  const id = await register({});
+  await register({ battery_pct: 80 });
+  await register({ installation_id: 'i' });
+  expect(await entries(`?resource=devices/${id}`)).toMatchObject([
+    { actor: expect.stringMatching(/^key:/), details: { new_device: false, tokens_issued: true } },
+    { action: 'POST /api/v1/devices/register', details: { new_device: true, tokens_issued: false } },
+  ]);
+});
+
 test('entries are found by actor, resource, action and time, page by page', async () => {
   const all = await entries();
   expect(all.length).toBeGreaterThan(3);

@@ -29,6 +29,11 @@ export interface DeviceRecord {
   readonly revokedAt: Date | null;
 }
 
+export interface RegisteredDevice extends DeviceRecord {
+  /** Nobody had registered or enrolled it before. */
+  readonly isNew: boolean;
+}
+
 export interface DeviceQuery {
   readonly status?: DeviceRecord['status'];
   /** Labels that must have these values. */
@@ -177,12 +182,13 @@ export class DeviceRecords {
    *
    * @throws `device_revoked`, `invalid_input`
    */
-  async register(organizationId: string, identifier: string, facts: JsonObject): Promise<DeviceRecord> {
+  async register(organizationId: string, identifier: string, facts: JsonObject): Promise<RegisteredDevice> {
     checkDeviceIdentifier(identifier);
+    const newId = randomUUID();
     const { id, status } = await this.#database.kysely
       .insertInto('devices')
       .values({
-        id: randomUUID(),
+        id: newId,
         organization_id: organizationId,
         device_identifier: identifier,
         credential_hash: null,
@@ -208,7 +214,7 @@ export class DeviceRecords {
       .returning(['id', 'status'])
       .executeTakeFirstOrThrow();
     if (status === 'revoked') throw revoked(id);
-    return this.find(organizationId, id);
+    return { ...(await this.find(organizationId, id)), isNew: id === newId };
   }
 
   /**

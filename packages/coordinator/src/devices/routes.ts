@@ -6,7 +6,7 @@ import { type App, commitChange, covers, requireScope } from '../http/index.js';
 import type { DesiredSource } from './desired-source.js';
 import { organizationFor, requireVoice } from './device-access.js';
 import { factsOf } from './device-facts.js';
-import { MAX_OFFSET } from './device-records.js';
+import { MAX_OFFSET, type RegisteredDevice } from './device-records.js';
 import type { DeviceService } from './device-service.js';
 import { deviceView } from './device-view.js';
 import { checkLabels } from './enrollment.js';
@@ -117,7 +117,10 @@ export function registerDeviceRoutes(app: App, { database, devices, desired }: D
 
   app.post(
     '/api/v1/devices/register',
-    { config, schema: { summary: 'Register a device, or find it again by its identifier', tags, body: Registration } },
+    {
+      config: { idempotent: false },
+      schema: { summary: 'Register a device, or find it again by its identifier', tags, body: Registration },
+    },
     async (request, reply) => {
       const { body } = request;
       const device = await registeredBy(request, body.device_identifier);
@@ -127,6 +130,12 @@ export function registerDeviceRoutes(app: App, { database, devices, desired }: D
         wantsToken && device.identity === 'shared' && request.principal?.kind === 'key'
           ? await tokens.issue(device.id, ['devices:heartbeat', 'control:refresh', 'telemetry:write'])
           : undefined;
+      // A device that is found again is no change, however often it says that it is there.
+      request.auditNote = {
+        changed: device.isNew || pair !== undefined,
+        resource: `devices/${device.id}`,
+        details: { new_device: device.isNew, tokens_issued: pair !== undefined },
+      };
       desired.devicesChanged([device.id]);
       reply.code(201);
       return {
@@ -140,7 +149,7 @@ export function registerDeviceRoutes(app: App, { database, devices, desired }: D
     },
   );
 
-  const registeredBy = async (request: FastifyRequest, identifier: string) => {
+  const registeredBy = async (request: FastifyRequest, identifier: string): Promise<RegisteredDevice> => {
     const { principal } = request;
     const facts = factsOf(request.body);
     if (principal?.kind !== 'device') {
@@ -152,7 +161,7 @@ export function registerDeviceRoutes(app: App, { database, devices, desired }: D
       throw new OctomilError('forbidden', `this token is of device ${own.identifier}, not of ${identifier}`);
     }
     await records.heartbeat(organizationId, own.id, facts);
-    return records.find(organizationId, own.id);
+    return { ...(await records.find(organizationId, own.id)), isNew: false };
   };
 
   const beat = async (request: FastifyRequest, organizationId: string, device: string) => {
