@@ -277,6 +277,8 @@ function dateMeter(column: Extract<FeatureColumn, { kind: 'datetime' }>): DriftM
 function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kind: 'image' }>): DriftMeter {
   const { channels } = column;
   const size = column.height * column.width * channels;
+  // Where 0 is, in deviations: what is told is counted from there.
+  const middle = mean.reduce((sum, one, channel) => sum + one / (deviation[channel] ?? 1), 0) / channels;
   let present = 0;
   let distance = 0;
   let squares = 0;
@@ -303,7 +305,7 @@ function imageMeter({ mean, deviation, ...column }: Extract<FeatureColumn, { kin
     take: (rows) => {
       const spread = Math.sqrt(Math.max(0, squares / present - (distance / present) ** 2));
       const position = present === 0 ? undefined : { distance: distance / present, spread };
-      return driftOf(column, rows, rows - present, { shift: shiftOf(position, { mean: 0, deviation: 1 }) });
+      return driftOf(column, rows, rows - present, { shift: shiftOf(position, { mean: middle, deviation: 1 }) });
     },
   };
 }

@@ -9,7 +9,7 @@ import { PNG } from 'pngjs';
 import { describeSite } from './describe-site.js';
 import { encodeRows } from './encode.js';
 import { decodePictures } from './encode-pictures.js';
-import type { FeatureSpec, ImageColumn } from './feature-spec.js';
+import type { FeatureColumn, FeatureSpec, ImageColumn } from './feature-spec.js';
 import { loadDataset } from './load-dataset.js';
 import { mergeStatistics } from './merge-statistics.js';
 import type { SiteStatistics } from './site-statistics.js';
@@ -186,6 +186,21 @@ test('drift tells how much brighter the pictures of a site are', async () => {
     ALL,
   );
   expect(drift.columns[0]).toMatchObject({ name: 'image', shift: 2, missingRatio: 0 });
+});
+
+test('a spec of small deviations learns how bright pictures are no finer than the description tells it', async () => {
+  const source = await site('fine', even(20, [0, 0, 0], [253, 253, 253]));
+  const [told] = (await describe(source)).columns.flatMap(({ image }) => image?.moments[0]?.mean ?? []);
+  for (const [mean, deviation] of [
+    [0.5, 1 / 32],
+    [0.49, 1 / 256],
+    [0.3, 1 / 1024],
+  ] as const) {
+    const { columns, ...rest } = spec({ height: 2, width: 2, channels: 1 });
+    const chosen = columns.map((column) => ({ ...column, mean: [mean], deviation: [deviation] })) as FeatureColumn[];
+    const { drift } = await loadDataset(source, sealFeatureSpec({ ...rest, columns: chosen }), ALL);
+    expect(mean + (drift.columns[0]?.shift ?? 0) * deviation).toBeCloseTo(told ?? 0, 5);
+  }
 });
 
 test.each([
