@@ -258,7 +258,7 @@ export function registerTrainingRoutes(
     const session = await findSession(request, sessionId, write).catch((error: unknown) => {
       throw error instanceof OctomilError && error.code === 'not_found' ? roundNotFound(roundId) : error;
     });
-    const rows = await store.rounds(sessionId);
+    const rows = await store.roundAndNext(roundId);
     const row = rows.find(({ id }) => id === roundId);
     if (row === undefined) throw roundNotFound(roundId);
     const asked = await store.assignments(roundId);

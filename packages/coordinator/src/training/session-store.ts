@@ -164,6 +164,17 @@ export class SessionStore {
     return rows;
   }
 
+  /** The round, and those that may have evaluated the checkpoint it made: the attempts of the one after it. */
+  async roundAndNext(roundId: string): Promise<RoundRow[]> {
+    const { rows } = await sql<RoundRow>`
+      select r.*, c.sha256, c.size_bytes
+      from rounds asked join rounds r on r.session_id = asked.session_id and r.number between asked.number and asked.number + 1
+      left join checkpoints c on c.id = r.checkpoint_id
+      where asked.id = ${roundId} and (r.id = asked.id or (r.state = 'completed' and r.number > asked.number))
+      order by r.number, r.attempt`.execute(this.#database.kysely);
+    return rows;
+  }
+
   async assignments(roundId: string): Promise<AssignmentListRow[]> {
     const { rows } = await sql<AssignmentListRow>`
       select a.id, a.device_id as "deviceId", d.organization_id as "organizationId", d.device_identifier as "deviceName", a.attempt, a.state, a.phase,

@@ -85,6 +85,8 @@ function currentRound({ round, config }: SessionRow): number {
 /**
  * A round as users see it. Its `metrics` are those of the checkpoint that it made, which the sites evaluate when they
  * get it as the base of the round after.
+ *
+ * @param rounds of its session; the one after it is enough
  */
 export function roundView(row: RoundRow, rounds: readonly RoundRow[]): JsonObject {
   const wait = waitOf(row);
