@@ -91,18 +91,35 @@ export class ApiKeys {
       .execute();
   }
 
-  /** Safe to repeat. @throws OctomilError `not_found` */
-  async revoke(organizationId: string, keyId: string): Promise<ApiKey> {
-    const row = await this.#database.kysely
-      .updateTable('api_keys')
-      .set({ revoked_at: sql`coalesce(revoked_at, now())` })
-      .where('id', '=', keyId)
-      .where('organization_id', '=', organizationId)
-      .returning(COLUMNS)
-      .executeTakeFirst();
+  /**
+   * Safe to repeat.
+   *
+   * @throws OctomilError `not_found`, `forbidden` for a key that may do what the revoking key may not, `wrong_state` for
+   * the organization's last live admin key, after which nobody could make another
+   */
+  async revoke(organizationId: string, keyId: string, revoker: KeyPrincipal): Promise<ApiKey> {
+    const row = await this.#database.transact(async (transaction) => {
+      // Of two revocations at once, one sees what the other did.
+      await lockOrganization(transaction, organizationId);
+      const found = await transaction
+        .selectFrom('api_keys')
+        .select(COLUMNS)
+        .where('id', '=', keyId)
+        .where('organization_id', '=', organizationId)
+        .executeTakeFirst();
+      if (found === undefined) throw noKey(keyId);
+      if (found.revoked_at !== null) return found;
+      checkMayRevoke(found, revoker);
+      if (found.scopes.includes('admin')) await checkNotLastAdmin(transaction, found);
+      return transaction
+        .updateTable('api_keys')
+        .set({ revoked_at: sql<Date>`now()` })
+        .where('id', '=', keyId)
+        .returning(COLUMNS)
+        .executeTakeFirstOrThrow();
+    });
     this.#revocations++;
     this.#cache.clear();
-    if (row === undefined) throw noKey(keyId);
     return row;
   }
 
@@ -174,7 +191,7 @@ export async function createKey(
   name: string,
   scopes: readonly string[],
 ): Promise<CreatedKey> {
-  await transaction.selectFrom('organizations').select('id').where('id', '=', organizationId).forUpdate().execute();
+  await lockOrganization(transaction, organizationId);
   const live = await transaction
     .selectFrom('api_keys')
     .select(['id', 'prefix', 'created_at'])
@@ -203,6 +220,37 @@ export async function createKey(
     .returning(COLUMNS)
     .executeTakeFirstOrThrow();
   return { row, key };
+}
+
+async function lockOrganization(transaction: Kysely<Tables>, organizationId: string): Promise<void> {
+  await transaction.selectFrom('organizations').select('id').where('id', '=', organizationId).forUpdate().execute();
+}
+
+function checkMayRevoke({ name, scopes }: ApiKey, revoker: KeyPrincipal): void {
+  const excess = scopes.filter((scope) => !covers(revoker.scopes, scope));
+  if (excess.length === 0) return;
+  throw new OctomilError(
+    'forbidden',
+    `API key "${name}" may do what the key that is to revoke it may not: ${excess.join(', ')}; use an admin key`,
+  );
+}
+
+async function checkNotLastAdmin(transaction: Kysely<Tables>, key: ApiKey): Promise<void> {
+  const other = await transaction
+    .selectFrom('api_keys')
+    .select('id')
+    .where('organization_id', '=', key.organization_id)
+    .where('id', '!=', key.id)
+    .where('revoked_at', 'is', null)
+    .where(sql<boolean>`scopes ? 'admin'`)
+    .limit(1)
+    .executeTakeFirst();
+  if (other !== undefined) return;
+  throw new OctomilError(
+    'wrong_state',
+    `API key "${key.name}" (${key.prefix}…) is the last admin key of this organization, which nobody could administer without it; create another admin key first`,
+    { details: { key_id: key.id } },
+  );
 }
 
 function checkScopes(scopes: readonly string[], creator: KeyPrincipal | undefined): void {

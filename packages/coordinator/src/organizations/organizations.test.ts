@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { silentLogger } from '@octomil/shared/runtime';
+import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { type Coordinator, startCoordinator } from '../start-coordinator.js';
+import { describeOnDatabases } from '../testing/databases.js';
+import { insertOrganization } from '../testing/enrolled-device.js';
 import { testDatabaseDump } from '../testing/index.js';
+import { ApiKeys } from './api-keys.js';
 
 type Json = Record<string, unknown>;
 let coordinator: Coordinator;
@@ -81,4 +84,54 @@ test('a revoked key is refused at once, though it was just used', async () => {
   expect((await send(key, 'GET', '/models')).status).toBe(200);
   await send(admin, 'DELETE', `/api-keys/${body['id']}`);
   expect((await send(key, 'GET', '/models')).status).toBe(401);
+});
+
+test('a key revokes what it covers, itself included, and no key that may do more', async () => {
+  const { body: admins } = await send(admin, 'POST', '/api-keys', { name: 'second admin', scopes: ['admin'] });
+  const { body: wide } = await send(admin, 'POST', '/api-keys', { name: 'wide', scopes: ['models:write'] });
+  const { body: narrow } = await send(admin, 'POST', '/api-keys', { name: 'narrow', scopes: ['models:read'] });
+  const { body: keeper } = await send(admin, 'POST', '/api-keys', {
+    name: 'keeper',
+    scopes: ['keys:write', 'models:read'],
+  });
+  const revoke = (id: unknown) => send(String(keeper['key']), 'DELETE', `/api-keys/${id}`);
+  for (const { id } of [admins, wide])
+    expect(await revoke(id)).toMatchObject({ status: 403, body: { code: 'forbidden' } });
+  expect((await send(String(admins['key']), 'GET', '/organizations/me')).status).toBe(200);
+  for (const { id } of [narrow, narrow, keeper]) expect((await revoke(id)).status).toBe(200);
+});
+
+test('the last admin key of an organization stays, until there is another', async () => {
+  const made = await send(admin, 'POST', '/organizations', { name: 'one of each' });
+  const first = String(made.body['key']);
+  const [{ id: firstId } = {}] = (await send(first, 'GET', '/api-keys')).body as unknown as Json[];
+  const revokeFirst = (key: string) => send(key, 'DELETE', `/api-keys/${firstId}`);
+  expect(await revokeFirst(first)).toMatchObject({
+    status: 409,
+    body: { code: 'wrong_state', message: expect.stringContaining('create another admin key first') },
+  });
+  const { body: second } = await send(first, 'POST', '/api-keys', { name: 'next', scopes: ['admin'] });
+  expect((await revokeFirst(first)).status).toBe(200);
+  // Again, as who did not get the answer asks.
+  expect((await revokeFirst(String(second['key']))).status).toBe(200);
+});
+
+describeOnDatabases('API keys', (open) => {
+  test('of two admin keys that are revoked at once, one stays', async () => {
+    const database = await open();
+    const organizationId = await insertOrganization(database);
+    const keys = new ApiKeys(database, systemClock);
+    const make = () => keys.create(organizationId, 'admin', ['admin']);
+    const [one, two] = [await make(), await make()];
+    const [first, second] = [await keys.verify(one.key), await keys.verify(two.key)];
+    const outcomes = await Promise.allSettled([
+      keys.revoke(organizationId, first.keyId, second),
+      keys.revoke(organizationId, second.keyId, first),
+    ]);
+    const refused = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
+    expect(refused).toEqual([expect.objectContaining({ code: 'wrong_state' })]);
+    const live = (await keys.list(organizationId)).filter(({ revoked_at }) => revoked_at === null);
+    expect(live).toHaveLength(1);
+    await database.close();
+  }, 240_000);
 });

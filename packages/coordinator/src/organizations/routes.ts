@@ -78,8 +78,8 @@ function registerKeyRoutes(app: App, keys: ApiKeys, base: string): void {
   });
 
   const revoke = async (request: Parameters<typeof requireScope>[0], id: string) => {
-    const { organizationId } = requireScope(request, 'keys:write');
-    return keyJson(await keys.revoke(organizationId, id));
+    const revoker = requireScope(request, 'keys:write');
+    return keyJson(await keys.revoke(revoker.organizationId, id, revoker));
   };
   app.delete(`${base}/:id`, { schema: { tags, summary: 'Revoke a key', params: Id } }, (request) =>
     revoke(request, request.params.id),
