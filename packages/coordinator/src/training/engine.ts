@@ -228,8 +228,12 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
   };
 
   const sweep = async (): Promise<void> => {
-    const due = await rounds.due();
-    await Promise.all(due.map((roundId) => driver.wake(roundId)));
+    let afterId: string | undefined = '';
+    while (afterId !== undefined && !stopping.signal.aborted) {
+      const due = await rounds.due(afterId);
+      await Promise.all(due.map((roundId) => driver.wake(roundId)));
+      afterId = due.at(-1);
+    }
   };
   /** A job's round may be long over; its session's present one has a deadline too. */
   const handleJob = async ({ roundId }: RoundJob): Promise<void> => {

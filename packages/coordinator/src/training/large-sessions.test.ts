@@ -1,5 +1,8 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
+import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
+import { RoundDriver } from './round-driver.js';
+import { DUE_AT_ONCE } from './round-store.js';
 import { answer, type Fixture, openFixture, until } from './testing/training-fixture.js';
 import { roundView } from './views.js';
 
@@ -25,5 +28,23 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
       expect(roundView(row, few)).toEqual(roundView(row, rounds));
     }
     expect(await engine.store.roundAndNext('none')).toEqual([]);
+  });
+
+  test('a round is swept however many older ones wait for devices', async () => {
+    const engine = await on.engine();
+    await on.device('a', { online: false });
+    const session = await on.session(engine, { min_updates: 1 });
+    const waiting = await on.rounds(session);
+    expect(waiting).toMatchObject([{ state: 'selecting' }]);
+    // Older by their time, and first by their identifiers.
+    await sql`insert into rounds (id, session_id, kind, number, attempt, retries, state, seed, min_updates, target_devices,
+        created_at)
+      select '!' || n, ${session}, 'train', 1, 1 + n, 0, 'selecting', 7, 1, 1, now() - interval '1 hour'
+      from generate_series(1, ${DUE_AT_ONCE}::integer) n`.execute(on.database.kysely);
+    const wake = jest.spyOn(RoundDriver.prototype, 'wake').mockResolvedValue();
+    await engine.sweep();
+    expect(wake.mock.calls).toHaveLength(DUE_AT_ONCE + 1);
+    expect(wake).toHaveBeenLastCalledWith(waiting[0]?.id ?? '');
+    wake.mockRestore();
   });
 });

@@ -47,6 +47,9 @@ function insertRound(sessionId: string, next: NextRound, gate: string): RawBuild
 
 const PATIENCE_OVER = sql`now() >= r.started_at + (r.deadline_at - r.started_at) * ${DESCRIBE_PATIENCE_RATIO}::float8`;
 
+/** Rounds that a sweep looks at together. */
+export const DUE_AT_ONCE = 1_000;
+
 /**
  * The rounds' rows. Every move is one statement that first locks the session's row and then compares the state it
  * expects. The lock comes first in all of them, so they never deadlock, and events become visible in their order.
@@ -77,11 +80,16 @@ export class RoundStore {
     return rows[0];
   }
 
-  /** Rounds for which something is due: the safety net for lost wake-ups and dead coordinators. */
-  async due(): Promise<string[]> {
+  /**
+   * Rounds for which something is due: the safety net for lost wake-ups and dead coordinators. In pages, as rounds that wait
+   * for devices are always due and would take the turn of all others.
+   *
+   * @param afterId the last of the page before
+   */
+  async due(afterId = ''): Promise<string[]> {
     const { rows } = await sql<{ id: string }>`
       select r.id from rounds r join training_sessions s on s.id = r.session_id
-      where r.state in ('scheduled', 'selecting', 'collecting', 'aggregating') and s.state = 'running'
+      where r.id > ${afterId} and r.state in ('scheduled', 'selecting', 'collecting', 'aggregating') and s.state = 'running'
         and (s.admission = 'assigned' or r.state <> 'collecting' or r.deadline_at <= now()
           or (r.deadline_at is not null and r.accepted_updates >= r.min_updates)) and (
         r.state in ('scheduled', 'selecting')
@@ -96,7 +104,7 @@ export class RoundStore {
               and a.state in ('open', 'accepted')))
           or exists (select 1 from assignments a where a.round_id = r.id and a.state in ('open', 'accepted')
               and a.lease_until < now()))))
-      order by r.created_at limit 1000`.execute(this.#database.kysely);
+      order by r.id limit ${DUE_AT_ONCE}::integer`.execute(this.#database.kysely);
     return rows.map((row) => row.id);
   }
 
