@@ -3,7 +3,8 @@ import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
 import { RoundDriver } from './round-driver.js';
 import { DUE_AT_ONCE } from './round-store.js';
-import { answer, type Fixture, openFixture, until } from './testing/training-fixture.js';
+import { MAX_LOOKED_AT } from './selection.js';
+import { ALLOW_ALL, answer, type Fixture, openFixture, until } from './testing/training-fixture.js';
 import { roundView } from './views.js';
 
 describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
@@ -46,5 +47,17 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
     expect(wake.mock.calls).toHaveLength(DUE_AT_ONCE + 1);
     expect(wake).toHaveBeenLastCalledWith(waiting[0]?.id ?? '');
     wake.mockRestore();
+  });
+
+  test('who gives up before the last device says of how many it speaks', async () => {
+    const engine = await on.engine();
+    await sql`insert into devices (id, organization_id, device_identifier, placement, capabilities, site)
+      select 'device' || n, ${on.organizationId}, 'device' || n, n / 30000.0, '{}',
+        ${JSON.stringify({ ...ALLOW_ALL, policyRules: [] })}::jsonb
+      from generate_series(1, ${MAX_LOOKED_AT + 1}::integer) n`.execute(on.database.kysely);
+    await expect(on.session(engine, { min_updates: 1 })).rejects.toMatchObject({
+      code: 'insufficient_devices',
+      reason: expect.stringContaining(`but only 0 of the first ${MAX_LOOKED_AT} of the enrolled devices of federation`),
+    });
   });
 });

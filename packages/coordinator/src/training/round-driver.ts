@@ -15,7 +15,7 @@ import type { RoundFacts, RoundFactsReader } from './round-facts.js';
 import { closeDecision, topUpCount } from './round-machine.js';
 import { type RoundStore, type RoundTallyRow, roundLabel } from './round-store.js';
 import { selectionStart } from './seeds.js';
-import { type DeviceSelector, reasonsOf, type SelectedDevice } from './selection.js';
+import { type DeviceSelector, describePossible, reasonsOf, type SelectedDevice } from './selection.js';
 
 export interface DriverDependencies {
   readonly database: Database;
@@ -146,14 +146,14 @@ export class RoundDriver {
     if (facts.config.dryRun && devices.length === 0) return this.#close(facts, true);
     if (devices.length >= facts.minUpdates) return this.#start(facts, devices);
     if (facts.kind === 'evaluate') return this.#selectForEvaluation(facts, devices, tally.deadlinePassed);
-    const { possible, refused } = await selector.countPossible(request, facts.minUpdates);
-    if (possible < facts.minUpdates) {
+    const counted = await selector.countPossible(request, facts.minUpdates);
+    if (counted.possible < facts.minUpdates) {
       return this.#giveUp(facts, tally.retries, {
         state: 'insufficient_updates',
         code: 'insufficient_devices',
         reason: [
-          `only ${possible} of the enrolled devices can take part, and ${facts.minUpdates} are needed`,
-          ...reasonsOf(refused),
+          `${describePossible(counted)}, and ${facts.minUpdates} are needed`,
+          ...reasonsOf(counted.refused),
         ].join('; '),
       });
     }

@@ -21,6 +21,18 @@ export function reasonsOf(refused: readonly RefusedDevice[]): string[] {
   return (chosen.length > 0 ? chosen : refused).slice(0, 10).map(({ name, reason }) => `${name}: ${reason}`);
 }
 
+export interface Possible {
+  readonly possible: number;
+  readonly lookedAt: number;
+  readonly refused: readonly RefusedDevice[];
+}
+
+/** Of which devices so few can take part, as a text. */
+export function describePossible({ possible, lookedAt }: Possible, of = 'the enrolled devices'): string {
+  const first = lookedAt >= MAX_LOOKED_AT ? `the first ${lookedAt} of ` : '';
+  return `only ${possible} of ${first}${of} can take part`;
+}
+
 export interface SelectionRequest {
   readonly demand: Demand;
   /** Organizations whose devices may be asked. Default: whoever belongs to the federation of `demand` now. */
@@ -40,8 +52,11 @@ interface Row extends CandidateDevice {
   readonly placement: number;
 }
 
-/** Devices looked at before giving up on finding more; bounds the work when nearly every site refuses. */
-const MAX_LOOKED_AT = 20_000;
+/**
+ * Devices looked at before giving up on finding more, about; bounds the work when nearly every site refuses. No round can
+ * need more than are looked at.
+ */
+export const MAX_LOOKED_AT = 20_000;
 
 /**
  * Chooses devices that are online and eligible by walking the index of `placement` from the round's random start: the
@@ -71,14 +86,15 @@ export class DeviceSelector {
   /**
    * Counts devices that could ever answer: not refused by what they declared, online or not. A device that was merely
    * registered counts once an agent of it has connected: apps register too, and answer no session. Stops at `enough`.
+   *
+   * @returns `lookedAt`: devices that were judged; when it gave up before the last, there may be more that can answer
    */
-  async countPossible(
-    request: Omit<SelectionRequest, 'count' | 'start'>,
-    enough: number,
-  ): Promise<{ possible: number; refused: RefusedDevice[] }> {
+  async countPossible(request: Omit<SelectionRequest, 'count' | 'start'>, enough: number): Promise<Possible> {
     let possible = 0;
+    let lookedAt = 0;
     const refused: RefusedDevice[] = [];
     for await (const device of this.#walk({ ...request, count: Math.max(enough, 100), start: 0 }, false)) {
+      lookedAt += 1;
       const eligibility = judge(device, request.demand);
       if (eligibility.verdict !== 'refused') possible += 1;
       else if (refused.length < 100) {
@@ -86,7 +102,7 @@ export class DeviceSelector {
       }
       if (possible >= enough) break;
     }
-    return { possible, refused };
+    return { possible, lookedAt, refused };
   }
 
   async *#walk(request: SelectionRequest, online: boolean): AsyncGenerator<Row> {

@@ -67,6 +67,11 @@ test('personalization and rules of local training in the words of the wire', () 
 test.each([
   [{ model: 'm', rounds: 0 }, /^rounds = 0: .*integer from 1 to 10000/],
   [{ model: 'm', min_updates: 0 }, /^min_updates = 0/],
+  [
+    { model: 'm', min_updates: 20_001 },
+    /^min_updates = 20001: a round asks at most 20000 devices; .*admission = "open"/,
+  ],
+  [{ model: 'm', min_devices: 50_000 }, /^min_devices = 50000: a round asks at most 20000 devices/],
   [{ model: 'm', over_selection: 11 }, /^over_selection = 11: .*number from 1 to 10/],
   [{ model: 'm', update_format: 'zip' }, /^update_format = "zip".*one of delta, weights/],
   [{ model: 'm', strategy: 'nope' }, /unknown strategy "nope".*fedavg.*fedadagrad/],
@@ -122,4 +127,9 @@ test.each([
 ])('%j is refused: nobody there keeps a part', (body, message) => {
   const refused = { code: 'training_not_supported', reason: expect.stringMatching(message) };
   expect(() => parseSessionConfig(body)).toThrow(expect.objectContaining(refused));
+});
+
+test('any number of updates may be asked for where nobody is selected', () => {
+  expect(parseSessionConfig({ model: 'm', admission: 'open', min_updates: 50_000 }).config.minUpdates).toBe(50_000);
+  expect(parseSessionConfig({ model: 'm', min_updates: 20_000 }).config.minUpdates).toBe(20_000);
 });

@@ -13,6 +13,7 @@ import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { DEFAULT_STRATEGY, strategyByName } from '../aggregation/strategies.js';
 import { parseVersion } from '../models/version-number.js';
+import { MAX_LOOKED_AT } from './selection.js';
 
 const Name = Type.String({ minLength: 1, maxLength: 200 });
 const OrNull = <T extends Type.TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
@@ -206,6 +207,7 @@ export function parseSessionConfig(
     );
   }
   const prepared = strategyByName(strategy, camelCase(given.strategy_options ?? {}));
+  requireReachable(given);
   if (given.target != null) parseTargetRule(given.target);
   const group = given.group == null || given.group === 'default' ? {} : { group: given.group };
   return {
@@ -250,6 +252,20 @@ export function parseSessionConfig(
       ...(given.admission === 'open' ? { admission: 'open', clientRules: clientRules(given, prepared.options) } : {}),
     },
   };
+}
+
+/** A round that asks devices finds no more than it looks at; to open ones any number may upload. @throws `invalid_input` */
+function requireReachable(given: SessionBody): void {
+  if (given.admission === 'open') return;
+  for (const field of ['min_updates', 'min_devices'] as const) {
+    const value = given[field] ?? 0;
+    if (value <= MAX_LOOKED_AT) continue;
+    throw new OctomilError(
+      'invalid_input',
+      `${field} = ${value}: a round asks at most ${MAX_LOOKED_AT} devices; ask for fewer, or use admission = "open"`,
+      { details: { field, value } },
+    );
+  }
 }
 
 /** @throws `invalid_input` for hints of which a confirmed spec would take no notice, or that read the target as a feature */

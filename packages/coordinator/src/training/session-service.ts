@@ -12,7 +12,13 @@ import { type ModelRow, type PreparedSession, type PreparerDependencies, Session
 import { isInProgress } from './round-machine.js';
 import { anotherAttempt, firstAttempt, planOf } from './round-plan.js';
 import { roundLabel } from './round-store.js';
-import { type DeviceSelector, type RefusedDevice, reasonsOf, type SelectionRequest } from './selection.js';
+import {
+  type DeviceSelector,
+  describePossible,
+  type RefusedDevice,
+  reasonsOf,
+  type SelectionRequest,
+} from './selection.js';
 import { findBase, isSameEncoding } from './session-base.js';
 import { madeFederation, type SessionFederation } from './session-federation.js';
 import { canMoveSession, firstStep, isOver } from './session-machine.js';
@@ -138,7 +144,7 @@ export class SessionService {
   async sites(
     body: unknown,
     caller: Caller,
-  ): Promise<{ eligible: EligibleSite[]; refused: RefusedDevice[]; federation: SessionFederation }> {
+  ): Promise<{ eligible: EligibleSite[]; refused: readonly RefusedDevice[]; federation: SessionFederation }> {
     const prepared = await this.#preparer.prepare(body, caller.organizationId, { dryRun: true });
     const request = this.#selection(prepared);
     const online = await this.#on.selector.select({ ...request, count: 1_000, start: 0 });
@@ -283,13 +289,14 @@ export class SessionService {
 
   async #requireDevices(prepared: PreparedSession): Promise<void> {
     const { minUpdates } = prepared.config;
-    const { possible, refused } = await this.#on.selector.countPossible(this.#selection(prepared), minUpdates);
+    const counted = await this.#on.selector.countPossible(this.#selection(prepared), minUpdates);
+    const { possible, refused } = counted;
     if (possible >= minUpdates) return;
     const reasons = reasonsOf(refused);
     throw new OctomilError(
       'insufficient_devices',
       [
-        `min_updates is ${minUpdates}, but only ${possible} of the enrolled devices of federation "${prepared.federation.name}" can take part; enroll more or lower min_updates`,
+        `min_updates is ${minUpdates}, but ${describePossible(counted, `the enrolled devices of federation "${prepared.federation.name}"`)}; enroll more or lower min_updates`,
         ...reasons,
       ].join('; '),
       { details: { min_updates: minUpdates, available: possible, refused: refused.slice(0, 20) } },
