@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
 import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 
@@ -42,5 +43,48 @@ describeOnDatabases('Observations', (open) => {
       seen: { aggregate: { active: 2, failed: 0 } },
       verdict: { verdict: 'ok' },
     });
+  });
+
+  test('a version that is deleted while reports are stored fails none of them', async () => {
+    const { database, model, service } = bench;
+    const ids = await bench.devices([0.2, 0.4]);
+    const { id: versionId } = await bench.version();
+    // As PostgreSQL says it when another connection deletes the version; the embedded database has one connection.
+    await sql`create sequence looks`.execute(database.kysely);
+    await sql`create function gone() returns trigger language plpgsql as $$ begin
+      if nextval('looks') = 1 then raise foreign_key_violation; end if;
+      return new;
+    end $$`.execute(database.kysely);
+    await sql`create trigger gone before insert on device_models for each row execute function gone()`.execute(
+      database.kysely,
+    );
+    try {
+      const stored = await Promise.all(
+        ids.map((id) => service.observeRaw(id, [{ modelId: model.id, versionId, state: 'pending' }])),
+      );
+      expect(stored.map((models) => [...models])).toEqual([[model.id], [model.id]]);
+    } finally {
+      await sql`drop trigger gone on device_models`.execute(database.kysely);
+    }
+  });
+
+  test('of a report whose version is being deleted, the rest is kept', async () => {
+    const { database, model, service } = bench;
+    const [id = ''] = await bench.devices([0.6]);
+    const { id: versionId } = await bench.version();
+    const deletion = database.transact(async (transaction) => {
+      await transaction.deleteFrom('artifacts').where('version_id', '=', versionId).execute();
+      await transaction.deleteFrom('versions').where('id', '=', versionId).execute();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+    });
+    const stored = await service.observeRaw(id, [{ modelId: model.id, versionId, state: 'pending' }]);
+    await deletion;
+    expect([...stored]).toEqual([model.id]);
+    const row = await database.kysely
+      .selectFrom('device_models')
+      .select(['version_id', 'state'])
+      .where('device_id', '=', id)
+      .executeTakeFirstOrThrow();
+    expect(row).toEqual({ version_id: null, state: 'pending' });
   });
 });

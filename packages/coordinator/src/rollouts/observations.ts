@@ -1,6 +1,7 @@
 import type { Clock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
+import { sqlState } from '../database/transact.js';
 import type { ObservedDeviceModel } from './observed.js';
 import { REACHES } from './reaches-sql.js';
 
@@ -14,6 +15,12 @@ interface Waiting {
 /** Long enough to gather a burst, short beside the 250 ms in which gates are judged. */
 const GATHER_MS = 25;
 const MAX_ROWS = 1_000;
+/**
+ * SQLSTATEs foreign_key_violation and deadlock_detected: a version or rollout that a device names was deleted while the
+ * statement ran. The next look finds it gone, and the devices of the batch lose nothing over it.
+ */
+const DELETED_MEANWHILE = new Set(['23503', '40P01']);
+const MAX_ATTEMPTS = 5;
 
 /**
  * Stores what devices say of their models, many devices in one statement. Every id must be the organization's: an entry
@@ -47,7 +54,7 @@ export class Observations {
     while (this.#waiting.length > 0) {
       const batch = this.#take();
       try {
-        const stored = await this.#write(batch);
+        const stored = await this.#writeAgain(batch);
         for (const { deviceId, resolve } of batch) resolve(stored.get(deviceId) ?? new Set());
       } catch (error) {
         for (const { reject } of batch) reject(error);
@@ -64,6 +71,16 @@ export class Observations {
       devices += 1;
     }
     return this.#waiting.splice(0, devices);
+  }
+
+  async #writeAgain(batch: readonly Waiting[]): Promise<Map<string, Set<string>>> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#write(batch);
+      } catch (error) {
+        if (attempt >= MAX_ATTEMPTS || !DELETED_MEANWHILE.has(sqlState(error) ?? '')) throw error;
+      }
+    }
   }
 
   async #write(batch: readonly Waiting[]): Promise<Map<string, Set<string>>> {

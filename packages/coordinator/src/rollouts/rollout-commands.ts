@@ -78,6 +78,7 @@ export class RolloutCommands {
       database.transact(async (transaction) => {
         // Before the insert, whose reference to the model is a lock of its own: two of them could not both go on.
         await lockModel(transaction, model.id);
+        await requireStillPublished(transaction, version);
         const previous = await store.newestInForce(model.id, transaction);
         const created = await store.insert(
           {
@@ -233,7 +234,7 @@ export class RolloutCommands {
     const rollout = await store.find(id, transaction);
     if (rollout === undefined) throw noRollout(id);
     requireAction('start', rollout);
-    await requireStillPublished(transaction, rollout.version_id);
+    await requireStillPublished(transaction, { id: rollout.version_id, version: rollout.version });
     await this.#requireFree(transaction, rollout);
     const newer = await store.newestInForce(rollout.model_id, transaction);
     if (newer !== undefined && newer.id > id) {
@@ -320,14 +321,19 @@ async function lockModel(transaction: Kysely<Tables>, modelId: string): Promise<
   await transaction.selectFrom('models').select('id').where('id', '=', modelId).forNoKeyUpdate().execute();
 }
 
-async function requireStillPublished(transaction: Kysely<Tables>, versionId: string): Promise<void> {
-  requirePublished(
-    await transaction
-      .selectFrom('versions')
-      .select(['id', 'version', 'status'])
-      .where('id', '=', versionId)
-      .executeTakeFirstOrThrow(),
-  );
+/** Kept from being deleted until the transaction ends. */
+async function requireStillPublished(
+  transaction: Kysely<Tables>,
+  { id, version }: { readonly id: string; readonly version: string },
+): Promise<void> {
+  const row = await transaction
+    .selectFrom('versions')
+    .select(['version', 'status'])
+    .where('id', '=', id)
+    .forKeyShare()
+    .executeTakeFirst();
+  if (row === undefined) throw new OctomilError('version_not_found', `version ${version} was deleted just now`);
+  requirePublished(row);
 }
 
 function requirePublished({ version, status }: { readonly version: string; readonly status: VersionStatus }): void {

@@ -3,11 +3,12 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import { createAuditLog } from '../audit/index.js';
+import { VersionStore } from '../models/version-store.js';
 import { describeOnDatabases } from '../testing/databases.js';
 import { openRolloutBench, type RolloutBench } from '../testing/rollout-bench.js';
 import type { DesiredModels } from './desired.js';
 import type { RawObservedModel } from './observed.js';
-import type { RolloutRequest } from './rollout-commands.js';
+import { RolloutCommands, type RolloutRequest } from './rollout-commands.js';
 import { RolloutDriver } from './rollout-driver.js';
 import type { Rollout } from './rollout-store.js';
 
@@ -346,6 +347,32 @@ describeOnDatabases('Rollouts', (open) => {
     // One that would be complete at once is no way around it.
     const whole = bench.service.commands.create(model, request(versions[0]?.version ?? '', { initialRatio: 1 }), ME);
     expect(await codeOf(whole)).toBe('conflict');
+  });
+
+  test('a version that is deleted just before the rollout is stored is said to be gone', async () => {
+    const { database, service } = bench;
+    const model = await newModel();
+    const { id, version } = await bench.version('published', model);
+    const versions = new VersionStore(database);
+    const commands = new RolloutCommands({
+      database,
+      store: service.store,
+      registry: {
+        versions: {
+          get: async (...asked) => {
+            const found = await versions.get(...asked);
+            await database.kysely.deleteFrom('artifacts').where('version_id', '=', id).execute();
+            await database.kysely.deleteFrom('versions').where('id', '=', id).execute();
+            return found;
+          },
+        },
+      },
+      random: Math.random,
+      changed: () => undefined,
+    });
+    await expect(commands.create(model, request(version, { startImmediately: false }), ME)).rejects.toMatchObject({
+      code: 'version_not_found',
+    });
   });
 
   test('a draft that a newer rollout has overtaken cannot start', async () => {
