@@ -34,7 +34,7 @@ export interface VersionsTable {
   base_version_id: string | null;
   checkpoint_id: string | null;
   session_id: string | null;
-  /** Base, strategy, participants' digests, rounds, backend, feature spec hash. */
+  /** Base, strategy, rounds with their checkpoints' digests, participating devices, backend, feature spec hash. */
   lineage: Json<JsonObject>;
   metrics: Json<JsonObject>;
   /** `key:<id>` or `session:<id>`; null for versions made before it was kept. */

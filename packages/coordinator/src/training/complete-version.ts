@@ -18,6 +18,9 @@ export interface VersionDependencies {
   readonly clientFormats: ClientFormats | undefined;
 }
 
+/** Devices that a version's lineage names, those of most rounds first; the others are counted. */
+export const MAX_NAMED_PARTICIPANTS = 1_000;
+
 interface RoundResult {
   readonly metrics: JsonObject;
   readonly checkpoint?: NewCheckpoint;
@@ -146,14 +149,25 @@ export class VersionCompleter {
     }
   }
 
+  /** Which updates each round was made of stays in the rows of its checkpoint and updates: here it would have no bound. */
   async #lineage(facts: RoundFacts): Promise<JsonObject> {
-    const rows = await this.#on.database.kysely
-      .selectFrom('checkpoints as c')
-      .innerJoin('rounds as r', 'r.id', 'c.round_id')
-      .select(['r.number', 'r.attempt', 'c.sha256', 'c.lineage'])
-      .where('r.session_id', '=', facts.sessionId)
-      .orderBy('r.number')
-      .execute();
+    const { kysely } = this.#on.database;
+    const { rows: rounds } = await sql<JsonObject>`
+      select r.number, r.attempt, r.id as round_id, c.sha256, c.lineage ->> 'backend' as backend,
+        coalesce(jsonb_array_length(c.lineage -> 'participants'), 0) as participants
+      from checkpoints c join rounds r on r.id = c.round_id
+      where r.session_id = ${facts.sessionId} order by r.number`.execute(kysely);
+    // The round at hand is completed together with the version.
+    const { rows: participants } = await sql<{ device_id: string; device: string; rounds: number; all: number }>`
+      select d.id as device_id, d.device_identifier as device, took_part.rounds, (count(*) over ())::integer as all
+      from (select u.device_id, count(*)::integer as rounds from updates u join rounds r on r.id = u.round_id
+          where r.session_id = ${facts.sessionId} and r.kind = 'train' and u.state = 'accepted'
+            and (r.state = 'completed' or r.id = ${facts.id})
+          group by u.device_id) took_part
+        join devices d on d.id = took_part.device_id
+      order by took_part.rounds desc, d.device_identifier, d.id limit ${MAX_NAMED_PARTICIPANTS}::integer`.execute(
+      kysely,
+    );
     const { config } = facts;
     return {
       session_id: facts.sessionId,
@@ -165,13 +179,10 @@ export class VersionCompleter {
       update_format: config.updateFormat,
       seed: config.seed,
       feature_spec_hash: facts.featureSpec?.hash ?? null,
-      rounds: rows.map((row) => ({
-        number: row.number,
-        attempt: row.attempt,
-        sha256: row.sha256,
-        backend: row.lineage['backend'] ?? null,
-        participants: row.lineage['participants'] ?? [],
-      })),
+      rounds,
+      // By device, with the number of rounds that count an update of it.
+      participants: participants.map(({ device_id, device, rounds: count }) => ({ device_id, device, rounds: count })),
+      participant_count: participants[0]?.all ?? 0,
     };
   }
 }

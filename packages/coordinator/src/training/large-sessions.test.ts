@@ -1,10 +1,11 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
+import { MAX_NAMED_PARTICIPANTS } from './complete-version.js';
 import { RoundDriver } from './round-driver.js';
 import { DUE_AT_ONCE } from './round-store.js';
 import { MAX_LOOKED_AT } from './selection.js';
-import { ALLOW_ALL, answer, type Fixture, openFixture, until } from './testing/training-fixture.js';
+import { ALLOW_ALL, answer, assignmentOf, type Fixture, openFixture, until } from './testing/training-fixture.js';
 import { roundView } from './views.js';
 
 describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
@@ -59,5 +60,56 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
       code: 'insufficient_devices',
       reason: expect.stringContaining(`but only 0 of the first ${MAX_LOOKED_AT} of the enrolled devices of federation`),
     });
+  });
+
+  test('a lineage counts participants by round and names each once, those of most rounds', async () => {
+    const engine = await on.engine();
+    const [a, b] = [await on.device('a'), await on.device('b')];
+    const session = await on.session(engine, { rounds: 2, min_updates: 2 });
+    for (const [device, name] of [
+      [a, 'a'],
+      [b, 'b'],
+    ] as const)
+      await answer(engine, device, name);
+    await assignmentOf(engine, a);
+    const [first] = await on.rounds(session);
+    await sql`
+      with made as (insert into devices (id, organization_id, device_identifier, placement)
+          select 'device' || n, ${on.organizationId}, 'device' || n, 0 from generate_series(1, ${MAX_NAMED_PARTICIPANTS}::integer) n
+          returning id),
+        asked as (insert into assignments (id, round_id, device_id, attempt, state, lease_until)
+          select 'assignment ' || id, ${first?.id}, id, 1, 'done', now() from made returning id, device_id)
+      insert into updates (id, round_id, device_id, assignment_id, state, format, sha256, size_bytes, sample_count, weight)
+      select 'update ' || id, ${first?.id}, device_id, id, 'accepted', 'delta', '', 0, 1, 1 from asked`.execute(
+      on.database.kysely,
+    );
+    for (const [device, name] of [
+      [a, 'a'],
+      [b, 'b'],
+    ] as const)
+      await answer(engine, device, name);
+    await until(async () => (await on.state(session)).state === 'completed');
+    const rounds = await on.rounds(session);
+    const { rows } = await sql<{ lineage: Record<string, unknown> & { participants: unknown[] } }>`
+      select lineage from versions where session_id = ${session}`.execute(on.database.kysely);
+    const lineage = rows[0]?.lineage;
+    expect(lineage).toMatchObject({
+      strategy: 'fedavg',
+      // The last one, which completes together with the version.
+      final: { round_number: 2, participants: [{ device: 'a' }, { device: 'b' }] },
+      participant_count: MAX_NAMED_PARTICIPANTS + 2,
+    });
+    expect(lineage?.['rounds']).toEqual([
+      {
+        ...{ number: 1, attempt: 1, round_id: first?.id, sha256: rounds[0]?.sha256, participants: 2 },
+        backend: expect.any(String),
+      },
+    ]);
+    expect(lineage?.participants).toHaveLength(MAX_NAMED_PARTICIPANTS);
+    expect(lineage?.participants.slice(0, 3)).toEqual([
+      { device_id: a, device: 'a', rounds: 2 },
+      { device_id: b, device: 'b', rounds: 2 },
+      { device_id: 'device1', device: 'device1', rounds: 1 },
+    ]);
   });
 });
