@@ -283,12 +283,12 @@ test('a rollout is judged by events where the device reports no counters of its 
   );
   await ask('POST', '/api/v1/inference/events', { events: left });
   const judged = await bench.service.judgement(rollout);
-  expect(judged?.seen.aggregate).toMatchObject({ inferences: 12, inferenceErrors: 4, latencyMs: 100 });
+  expect(judged?.seen.aggregate).toMatchObject({ inferences: 12, inferenceErrors: 4, latencyMs: 100, countedTimed: 8 });
   // An answer of which nobody said how long it took is no fast one.
   const untimed = Array.from({ length: 8 }, () => event(randomUUID(), { ...common, metrics: {} }));
   await ask('POST', '/api/v1/inference/events', { events: untimed });
   const mixed = await bench.service.judgement(rollout);
-  expect(mixed?.seen.aggregate).toMatchObject({ inferences: 20, latencyMs: 100 });
+  expect(mixed?.seen.aggregate).toMatchObject({ inferences: 20, latencyMs: 100, countedTimed: 8 });
   await say({
     inferences: 50,
     inferenceErrors: 0,
@@ -297,7 +297,7 @@ test('a rollout is judged by events where the device reports no counters of its 
     baseline: null,
   });
   const own = await bench.service.judgement(rollout);
-  expect(own?.seen.aggregate).toMatchObject({ inferences: 50, inferenceErrors: 0, latencyMs: 7 });
+  expect(own?.seen.aggregate).toMatchObject({ inferences: 50, inferenceErrors: 0, latencyMs: 7, countedTimed: 50 });
 });
 
 test('no key of published clients speaks for an enrolled device in events, which decide rollouts', async () => {

@@ -46,6 +46,7 @@ const QUIET: RolloutAggregate = {
   inferenceErrors: 0,
   countedInferences: 1000,
   countedErrors: 0,
+  countedTimed: 1000,
   latencyMs: 10,
   previousLatencyMs: 10,
   previousInferences: 1000,
@@ -111,7 +112,8 @@ describe('judgeGates', () => {
     // Too little to compare with, or nothing.
     expect(judge({ maxLatencyRatio: 1.5 }, { latencyMs: 99, previousInferences: 9 })).toEqual({ verdict: 'ok' });
     expect(judge({ maxLatencyRatio: 1.5 }, { latencyMs: 99, previousLatencyMs: null })).toEqual({ verdict: 'ok' });
-    expect(judge({ maxLatencyMs: 9 }, { inferences: 9 })).toEqual({ verdict: 'ok' });
+    expect(judge({ maxLatencyMs: 9 }, { countedTimed: 9 })).toEqual({ verdict: 'ok' });
+    expect(judge({ maxLatencyMs: 9 }, { countedTimed: 10 })).toMatchObject({ verdict: 'breach' });
   });
 
   test('a metric may drop by so much, and loss may rise; fewer than ten rows say nothing', () => {

@@ -17,7 +17,9 @@ export interface RolloutAggregate {
   readonly countedInferences: number;
   /** Each device's share of errors, of what it counts for. */
   readonly countedErrors: number;
-  /** Mean over the inferences that succeeded, of what each device counts for; null without any. */
+  /** Those that succeeded and say how long they took, of what each device counts for. */
+  readonly countedTimed: number;
+  /** Mean over these; null without any. */
   readonly latencyMs: number | null;
   /** The same of devices on the previous version. */
   readonly previousLatencyMs: number | null;
@@ -78,7 +80,7 @@ function breachOf(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined
 
 function latencyBreach(gates: Gates, seen: RolloutAggregate): GateVerdict | undefined {
   const { latencyMs, previousLatencyMs } = seen;
-  if (latencyMs === null || seen.countedInferences - seen.countedErrors < MIN_COUNT / ROUNDING) return undefined;
+  if (latencyMs === null || seen.countedTimed < MIN_COUNT / ROUNDING) return undefined;
   if (gates.maxLatencyMs !== null && latencyMs > gates.maxLatencyMs) {
     return breach(
       'max_latency_ms',

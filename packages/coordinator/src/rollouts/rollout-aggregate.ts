@@ -15,6 +15,7 @@ interface Row {
   inference_errors: number | null;
   counted: number | null;
   counted_errors: number | null;
+  counted_timed: number | null;
   latency_ms: number | null;
   metric_rows: number | null;
   metric_now: number | null;
@@ -79,7 +80,10 @@ export async function readAggregate(
     select m.state, running.is as runs, ${pair},
       case when not running.is then null when m.inferences > 0 then m.inferences else nullif(e.inferences, 0) end as inferences,
       case when m.inferences > 0 then m.inference_errors else e.errors end as errors,
-      case when m.inferences > 0 then m.latency_ms else e.latency end as latency
+      case when m.inferences > 0 then m.latency_ms else e.duration / e.timed end as latency,
+      -- A report has the mean of all that succeeded, or none.
+      case when m.inferences > 0 then case when m.latency_ms is not null then m.inferences - m.inference_errors end
+        else e.timed end as timed
     from device_models m
     cross join lateral (select m.state = 'active' and m.active_version_id = m.version_id as is) running
     left join events e on e.device_id = m.device_id
@@ -98,8 +102,9 @@ export async function readAggregate(
   const { rows } = await sql<Row>`
     with events as (
       select device_id, sum(completed + failed)::float8 as inferences, sum(failed)::float8 as errors,
+        sum(duration_ms) as duration,
         -- Not all that is completed says how long it took: the histogram counts those that do.
-        sum(duration_ms) / nullif(sum((select sum(value::float8) from jsonb_each_text(duration_buckets))), 0) as latency
+        nullif(sum((select sum(value::float8) from jsonb_each_text(duration_buckets))), 0) as timed
       from inference_aggregates
       where (version_id, organization_id) = (select version_id, organization_id from rollouts where id = ${id})
         and hour >= (select date_trunc('hour', started_at, 'UTC') from rollouts where id = ${id})
@@ -117,11 +122,13 @@ export async function readAggregate(
         count(*) filter (where state = 'waiting') as waiting,
         sum(inferences) as inferences, sum(inferences * error_ratio) as inference_errors,
         sum(weight) as counted, sum(weight * error_ratio) as counted_errors,
-        sum(weight * (1 - error_ratio) * ${near(sql`latency`, sql`latency_median`)})
-          / nullif(sum(weight * (1 - error_ratio)) filter (where latency is not null), 0) as latency_ms,
+        sum(weight * timed_ratio) as counted_timed,
+        sum(weight * timed_ratio * ${near(sql`latency`, sql`latency_median`)})
+          / nullif(sum(weight * timed_ratio), 0) as latency_ms,
         ${metrics}
       from (
         select s.state, s.runs, s.inferences, s.errors / s.inferences as error_ratio, s.latency,
+          s.timed / s.inferences as timed_ratio,
           ${capped(sql`s.inferences`, sql`l.inferences`)} as weight, l.latency as latency_median ${rowWeight}
         from (${reports}) s, limits l
         -- A fence: each of these is worked out once for a device, not once for each sum.
@@ -150,6 +157,7 @@ export async function readAggregate(
       inferenceErrors: Math.round(row.inference_errors ?? 0),
       countedInferences: row.counted ?? 0,
       countedErrors: row.counted_errors ?? 0,
+      countedTimed: row.counted_timed ?? 0,
       latencyMs: row.latency_ms,
       previousLatencyMs: previous?.latency_ms ?? null,
       previousInferences: previous?.successes ?? 0,
