@@ -30,6 +30,8 @@ export interface ConversionSettings {
   readonly ownerLeaseMs?: number;
   /** Default 5 s. */
   readonly sweepEveryMs?: number;
+  /** After a passing failure, doubled with each further one. Default 10 s. */
+  readonly retryAfterMs?: number;
   /** One that is made here may take so long. Default 10 minutes. */
   readonly timeoutMs?: number;
   /** Largest file that is converted here, in bytes. Default 2 GiB. */
@@ -69,6 +71,9 @@ const QUEUE = 'conversions';
 const CHANNEL = 'conversions';
 /** After so many processes ended over it, a conversion is at fault itself. */
 const MAX_ATTEMPTS = 3;
+/** What fails in passing, as the object store does, is tried so often again: for the better part of an hour. */
+const MAX_PASSING_FAILURES = 10;
+const LONGEST_DELAY_MS = 600_000;
 
 export function createConversionService(options: ConversionServiceOptions): ConversionService {
   return new Conversions(options);
@@ -195,7 +200,13 @@ class Conversions implements ConversionService {
       if (signal.aborted) return;
       const error = toOctomilError(thrown);
       logger.warn({ error: thrown, ...claimed }, 'a format of a version could not be made');
-      await this.#store.fail(claimed, this.#owner, error.code, error.reason);
+      const { passingFailures } = claimed;
+      if (error.entry.retry === 'never' || passingFailures >= MAX_PASSING_FAILURES) {
+        await this.#store.fail(claimed, this.#owner, error);
+      } else {
+        const delayMs = Math.min((settings.retryAfterMs ?? 10_000) * 2 ** passingFailures, LONGEST_DELAY_MS);
+        await this.#store.postpone(claimed, this.#owner, error, delayMs);
+      }
     } finally {
       cancelRenewal();
       if (folder !== undefined) await rm(folder, { recursive: true, force: true });

@@ -1,5 +1,5 @@
 import { OctomilError } from '@octomil/shared/errors';
-import { type Kysely, type Selectable, sql } from 'kysely';
+import { type Kysely, type Selectable, sql, type UpdateObject } from 'kysely';
 import type { Database } from '../database/database.js';
 import type { ConversionsTable, Tables } from '../database/tables.js';
 import type { Artifact } from '../models/version-store.js';
@@ -10,8 +10,9 @@ export type Conversion = Selectable<ConversionsTable>;
 export interface ClaimedConversion {
   readonly versionId: string;
   readonly format: string;
-  /** How often it was begun since it was asked for. */
+  /** How often it was begun since it was asked for, without those that a passing failure ended. */
   readonly attempt: number;
+  readonly passingFailures: number;
 }
 
 /** The rows of conversions. Every transition names the state, and where it is running the owner, that it expects. */
@@ -38,7 +39,7 @@ export class ConversionStore {
   }
 
   /**
-   * New rows, and failed ones from the beginning. A draft becomes `converting`; a published version stays what it is.
+   * New rows, and those that failed or wait to be tried again from the beginning. A draft becomes `converting`; a published version stays what it is.
    *
    * @throws OctomilError `wrong_state` for a deprecated version, `version_not_found`
    */
@@ -55,21 +56,26 @@ export class ConversionStore {
       insert into conversions (version_id, format, state)
       select ${versionId}, format, 'pending' from unnest(${[...formats]}::text[]) as list(format)
       on conflict (version_id, format) do update
-        set state = 'pending', attempt = 0, reason_code = null, reason = null, updated_at = now()
-        where conversions.state = 'failed'`.execute(transaction);
+        set state = 'pending', attempt = 0, passing_failures = 0, not_before = null, reason_code = null, reason = null,
+          updated_at = now()
+        where conversions.state = 'failed' or (conversions.state = 'pending' and conversions.not_before is not null)`.execute(
+      transaction,
+    );
     await settle(transaction, versionId);
   }
 
-  /** The oldest that waits or whose owner is gone, or undefined when there is none. */
+  /** The oldest that waits, and is due, or whose owner is gone, or undefined when there is none. */
   async claim(owner: string, leaseMs: number): Promise<ClaimedConversion | undefined> {
     const { rows } = await sql<ClaimedConversion>`
       update conversions set state = 'running', owner = ${owner}, attempt = attempt + 1, updated_at = now(),
         owner_until = now() + make_interval(secs => ${leaseMs / 1000}::float8)
       where (version_id, format) = (
         select version_id, format from conversions
-        where state = 'pending' or (state = 'running' and owner_until < now())
+        where (state = 'pending' and (not_before is null or not_before <= now())) or (state = 'running' and owner_until < now())
         order by created_at limit 1 for update skip locked)
-      returning version_id as "versionId", format, attempt`.execute(this.#database.kysely);
+      returning version_id as "versionId", format, attempt, passing_failures as "passingFailures"`.execute(
+      this.#database.kysely,
+    );
     return rows[0];
   }
 
@@ -106,7 +112,14 @@ export class ConversionStore {
       await lockVersion(transaction, versionId);
       const moved = await transaction
         .updateTable('conversions')
-        .set({ state: 'ready', owner: null, owner_until: null, updated_at: sql<Date>`now()` })
+        .set({
+          state: 'ready',
+          reason_code: null,
+          reason: null,
+          owner: null,
+          owner_until: null,
+          updated_at: sql<Date>`now()`,
+        })
         .where('version_id', '=', versionId)
         .where('format', '=', format)
         .where('state', '=', 'running')
@@ -129,11 +142,30 @@ export class ConversionStore {
   }
 
   /** `running → failed`. The version stays `converting` until it is tried again or dropped. */
-  async fail({ versionId, format }: ClaimedConversion, owner: string, code: string, reason: string): Promise<void> {
+  async fail(claimed: ClaimedConversion, owner: string, error: OctomilError): Promise<void> {
+    await this.#end(claimed, owner, error, { state: 'failed' });
+  }
+
+  /** `running → pending`, with the reason to be read meanwhile: what failed is likely to pass. */
+  async postpone(claimed: ClaimedConversion, owner: string, error: OctomilError, delayMs: number): Promise<void> {
+    await this.#end(claimed, owner, error, {
+      state: 'pending',
+      attempt: sql<number>`greatest(attempt - 1, 0)`,
+      passing_failures: sql<number>`passing_failures + 1`,
+      not_before: sql<Date>`now() + make_interval(secs => ${delayMs / 1000}::float8)`,
+    });
+  }
+
+  async #end(
+    { versionId, format }: ClaimedConversion,
+    owner: string,
+    { code, reason }: OctomilError,
+    change: UpdateObject<Tables, 'conversions'>,
+  ): Promise<void> {
     await this.#database.kysely
       .updateTable('conversions')
       .set({
-        state: 'failed',
+        ...change,
         reason_code: code,
         reason: reason.slice(0, 2_000).replaceAll('\0', ''),
         owner: null,

@@ -2,7 +2,8 @@ import { createHash, randomUUID } from 'node:crypto';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { OctomilError } from '@octomil/shared/errors';
 import { readTorchZip } from '@octomil/shared/formats';
 import { encodeModelDocument, initialWeights, modelDocument, parseArchitecture } from '@octomil/shared/models';
 import { silentLogger, systemClock } from '@octomil/shared/runtime';
@@ -298,6 +299,59 @@ describeOnDatabases('Conversions', (open) => {
       .execute();
     expect(attempts.map(({ attempt }) => attempt)).toEqual(Array(9).fill(1));
   }, 240_000);
+
+  describe('while the object store cannot be reached', () => {
+    const unreachable = (times: number): { readonly looks: number[] } => {
+      const looks: number[] = [];
+      const original = objects.localFile.bind(objects);
+      objects.localFile = (key) => {
+        if (looks.length >= times) return original(key);
+        looks.push(Date.now());
+        return Promise.reject(new OctomilError('network_unavailable', 'the bucket did not answer'));
+      };
+      return { looks };
+    };
+    afterEach(() => {
+      // Its own again, in place of the one above.
+      delete (objects as Partial<FileObjectStore>).localFile;
+    });
+
+    test('a conversion waits longer each time, says why, and is made once it can be', async () => {
+      const { looks } = unreachable(3);
+      const made = await service([], { retryAfterMs: 200, sweepEveryMs: 20 });
+      await made.start();
+      const id = await version();
+      await ask(made, id, ['npz']);
+      await until(async () => (await rows(made, id))['npz']?.reason !== null);
+      expect((await rows(made, id))['npz']).toMatchObject({ reason_code: 'network_unavailable', attempt: 0 });
+      await until(async () => (await status(id)) === 'draft');
+      expect((await rows(made, id))['npz']).toMatchObject({ state: 'ready', attempt: 1, reason: null });
+      const [first = 0, second = 0, third = 0] = looks;
+      expect(second - first).toBeGreaterThanOrEqual(200);
+      expect(third - second).toBeGreaterThanOrEqual(400);
+    }, 240_000);
+
+    test('it is given up in the end, and tried at once when somebody asks again', async () => {
+      const { looks } = unreachable(12);
+      const made = await service([], { retryAfterMs: 0, sweepEveryMs: 20 });
+      await made.start();
+      const id = await version();
+      await ask(made, id, ['npz']);
+      await ended(made, id);
+      expect((await rows(made, id))['npz']).toMatchObject({ state: 'failed', reason_code: 'network_unavailable' });
+      expect(looks).toHaveLength(11);
+      await made.stop();
+      const patient = await service([], { retryAfterMs: 3_600_000, sweepEveryMs: 20 });
+      await patient.start();
+      await ask(patient, id, ['npz']);
+      await until(async () => {
+        const row = (await rows(patient, id))['npz'];
+        return row?.state === 'pending' && row.reason !== null;
+      });
+      await ask(patient, id, ['npz']);
+      await until(async () => (await status(id)) === 'draft');
+    }, 240_000);
+  });
 
   test('a published version keeps its state while formats are added to it', async () => {
     const made = await service();

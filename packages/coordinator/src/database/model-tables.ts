@@ -56,6 +56,9 @@ export interface ConversionsTable {
   /** Which coordinator converts, and until when it may be believed to. */
   owner: string | null;
   owner_until: NullableTimestamp;
+  /** Of the store or the like, since it was asked for; it waits until `not_before` for the next attempt. */
+  passing_failures: Generated<number>;
+  not_before: NullableTimestamp;
   created_at: Timestamp;
   updated_at: Timestamp;
 }
