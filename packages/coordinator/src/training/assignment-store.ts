@@ -3,6 +3,7 @@ import type { Database } from '../database/database.js';
 import type { AssignmentState, JsonObject, RoundState } from '../database/tables.js';
 import type { AssignmentKey, UpdateHeaderFields } from './assignment-port.js';
 import { LOST_CONTROL_VARIATE } from './control-variates.js';
+import { type CachedAnswer, questionHash } from './describe-cache.js';
 import { appendEvents, type NewEvent } from './event-feed.js';
 import type { RoundFacts } from './round-facts.js';
 import { MAX_ASSIGNMENT_ATTEMPTS } from './round-machine.js';
@@ -293,29 +294,25 @@ export class AssignmentStore {
     return rows.map((row) => row.device_id);
   }
 
-  /** Answers that a describe round has already, from its cache: counted at once, nobody is asked. */
-  async countCached(
-    facts: RoundFacts,
-    cached: readonly {
-      assignmentId: string;
-      updateId: string;
-      deviceId: string;
-      statistics: JsonObject;
-      sha256: string;
-    }[],
-  ): Promise<void> {
+  /**
+   * Answers that a describe round has already, from its cache: counted at once, nobody is asked. One that was replaced since
+   * it was found does not count, and its device is asked.
+   */
+  async countCached(facts: RoundFacts, cached: readonly CachedAnswer[]): Promise<void> {
     await sql`
       with ${lockSession(facts.sessionId)},
       round as (select rounds.id from rounds, locked where rounds.id = ${facts.id} and rounds.state = 'collecting'
         for no key update of rounds),
-      list as (select * from jsonb_to_recordset(${JSON.stringify(cached)}::jsonb) as item(
-        "assignmentId" text, "updateId" text, "deviceId" text, statistics jsonb, sha256 text)),
+      list as (select item.*, kept.statistics from jsonb_to_recordset(${JSON.stringify(cached)}::jsonb) as item(
+          "assignmentId" text, "updateId" text, "deviceId" text, "dataSet" text, digest text)
+        join site_statistics kept on kept.device_id = item."deviceId" and kept.data_set = item."dataSet"
+          and kept.digest = item.digest and kept.question_hash = ${questionHash(facts.config)}),
       asked as (insert into assignments (id, round_id, device_id, attempt, state, phase, lease_until)
         select list."assignmentId", round.id, list."deviceId", 1, 'done', 'cached', now() from round, list
         on conflict (round_id, device_id) do nothing returning id),
       kept as (insert into updates (id, round_id, device_id, assignment_id, state, format, object_key, sha256, size_bytes,
           sample_count, weight, metrics)
-        select list."updateId", ${facts.id}, list."deviceId", asked.id, 'accepted', 'weights', null, list.sha256, 0, 0, 0,
+        select list."updateId", ${facts.id}, list."deviceId", asked.id, 'accepted', 'weights', null, list.digest, 0, 0, 0,
           jsonb_build_object('report', list.statistics)
         from asked join list on list."assignmentId" = asked.id returning id)
       update rounds set accepted_updates = accepted_updates + (select count(*) from kept)

@@ -22,32 +22,34 @@ export function questionHash(config: SessionConfig): string {
   return createHash('sha256').update(question).digest('hex');
 }
 
+/** An answer that is kept; what it says stays in its row, since those of many sites are too much for a statement. */
+export interface CachedAnswer {
+  readonly assignmentId: string;
+  readonly updateId: string;
+  readonly deviceId: string;
+  readonly dataSet: string;
+  readonly digest: string;
+}
+
 /** Answers that sites gave before about the very data they hold now. */
-export async function cachedStatistics(
+export async function cachedAnswers(
   database: Database,
   config: SessionConfig,
   devices: readonly SelectedDevice[],
-): Promise<{ assignmentId: string; updateId: string; deviceId: string; statistics: JsonObject; sha256: string }[]> {
-  const digests = new Map(
-    devices.flatMap(({ id, eligibility: { dataSet } }) =>
-      dataSet === undefined || dataSet.digest === '' ? [] : [[id, dataSet] as const],
-    ),
+): Promise<CachedAnswer[]> {
+  const held = devices.flatMap(({ id, eligibility: { dataSet } }) =>
+    dataSet === undefined || dataSet.digest === ''
+      ? []
+      : [{ deviceId: id, dataSet: dataSet.name, digest: dataSet.digest }],
   );
-  if (digests.size === 0) return [];
-  const held = [...digests].map(([deviceId, { name, digest }]) => ({ deviceId, name, digest }));
-  const { rows } = await sql<{ deviceId: string; digest: string; statistics: JsonObject }>`
-    select kept.device_id as "deviceId", kept.digest, kept.statistics
-    from jsonb_to_recordset(${JSON.stringify(held)}::jsonb) as held("deviceId" text, name text, digest text)
-    join site_statistics kept on kept.device_id = held."deviceId" and kept.data_set = held.name
+  if (held.length === 0) return [];
+  const { rows } = await sql<{ deviceId: string; dataSet: string; digest: string }>`
+    select kept.device_id as "deviceId", kept.data_set as "dataSet", kept.digest
+    from jsonb_to_recordset(${JSON.stringify(held)}::jsonb) as held("deviceId" text, "dataSet" text, digest text)
+    join site_statistics kept on kept.device_id = held."deviceId" and kept.data_set = held."dataSet"
       and kept.digest = held.digest
     where kept.question_hash = ${questionHash(config)}`.execute(database.kysely);
-  return rows.map(({ deviceId, digest, statistics }) => ({
-    assignmentId: randomUUID(),
-    updateId: randomUUID(),
-    deviceId,
-    statistics,
-    sha256: digest,
-  }));
+  return rows.map((row) => ({ assignmentId: randomUUID(), updateId: randomUUID(), ...row }));
 }
 
 /** Keeps an answer for the next session that asks the same, in place of those about data that the site held before. */

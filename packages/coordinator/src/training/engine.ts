@@ -69,6 +69,8 @@ export interface TrainingSettings {
   /** false: this process takes no jobs and sweeps nothing (role `api`). Default true. */
   readonly worker?: boolean;
   readonly retention?: RetentionSettings;
+  /** What all answers of a round may have together, as JSON; a round of more fails. Default 256 MiB. */
+  readonly maxAnswersBytes?: number;
 }
 
 export interface TrainingEngine {
@@ -118,7 +120,7 @@ export function createTrainingEngine(options: TrainingEngineOptions): TrainingEn
   const sweepEveryMs = settings.sweepEveryMs ?? 5_000;
   const announcer = new Announcer(database, clock, logger);
   const events = new EventFeed(database);
-  const rounds = new RoundStore(database);
+  const rounds = new RoundStore(database, settings);
   const store = new AssignmentStore(database);
   const sessionStore = new SessionStore(database);
   const facts = new RoundFactsReader(database);

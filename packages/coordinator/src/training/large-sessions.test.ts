@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
 import { MAX_NAMED_PARTICIPANTS } from './complete-version.js';
 import { RoundDriver } from './round-driver.js';
-import { DUE_AT_ONCE } from './round-store.js';
+import { DUE_AT_ONCE, RoundStore } from './round-store.js';
 import { MAX_LOOKED_AT } from './selection.js';
 import { ALLOW_ALL, answer, assignmentOf, type Fixture, openFixture, until } from './testing/training-fixture.js';
 import { roundView } from './views.js';
@@ -15,6 +15,20 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
     on = await openFixture(open);
   });
   afterEach(() => on.close());
+
+  /** Adds answers of as many other devices. */
+  async function crowd(roundId: string, count: number): Promise<void> {
+    await sql`
+      with made as (insert into devices (id, organization_id, device_identifier, placement)
+          select 'device' || n, ${on.organizationId}, 'device' || n, 0 from generate_series(1, ${count}::integer) n
+          returning id),
+        asked as (insert into assignments (id, round_id, device_id, attempt, state, lease_until)
+          select 'assignment ' || id, ${roundId}, id, 1, 'done', now() from made returning id, device_id)
+      insert into updates (id, round_id, device_id, assignment_id, state, format, sha256, size_bytes, sample_count, weight)
+      select 'update ' || id, ${roundId}, device_id, id, 'accepted', 'delta', '', 0, 1, 1 from asked`.execute(
+      on.database.kysely,
+    );
+  }
 
   test('a round is shown as among all of its session, from it and the one after it alone', async () => {
     const engine = await on.engine();
@@ -73,16 +87,7 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
       await answer(engine, device, name);
     await assignmentOf(engine, a);
     const [first] = await on.rounds(session);
-    await sql`
-      with made as (insert into devices (id, organization_id, device_identifier, placement)
-          select 'device' || n, ${on.organizationId}, 'device' || n, 0 from generate_series(1, ${MAX_NAMED_PARTICIPANTS}::integer) n
-          returning id),
-        asked as (insert into assignments (id, round_id, device_id, attempt, state, lease_until)
-          select 'assignment ' || id, ${first?.id}, id, 1, 'done', now() from made returning id, device_id)
-      insert into updates (id, round_id, device_id, assignment_id, state, format, sha256, size_bytes, sample_count, weight)
-      select 'update ' || id, ${first?.id}, device_id, id, 'accepted', 'delta', '', 0, 1, 1 from asked`.execute(
-      on.database.kysely,
-    );
+    await crowd(first?.id ?? '', MAX_NAMED_PARTICIPANTS);
     for (const [device, name] of [
       [a, 'a'],
       [b, 'b'],
@@ -111,5 +116,22 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
       { device_id: b, device: 'b', rounds: 2 },
       { device_id: 'device1', device: 'device1', rounds: 1 },
     ]);
+  });
+
+  test('all answers of a round are read, in pages, up to a limit in bytes', async () => {
+    const engine = await on.engine();
+    await on.device('a');
+    const session = await on.session(engine, { min_updates: 1 });
+    const [round] = await on.rounds(session);
+    const id = round?.id ?? '';
+    await crowd(id, 200);
+    const answers = await new RoundStore(on.database).acceptedAnswers(id);
+    expect(new Set(answers.map(({ deviceName }) => deviceName)).size).toBe(200);
+    expect(Object.keys(answers[0] ?? {})).not.toContain('bytes');
+    // Each is {}.
+    expect(await new RoundStore(on.database, { maxAnswersBytes: 400 }).acceptedAnswers(id)).toHaveLength(200);
+    await expect(new RoundStore(on.database, { maxAnswersBytes: 399 }).acceptedAnswers(id)).rejects.toMatchObject({
+      code: 'too_large',
+    });
   });
 });

@@ -5,7 +5,7 @@ import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
 import { renewClaim } from './aggregation-claim.js';
 import type { AssignmentStore } from './assignment-store.js';
-import { cachedStatistics } from './describe-cache.js';
+import { cachedAnswers } from './describe-cache.js';
 import type { NewEvent } from './event-feed.js';
 import { openKey } from './open-round.js';
 import type { RoundCloser } from './round-closer.js';
@@ -198,7 +198,7 @@ export class RoundDriver {
   }
 
   async #start(facts: RoundFacts, devices: readonly SelectedDevice[]): Promise<void> {
-    const cached = facts.kind === 'describe' ? await cachedStatistics(this.#on.database, facts.config, devices) : [];
+    const cached = facts.kind === 'describe' ? await cachedAnswers(this.#on.database, facts.config, devices) : [];
     const answered = new Set(cached.map(({ deviceId }) => deviceId));
     const asked = devices.filter(({ id }) => !answered.has(id)).map(({ id }) => ({ id: randomUUID(), deviceId: id }));
     const event: NewEvent = {

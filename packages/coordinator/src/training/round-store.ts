@@ -1,3 +1,4 @@
+import { OctomilError } from '@octomil/shared/errors';
 import type { Kysely, RawBuilder } from 'kysely';
 import { sql } from 'kysely';
 import type { Database } from '../database/database.js';
@@ -50,6 +51,12 @@ const PATIENCE_OVER = sql`now() >= r.started_at + (r.deadline_at - r.started_at)
 /** Rounds that a sweep looks at together. */
 export const DUE_AT_ONCE = 1_000;
 
+/** A report may have a few MiB. */
+const ANSWERS_AT_ONCE = 64;
+
+/** What all answers of a round may have as JSON; as objects they take a few times as much. */
+const MAX_ANSWERS_BYTES = 256 * 1024 * 1024;
+
 /**
  * The rounds' rows. Every move is one statement that first locks the session's row and then compares the state it
  * expects. The lock comes first in all of them, so they never deadlock, and events become visible in their order.
@@ -59,9 +66,11 @@ export const DUE_AT_ONCE = 1_000;
  */
 export class RoundStore {
   readonly #database: Database;
+  readonly #maxAnswersBytes: number;
 
-  constructor(database: Database) {
+  constructor(database: Database, { maxAnswersBytes = MAX_ANSWERS_BYTES }: { readonly maxAnswersBytes?: number } = {}) {
     this.#database = database;
+    this.#maxAnswersBytes = maxAnswersBytes;
   }
 
   async tally(roundId: string): Promise<RoundTallyRow | undefined> {
@@ -235,14 +244,32 @@ export class RoundStore {
     );
   }
 
-  /** Rows of answers that count, in no particular order. */
+  /**
+   * Rows of answers that count, in no particular order. Read in pages, as an answer may be large; those of a page are found
+   * first, so that others are not measured with each.
+   *
+   * @throws `too_large` when they are more together than is merged in memory
+   */
   async acceptedAnswers(roundId: string): Promise<AcceptedAnswer[]> {
-    const { rows } = await sql<AcceptedAnswer>`
-      select u.device_id as "deviceId", d.device_identifier as "deviceName", u.object_key as "objectKey", u.sha256,
-        u.format, u.weight, u.sample_count as "sampleCount", u.metrics
-      from updates u join devices d on d.id = u.device_id
-      where u.round_id = ${roundId} and u.state = 'accepted'`.execute(this.#database.kysely);
-    return rows;
+    const answers: AcceptedAnswer[] = [];
+    let bytes = 0;
+    let afterId = '';
+    for (;;) {
+      const { rows } = await sql<AcceptedAnswer & { id: string; bytes: number }>`
+        select u.id, u.device_id as "deviceId", d.device_identifier as "deviceName", u.object_key as "objectKey", u.sha256,
+          u.format, u.weight, u.sample_count as "sampleCount", u.metrics, octet_length(u.metrics::text) as bytes
+        from (select id from updates where round_id = ${roundId} and state = 'accepted' and id > ${afterId}
+            order by id limit ${ANSWERS_AT_ONCE}::integer) page
+          join updates u on u.id = page.id join devices d on d.id = u.device_id
+        order by u.id`.execute(this.#database.kysely);
+      for (const { id, bytes: ownBytes, ...answer } of rows) {
+        bytes += ownBytes;
+        answers.push(answer);
+        afterId = id;
+      }
+      if (bytes > this.#maxAnswersBytes) throw tooLarge(this.#maxAnswersBytes);
+      if (rows.length < ANSWERS_AT_ONCE) return answers;
+    }
   }
 
   /** What became of the devices that were asked and gave nothing, for the reason of a failed round. */
@@ -338,6 +365,15 @@ export class RoundStore {
     const row = rows[0];
     return row?.moved === 1 ? row.cancelled : undefined;
   }
+}
+
+/** Of an error that ends the session: another attempt would read as much. */
+function tooLarge(limitBytes: number): OctomilError {
+  return new OctomilError(
+    'too_large',
+    `the answers of the round are more than ${limitBytes} bytes of JSON together, the most that is merged at a time; ask fewer devices (min_updates, selector) or leave columns out (exclude)`,
+    { details: { limit_bytes: limitBytes } },
+  );
 }
 
 function insertCheckpoint(facts: RoundFacts, checkpoint: NewCheckpoint): RawBuilder<unknown> {

@@ -1,10 +1,11 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import type { SiteStatistics } from '@octomil/shared/features';
 import { initialWeights } from '@octomil/shared/models';
 import { encodeWeights } from '@octomil/shared/tensors';
 import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
 import type { TrainingEngine } from './engine.js';
+import { RoundStore } from './round-store.js';
 import {
   ALLOW_ALL,
   assignmentOf,
@@ -267,6 +268,41 @@ describeOnDatabases('Sessions with tables', (open) => {
       reason: expect.stringContaining('num'),
     });
     expect((await on.events(engine, session)).at(-1)?.type).toBe('end');
+  });
+
+  test('answers that are too much to be merged end the session with the reason, and are not read again and again', async () => {
+    const small = await on.engine({ settings: { maxAnswersBytes: 1_000 } });
+    await engine.stop();
+    engine = small;
+    const session = await on.session(small, BODY);
+    await report(a, statistics());
+    await report(b, statistics());
+    await until(async () => (await on.state(session)).state === 'failed');
+    expect(await on.state(session)).toMatchObject({
+      reason_code: 'too_large',
+      reason: expect.stringContaining('more than 1000 bytes of JSON together'),
+    });
+    expect(await on.rounds(session)).toHaveLength(1);
+  });
+
+  test('a kept answer that is replaced before it counts is asked for anew', async () => {
+    const first = await on.session(engine, { ...BODY, dry_run: true });
+    await report(a, statistics());
+    await report(b, statistics());
+    await until(async () => (await on.state(first)).state === 'completed');
+    const replaced = jest.spyOn(RoundStore.prototype, 'start').mockImplementationOnce(async function (
+      this: RoundStore,
+      ...values
+    ) {
+      await sql`delete from site_statistics where device_id = ${a}`.execute(on.database.kysely);
+      replaced.mockRestore();
+      return this.start(...values);
+    });
+    const session = await on.session(engine, BODY);
+    await kindOf(a, 'describe');
+    await report(a, statistics());
+    await kindOf(b, 'train');
+    expect((await on.rounds(session))[0]?.state).toBe('completed');
   });
 
   test('a site without the target cannot take part; where it is needed, the session fails and names it', async () => {
