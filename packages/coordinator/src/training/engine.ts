@@ -16,6 +16,7 @@ import { BaseLayouts } from './base-layouts.js';
 import { BoundedMap } from './bounded-map.js';
 
 import { MAX_POPULATION } from './control-variates.js';
+import { inDeviceOrder } from './device-order.js';
 import { Announcer, EventFeed } from './event-feed.js';
 import { describedSites } from './feature-agreement.js';
 import { OpenAggregate } from './open-aggregate.js';
@@ -26,7 +27,7 @@ import { OpenUpdates } from './open-updates.js';
 import { PersonalizedModels } from './personalized.js';
 import type { ClientFormats, ConfirmedSpecs, TrainingAggregator, TrainingRegistry } from './ports.js';
 import { Retention, type RetentionSettings } from './retention.js';
-import { inDeviceOrder, RoundCloser } from './round-closer.js';
+import { RoundCloser } from './round-closer.js';
 import { demandOf } from './round-demand.js';
 import { RoundDriver } from './round-driver.js';
 import { type RoundFacts, RoundFactsReader } from './round-facts.js';

@@ -5,6 +5,7 @@ import { encodeWeights } from '@octomil/shared/tensors';
 import type { JsonObject } from '../database/tables.js';
 import { type AggregationDependencies, aggregateRound } from './aggregate-round.js';
 import { VersionCompleter, type VersionDependencies } from './complete-version.js';
+import { inDeviceOrder } from './device-order.js';
 import type { NewEvent } from './event-feed.js';
 import { agreeOnFeatures, describedSites, dryRunReport } from './feature-agreement.js';
 import { storeBytes } from './object-keys.js';
@@ -159,15 +160,6 @@ export class RoundCloser {
     const done = await this.#completer.completeSession(facts, owner, result, events, base);
     return done ? { next: undefined } : undefined;
   }
-}
-
-/**
- * By identifier, then by id: names are chosen by people and stay when a device is enrolled anew, so that the same sites
- * give the same bytes again. Compared by code units, which no database's collation changes.
- */
-export function inDeviceOrder(answers: readonly AcceptedAnswer[]): AcceptedAnswer[] {
-  const key = ({ deviceName, deviceId }: AcceptedAnswer) => `${deviceName}\n${deviceId}`;
-  return [...answers].sort((a, b) => (key(a) < key(b) ? -1 : 1));
 }
 
 function factsOf(facts: RoundFacts, next: NextRound, base: BaseCheckpoint | undefined): RoundFacts {
