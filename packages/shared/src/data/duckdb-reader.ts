@@ -16,7 +16,7 @@ import type {
   TableColumn,
   TableReader,
 } from './table-reader.js';
-import { checkUnpackedSize, DEFAULT_MAX_UNPACKED_BYTES, isGzip } from './unpacked-size.js';
+import { checkGzip, DEFAULT_MAX_UNPACKED_BYTES, isGzip } from './unpacked-size.js';
 
 /**
  * Opens the local files of a table with DuckDB. Close it when done.
@@ -40,7 +40,7 @@ export async function openDuckDbTable(source: DataSource, { readerBytes }: Memor
         `${file.shown} is empty; it needs ${format === 'csv' ? 'a header line and ' : ''}rows`,
       );
     }
-    if (isGzip(file.path)) await checkUnpackedSize(file, source.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED_BYTES);
+    if (isGzip(file.path)) await checkGzip(file, source.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED_BYTES);
   }
   const session = await openDuckDb(
     files.map(({ path }) => path),

@@ -7,10 +7,7 @@ import type { LocatedFile } from './locate.js';
 
 export const DEFAULT_MAX_UNPACKED_BYTES = 16 * 2 ** 30;
 
-/** Deflate makes at most 1,032 bytes of one; what stays below the limit even so need not be unpacked to know. */
-const MAX_GZIP_RATIO = 1_032;
-
-/** Files found to be within a limit, by real path. */
+/** Files found to be whole and within a limit, by real path. */
 const known = new Map<string, string>();
 const MAX_KNOWN = 1_000;
 
@@ -25,13 +22,13 @@ export function isGzip(path: string): boolean {
 }
 
 /**
- * Refuses a gzip file that unpacks to more than `maxBytes`, by unpacking it and keeping nothing: the length that it
- * states at its end is only that of its last part, and modulo 4 GiB.
+ * Refuses a gzip file that unpacks to more than `maxBytes` or is not whole, by unpacking it and keeping nothing: the
+ * length that it states at its end is only that of its last part, and modulo 4 GiB. DuckDB reads a file that is cut
+ * short as far as it goes: half a table would be taken for all of it.
  *
  * @throws `too_large`; `corrupt_file` for a file that is cut short or damaged.
  */
-export async function checkUnpackedSize(file: LocatedFile, maxBytes: number): Promise<void> {
-  if (file.sizeBytes * MAX_GZIP_RATIO <= maxBytes) return;
+export async function checkGzip(file: LocatedFile, maxBytes: number): Promise<void> {
   const mark = `${file.sizeBytes} ${file.modifiedMs} ${maxBytes}`;
   if (known.get(file.path) === mark) return;
   let bytes = 0;
@@ -58,7 +55,7 @@ export async function checkUnpackedSize(file: LocatedFile, maxBytes: number): Pr
 function tooLarge({ shown, sizeBytes }: LocatedFile, maxBytes: number): OctomilError {
   return new OctomilError(
     'too_large',
-    `${shown} has ${sizeBytes} bytes and unpacks to more than ${maxBytes}; raise "maxUnpackedBytes" if it is meant to`,
+    `${shown} has ${sizeBytes} bytes and unpacks to more than ${maxBytes}; raise "maxUnpackedBytes" (in agent.yaml "max_unpacked_mb") if it is meant to`,
     { details: { maxBytes } },
   );
 }
