@@ -31,7 +31,9 @@ export class FetchingTrainer implements Trainer {
       // Buckets and temporary folders are nobody else's business.
       const error = toOctomilError(thrown, 'training_failed');
       const { details } = error;
-      throw new OctomilError(error.code, withoutFolders(error.reason, pathsOf(source)), {
+      const reason = withoutFolders(error.reason, pathsOf(source));
+      if (reason === error.reason) throw error;
+      throw new OctomilError(error.code, reason, {
         cause: thrown,
         ...(details === undefined ? {} : { details }),
       });

@@ -9,4 +9,5 @@ export interface DoctorCheck {
 }
 
 export const well = (check: string, detail: string): DoctorCheck => ({ check, ok: true, detail, hint: '' });
-export const ill = (check: string, detail: string, hint: string): DoctorCheck => ({ check, ok: false, detail, hint });
+/** Without a hint where the detail says what to do. */
+export const ill = (check: string, detail: string, hint = ''): DoctorCheck => ({ check, ok: false, detail, hint });

@@ -102,7 +102,7 @@ async function credentialCheck(config: AgentConfig): Promise<DoctorCheck> {
         )
       : well(check, 'not enrolled yet; an enrolment token is set');
   } catch (thrown) {
-    return ill(check, toOctomilError(thrown).reason, 'see the message');
+    return ill(check, toOctomilError(thrown).reason);
   }
 }
 
@@ -140,7 +140,7 @@ async function dataChecks(config: AgentConfig, summarize: Summarize): Promise<Do
       const { path } = withoutSignatures(source);
       const { summary, error, inFull } = read;
       // Here, at the site, the place is told.
-      if (error !== undefined) return ill(check, `[${error.code}] ${error.reason}`, 'see the message');
+      if (error !== undefined) return ill(check, `[${error.code}] ${error.reason}`);
       if (summary.problem !== '')
         return ill(check, inFull ?? summary.problem, `mend ${path}, or its settings under data_sets`);
       return summary.rowCount === 0
@@ -148,7 +148,7 @@ async function dataChecks(config: AgentConfig, summarize: Summarize): Promise<Do
         : well(check, `${path}: ${summary.format}, about ${summary.rowCount} rows`);
     });
   } catch (thrown) {
-    return [ill('data', toOctomilError(thrown).reason, 'the reader could not run; see the message')];
+    return [ill('data', toOctomilError(thrown).reason, 'the reader could not run')];
   }
 }
 
