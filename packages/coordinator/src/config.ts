@@ -44,7 +44,7 @@ const SETTINGS = {
   keepUpdatesHours: integerSetting(
     'OCTOMIL_KEEP_UPDATES_HOURS',
     24,
-    "hours that a finished round's updates are kept; 0 deletes them at the next daily run",
+    "hours that a finished round's updates, and a finished session's events of progress, are kept; 0 deletes them at the next daily run",
     { min: 0, max: 87_600 },
   ),
   rateLimit: integerSetting(

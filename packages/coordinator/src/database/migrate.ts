@@ -10,6 +10,7 @@ import * as artifactUploads from './migrations/0006-artifact-uploads.js';
 import * as rolloutFigures from './migrations/0007-rollout-figures.js';
 import * as firstDrift from './migrations/0008-first-drift.js';
 import * as conversionsAgain from './migrations/0009-conversions-again.js';
+import * as progressEvents from './migrations/0010-progress-events.js';
 import { withTransactionScope } from './transaction-guard.js';
 
 /** Every migration, in order. Listed here rather than found in a folder, so that a bundle or a moved file cannot lose one. */
@@ -23,6 +24,7 @@ export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0007-rollout-figures': rolloutFigures,
   '0008-first-drift': firstDrift,
   '0009-conversions-again': conversionsAgain,
+  '0010-progress-events': progressEvents,
 };
 
 /**

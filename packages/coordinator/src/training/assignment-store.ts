@@ -105,15 +105,21 @@ export class AssignmentStore {
     return accepted.map(({ deviceId, key }) => moved.has(`${key.assignmentId} ${deviceId} ${key.attempt}`));
   }
 
-  /** Renews the lease and tells the session's followers. */
+  /**
+   * Renews the lease and tells the session's followers.
+   *
+   * @param replaced events of its earlier progress, which go: of many devices that train for long they would be most rows
+   * @returns the event's identifier; undefined when the assignment does not count (any more)
+   */
   async progress(
     facts: RoundFacts,
     deviceId: string,
     key: AssignmentKey,
     step: { phase: string; completed: number; total: number },
     event: NewEvent,
-  ): Promise<boolean> {
-    const { rows } = await sql<{ renewed: number }>`
+    replaced: readonly number[],
+  ): Promise<number | undefined> {
+    const { rows } = await sql<{ id: number }>`
       with ${lockSession(facts.sessionId)},
       renewed as (update assignments set state = 'accepted', phase = ${step.phase}, completed = ${step.completed}::bigint,
           total = ${step.total}::bigint, updated_at = now(),
@@ -121,9 +127,10 @@ export class AssignmentStore {
         from locked, rounds r where assignments.id = ${key.assignmentId} and assignments.device_id = ${deviceId}
           and assignments.attempt = ${key.attempt}::bigint and assignments.state in ('open', 'accepted')
           and r.id = assignments.round_id and r.state = 'collecting' returning assignments.id),
-      told as (${appendEvents('renewed', facts.sessionId, [event])})
-      select count(*)::integer as renewed from renewed`.execute(this.#database.kysely);
-    return rows[0]?.renewed === 1;
+      told as (${appendEvents('renewed', facts.sessionId, [event])} returning id),
+      gone as (delete from session_events using told where session_events.id = any(${replaced}::bigint[]))
+      select id from told`.execute(this.#database.kysely);
+    return rows[0]?.id;
   }
 
   /** `open | accepted → refused | failed`, and the rejected update that led to it, if one did. */

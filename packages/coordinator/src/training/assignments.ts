@@ -45,12 +45,18 @@ const PROGRESS_EVERY_MS = 1_000;
 /** How long a base may be fetched without another look at the assignment that named it. */
 const BASE_GRANT_MS = 2_000;
 
+interface LastProgress {
+  atMs: number;
+  /** Events of it, which the next one's replaces: one, unless two were under way together. */
+  eventIds: readonly number[];
+}
+
 /** The training engine as the device sessions see it. */
 export class Assignments implements AssignmentPort {
   readonly #on: AssignmentDependencies;
   readonly #known: KnownAssignments;
   readonly #updates: SubmittedUpdates;
-  readonly #lastProgress = new BoundedMap<string, number>(20_000);
+  readonly #lastProgress = new BoundedMap<string, LastProgress>(20_000);
   /** Bases that devices were just told to fetch, by device and digest: most ask for them within milliseconds. */
   readonly #grants = new BoundedMap<string, { base: StoredFile; untilMs: number }>(20_000);
   readonly #accepting: Gathering<{ facts: RoundFacts; deviceId: string; key: AssignmentKey }, boolean>;
@@ -117,7 +123,7 @@ export class Assignments implements AssignmentPort {
     const { facts } = await this.#known.mine(deviceId, key);
     if (await this.#accepting.add(facts.id, { facts, deviceId, key })) {
       // It renewed the lease; a short task is over before anybody could look at its progress.
-      this.#lastProgress.set(key.assignmentId, this.#on.clock.now());
+      this.#progressOf(key).atMs = this.#on.clock.now();
       return;
     }
     await this.#known.refuseToCount(deviceId, key);
@@ -149,18 +155,25 @@ export class Assignments implements AssignmentPort {
   ): Promise<void> {
     const { facts, known } = await this.#known.mine(deviceId, key);
     const nowMs = this.#on.clock.now();
-    const lastMs = this.#lastProgress.get(key.assignmentId);
+    const last = this.#progressOf(key);
     // One that this process has not heard of, such as after a restart, is kept at once: its lease may be running out.
-    if (lastMs !== undefined && nowMs - lastMs < PROGRESS_EVERY_MS) return;
-    this.#lastProgress.set(key.assignmentId, nowMs);
+    if (nowMs - last.atMs < PROGRESS_EVERY_MS) return;
+    last.atMs = nowMs;
     const phase = step.phase.slice(0, 40).toWellFormed();
     const counts = { completed: wholeNumber(step.completed), total: wholeNumber(step.total) };
     const loss = Number.isFinite(step.loss) ? { loss: step.loss } : {};
     const event = assignmentEvent(facts, known, { state: 'accepted', phase, ...counts, ...loss });
-    if (!(await this.#on.store.progress(facts, deviceId, key, { phase, ...counts }, event))) {
-      await this.#known.refuseToCount(deviceId, key);
-    }
+    const replaced = last.eventIds;
+    const eventId = await this.#on.store.progress(facts, deviceId, key, { phase, ...counts }, event, replaced);
+    if (eventId === undefined) await this.#known.refuseToCount(deviceId, key);
+    else last.eventIds = [...last.eventIds.filter((id) => !replaced.includes(id)), eventId];
     this.#on.tellSession(facts.sessionId);
+  }
+
+  #progressOf({ assignmentId }: AssignmentKey): LastProgress {
+    const last = this.#lastProgress.get(assignmentId) ?? { atMs: Number.NEGATIVE_INFINITY, eventIds: [] };
+    this.#lastProgress.set(assignmentId, last);
+    return last;
   }
 
   async report(deviceId: string, key: AssignmentKey, report: unknown): Promise<void> {

@@ -67,6 +67,10 @@ export class EventFeed {
     for (const follower of this.#followers.get(sessionId) ?? []) follower();
   }
 
+  /**
+   * The next events above an identifier, whether or not that event is (still) there: of an assignment's progress only the
+   * newest is kept, and none when the session has been over for a while. All other events stay.
+   */
   async read(sessionId: string, afterId: number, limit = 500): Promise<SessionEvent[]> {
     const rows = await this.#database.kysely
       .selectFrom('session_events')

@@ -1,11 +1,22 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
+import { systemClock } from '@octomil/shared/runtime';
 import { sql } from 'kysely';
 import { describeOnDatabases } from '../testing/databases.js';
 import { MAX_NAMED_PARTICIPANTS } from './complete-version.js';
 import { RoundDriver } from './round-driver.js';
 import { DUE_AT_ONCE, RoundStore } from './round-store.js';
 import { MAX_LOOKED_AT } from './selection.js';
-import { ALLOW_ALL, answer, assignmentOf, type Fixture, openFixture, until } from './testing/training-fixture.js';
+import {
+  ALLOW_ALL,
+  answer,
+  assignmentOf,
+  type Fixture,
+  headerOf,
+  keyOf,
+  openFixture,
+  until,
+  updateOf,
+} from './testing/training-fixture.js';
 import { roundView } from './views.js';
 
 describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
@@ -133,5 +144,67 @@ describeOnDatabases('Sessions of many rounds, sites and events', (open) => {
     await expect(new RoundStore(on.database, { maxAnswersBytes: 399 }).acceptedAnswers(id)).rejects.toMatchObject({
       code: 'too_large',
     });
+  });
+
+  test('of progress the newest event is kept, and none when the session has been over for as long as updates are kept', async () => {
+    const engine = await on.engine();
+    const a = await on.device('a');
+    const session = await on.session(engine, { rounds: 1, min_updates: 1 });
+    const key = keyOf(await assignmentOf(engine, a));
+    await engine.assignments.accept(a, key);
+    const progress = async () =>
+      (await on.events(engine, session)).filter(
+        ({ type, data }) => type === 'assignment' && data['phase'] !== undefined,
+      );
+    const told: number[] = [];
+    const now = jest.spyOn(systemClock, 'now');
+    for (let completed = 1; completed <= 3; completed++) {
+      now.mockReturnValue(Date.now() + completed * 1_000);
+      await engine.assignments.progress(a, key, { phase: 'train', completed, total: 3 });
+      const [event, ...others] = await progress();
+      expect(event?.data).toMatchObject({ device: 'a', completed });
+      expect(others).toEqual([]);
+      told.push(event?.id ?? 0);
+    }
+    now.mockRestore();
+    const bytes = updateOf('a');
+    await engine.assignments.submitUpdate(a, headerOf(key, bytes), { bytes });
+    await until(async () => (await on.state(session)).state === 'completed');
+    const [first = 0, , third = 0] = told;
+    const events = await on.events(engine, session);
+    // Whoever saw one that is gone misses none of those after it.
+    expect(await engine.events.read(session, first)).toEqual(events.filter(({ id }) => id > first));
+    expect(events.some(({ id }) => id === third)).toBe(true);
+
+    const kept = await engine.retention.run();
+    expect(kept.events).toBe(0);
+    await sql`update training_sessions set finished_at = finished_at - interval '25 hours'`.execute(on.database.kysely);
+    const running = await on.session(engine, { rounds: 1, min_updates: 1 });
+    const other = keyOf(await assignmentOf(engine, a));
+    await engine.assignments.progress(a, other, { phase: 'train', completed: 1, total: 3 });
+    expect(await engine.retention.run()).toMatchObject({ events: 1 });
+    expect(await on.events(engine, session)).toEqual(events.filter(({ id }) => id !== third));
+    expect(await engine.events.read(session, third)).toEqual(events.filter(({ id }) => id > third));
+    expect((await on.events(engine, running)).at(-1)?.data).toMatchObject({ phase: 'train' });
+  });
+
+  test('events of progress that were told at the same moment are all replaced by the next', async () => {
+    const engine = await on.engine();
+    const a = await on.device('a');
+    const session = await on.session(engine, { rounds: 1, min_updates: 1 });
+    const key = keyOf(await assignmentOf(engine, a));
+    let nowMs = Date.now();
+    const now = jest.spyOn(systemClock, 'now').mockImplementation(() => (nowMs += 1_000));
+    const tell = (completed: number) => engine.assignments.progress(a, key, { phase: 'train', completed, total: 9 });
+    const progress = async () =>
+      (await on.events(engine, session)).flatMap(({ data }) =>
+        data['phase'] === undefined ? [] : [data['completed']],
+      );
+    await tell(1);
+    await Promise.all([tell(2), tell(3)]);
+    expect(await progress()).toEqual([2, 3]);
+    await tell(4);
+    expect(await progress()).toEqual([4]);
+    now.mockRestore();
   });
 });

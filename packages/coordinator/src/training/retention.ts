@@ -5,7 +5,10 @@ import type { Database } from '../database/database.js';
 import { TRAINING_PREFIXES } from './object-keys.js';
 
 export interface RetentionSettings {
-  /** Updates of a finished round are kept so long. Default 24; 0 deletes them at the next run. */
+  /**
+   * Updates of a finished round, and the events of progress of a finished session, are kept so long. Default 24; 0 deletes
+   * them at the next run.
+   */
   readonly keepUpdatesHours?: number;
   /** An object that no row names is deleted when it is older than this. Default 24. */
   readonly orphanGraceHours?: number;
@@ -17,7 +20,14 @@ const HOUR_MS = 3_600_000;
 /** Each batch reads the tables that may name an object once, whatever its size. */
 const KEYS_AT_ONCE = 5_000;
 
-/** Deletes what nobody needs: updates of finished rounds, objects without a row, tickets that were never used up. */
+const EVENTS_AT_ONCE = 5_000;
+/** Of an event `e`, as the index `session_events_of_progress` has it. */
+const IS_PROGRESS = sql`e.type = 'assignment' and e.data ->> 'state' = 'accepted'`;
+
+/**
+ * Deletes what nobody needs: updates of finished rounds, progress of finished sessions, objects without a row, tickets that
+ * were never used up.
+ */
 export class Retention {
   readonly #on: { database: Database; objects: ObjectStore; logger: Logger; clock: Clock; settings: RetentionSettings };
   #nextAtMs: number;
@@ -43,9 +53,10 @@ export class Retention {
   }
 
   /** Safe to repeat and to run on several coordinators at once. */
-  async run(signal?: AbortSignal): Promise<{ updates: number; orphans: number; tickets: number }> {
+  async run(signal?: AbortSignal): Promise<{ updates: number; events: number; orphans: number; tickets: number }> {
     const result = {
       updates: await this.#deleteUpdates(signal),
+      events: await this.#deleteProgress(signal),
       orphans: await this.#sweepOrphans(signal),
       tickets: await this.#abandonTickets(),
     };
@@ -53,9 +64,13 @@ export class Retention {
     return result;
   }
 
+  get #keepSeconds(): number {
+    return (this.#on.settings.keepUpdatesHours ?? 24) * (HOUR_MS / 1_000);
+  }
+
   async #deleteUpdates(signal: AbortSignal | undefined): Promise<number> {
-    const { database, objects, settings } = this.#on;
-    const keepSeconds = (settings.keepUpdatesHours ?? 24) * (HOUR_MS / 1_000);
+    const { database, objects } = this.#on;
+    const keepSeconds = this.#keepSeconds;
     let deleted = 0;
     // In the order of an index, so that rows of rounds long past are read once and not for every batch.
     let afterId = '';
@@ -78,6 +93,23 @@ export class Retention {
       deleted += gone.length;
       if (gone.length < rows.length) return deleted;
     }
+  }
+
+  /** Only progress says nothing any more when it is over; all else stays the session's history. */
+  async #deleteProgress(signal: AbortSignal | undefined): Promise<number> {
+    let deleted = 0;
+    while (signal?.aborted !== true) {
+      const { rows } = await sql<{ count: number }>`
+        with old as (select e.id from session_events e join training_sessions s on s.id = e.session_id
+            where ${IS_PROGRESS} and s.finished_at < now() - make_interval(secs => ${this.#keepSeconds}::float8)
+            limit ${EVENTS_AT_ONCE}::integer),
+          gone as (delete from session_events using old where session_events.id = old.id returning 1)
+        select count(*)::integer as count from gone`.execute(this.#on.database.kysely);
+      const count = rows[0]?.count ?? 0;
+      deleted += count;
+      if (count < EVENTS_AT_ONCE) break;
+    }
+    return deleted;
   }
 
   /** Mark and sweep. An object is stored before its row, so only old ones are candidates. */

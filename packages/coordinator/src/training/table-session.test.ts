@@ -363,7 +363,7 @@ describeOnDatabases('Sessions with tables', (open) => {
     await train(b, null);
     await kindOf(a, 'evaluate');
     await on.objects.put('updates/lost/orphan', new Uint8Array(8));
-    expect(await engine.retention.run()).toEqual({ updates: 0, orphans: 0, tickets: 0 });
+    expect(await engine.retention.run()).toEqual({ updates: 0, events: 0, orphans: 0, tickets: 0 });
     const patient = await on.engine({ settings: { retention: { keepUpdatesHours: 72.5 } } });
     await sql`update rounds set finished_at = finished_at - interval '2 days'`.execute(on.database.kysely);
     expect(await patient.retention.run()).toMatchObject({ updates: 0 });
