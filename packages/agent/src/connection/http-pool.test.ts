@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { createServer } from 'node:http';
+import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from '@jest/globals';
@@ -12,13 +12,18 @@ test('a part that a slow line takes longer for than silence may last arrives who
   const bytes = new Uint8Array(48 * 2 ** 20).fill(7);
   let received = 0;
   const startedMs = performance.now();
-  const server = createServer(async (incoming, answer) => {
+  const readSlowly = async (incoming: IncomingMessage): Promise<void> => {
     for await (const chunk of incoming) {
       received += (chunk as Buffer).length;
       // As fast as to need two of those times for all.
       await sleep(startedMs + (received / bytes.length) * 2 * silenceMs - performance.now());
     }
-    answer.end(String(incoming.headers['content-length']));
+  };
+  const server = createServer((incoming, answer) => {
+    readSlowly(incoming).then(
+      () => answer.end(String(incoming.headers['content-length'])),
+      () => answer.destroy(),
+    );
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const dispatcher = new Agent();
