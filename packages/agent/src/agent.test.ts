@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { setPaused } from './policy/paused.js';
@@ -75,6 +76,13 @@ test('a small update goes over the stream, under an audit entry that names its r
     expect(JSON.parse(update?.header.metricsJson ?? '')).toMatchObject({ backend: 'echo', evaluation: null });
     const entries = await bench.audit();
     expect(entries.map(({ kind }) => kind)).toEqual(['enrollment', 'site_summary', 'update']);
+    // All that the coordinator is told of the site, not only the names of rules.
+    expect(entries[1]).toMatchObject({
+      details: {
+        machine: { hostName: hostname(), platform: process.platform, trainers: ['tfjs', 'echo'] },
+        policyRules: [{ name: 'heart study', federations: expect.anything(), models: expect.anything() }],
+      },
+    });
     expect(entries[2]).toMatchObject({
       rule: 'heart study',
       federation: 'heart',

@@ -17,6 +17,7 @@ export class Site {
   readonly #audit: Pick<AuditLog, 'record'>;
   readonly #wait: (delayMs: number) => Promise<void>;
   #told = '';
+  #written: Promise<void> = Promise.resolve();
 
   constructor(
     config: AgentConfig,
@@ -40,44 +41,55 @@ export class Site {
     const { labels, policy } = this.#config;
     const paused = this.paused;
     const dataSets = this.#summaries.current;
-    const told = JSON.stringify({ labels, policy, dataSets, paused });
+    const policyRules = policy.allow.map(({ name, federations, models, dataSets: allowed }) => ({
+      name,
+      federations: [...federations],
+      models: [...models],
+      dataSets: [...allowed],
+    }));
+    const details = { machine: this.#machine(), labels, dataSets, policyRules, paused };
+    const told = JSON.stringify(details);
     if (told !== this.#told) {
-      await this.#audit.record({
-        kind: 'site_summary',
-        details: { labels, dataSets, policyRules: policy.allow.map(({ name }) => name), paused },
-      });
       this.#told = told;
+      this.#written = this.#audit.record({ kind: 'site_summary', details });
+      this.#written.catch(() => {
+        this.#told = '';
+      });
     }
+    // Also for who asks meanwhile: nothing leaves before it is written.
+    await this.#written;
     return {
       labels: { ...labels },
       dataSets: dataSets.map((dataSet) => ({ ...dataSet, rowCount: BigInt(dataSet.rowCount) })),
-      policyRules: policy.allow.map((rule) => ({
-        name: rule.name,
-        federations: [...rule.federations],
-        models: [...rule.models],
-        dataSets: [...rule.dataSets],
-      })),
+      policyRules,
       paused,
     };
   }
 
   async hello(): Promise<HelloFacts> {
     await Promise.race([this.#summaries.refresh(), this.#wait(FIRST_READ_MS)]);
+    const { agentVersion, hostName, ...machine } = this.#machine();
+    return {
+      agentVersion,
+      hostName,
+      capabilities: { ...machine, memoryBytes: BigInt(machine.memoryBytes) },
+      site: await this.summary(),
+    };
+  }
+
+  #machine() {
     return {
       agentVersion: AGENT_VERSION,
       hostName: hostname(),
-      capabilities: {
-        platform: process.platform,
-        architecture: process.arch,
-        cpuCount: availableParallelism(),
-        memoryBytes: BigInt(totalmem()),
-        nodeVersion: process.versions.node,
-        trainers: [...new Set(['tfjs', 'echo', ...Object.keys(this.#config.trainers)])],
-        computeBackends: (process.env['OCTOMIL_TFJS_BACKENDS'] ?? '').split(',').filter((name) => name !== ''),
-        strategies: ['scaffold'],
-        abilities: [...ABILITIES],
-      },
-      site: await this.summary(),
+      platform: process.platform,
+      architecture: process.arch,
+      cpuCount: availableParallelism(),
+      memoryBytes: totalmem(),
+      nodeVersion: process.versions.node,
+      trainers: [...new Set(['tfjs', 'echo', ...Object.keys(this.#config.trainers)])],
+      computeBackends: (process.env['OCTOMIL_TFJS_BACKENDS'] ?? '').split(',').filter((name) => name !== ''),
+      strategies: ['scaffold'],
+      abilities: [...ABILITIES],
     };
   }
 }
