@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
@@ -29,3 +29,20 @@ test('a file in the place of the data folder is told with its setting', async ()
     await rm(folder, { recursive: true });
   }
 });
+
+(process.platform === 'win32' ? test.skip : test)(
+  'the folder of updates and models is for its owner alone',
+  async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'octomil-stores-'));
+    const config = readCoordinatorConfig({ OCTOMIL_DATA_DIR: dataDir });
+    const lifecycle = new Lifecycle();
+    try {
+      const options = { databaseDump: undefined, logger: silentLogger, clock: systemClock, random: Math.random };
+      await openStores({ ...options, config, inMemory: true }, lifecycle);
+      expect((await stat(config.objectFolder)).mode & 0o777).toBe(0o700);
+    } finally {
+      await lifecycle.stop();
+      await rm(dataDir, { recursive: true });
+    }
+  },
+);

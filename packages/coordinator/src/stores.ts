@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { OctomilError } from '@octomil/shared/errors';
 import type { Clock, Lifecycle, Logger } from '@octomil/shared/runtime';
@@ -60,6 +60,13 @@ export async function openStores(options: StoresOptions, lifecycle: Lifecycle): 
   const durable = database.kind === 'postgres';
   const objects = await openObjects(config, durable, clock);
   lifecycle.onStop('objects', () => objects.close());
+  // Updates of single sites lie there. A folder that coordinators share has the mode that its owner gave it.
+  if (config.secrets.bucketUrl === undefined && !config.objectsShared) {
+    const { objectFolder } = config;
+    await chmod(objectFolder, 0o700).catch((error: unknown) =>
+      logger.warn({ error, objectFolder }, 'other users of this machine may read updates; give the folder mode 0700'),
+    );
+  }
   const jobs = await openJobs({ database, logger, ...(redisUrl === undefined ? {} : { redisUrl }) });
   lifecycle.onStop('jobs', () => jobs.close());
   const stagingFolder = join(config.objectFolder, 'staging');
