@@ -151,7 +151,7 @@ export async function unenrol(options: Options): Promise<void> {
     options['json'],
     { device: deviceIdentifier, unenrolled: true, personal_models: personalModels },
     () =>
-      `${deviceIdentifier} holds no credential any more; its audit log stays in ${stateDir}.${kept}\nThe coordinator's side ends with: octomil devices revoke`,
+      `${deviceIdentifier} holds no credential any more; its audit log stays in ${stateDir}.${kept}\nThe coordinator's side ends with: octomil devices revoke ${deviceIdentifier}`,
   );
 }
 

@@ -82,7 +82,7 @@ async function explainToken(
     const by = row.device_identifier === null ? '' : ` by device ${row.device_identifier}`;
     return new OctomilError(
       'enrollment_token_used',
-      `this enrolment token was used at ${usedAt}${by}; a token enrols one device once: make a new one with \`octomil enroll\``,
+      `this enrolment token was used at ${usedAt}${by}; a token enrols one device once: make a new one with \`octomil enroll --device ${deviceIdentifier}\``,
       { details: { usedAt, ...(row.device_identifier === null ? {} : { deviceIdentifier: row.device_identifier }) } },
     );
   }
@@ -96,7 +96,7 @@ async function explainToken(
   const expiredAt = row.expires_at.toISOString();
   return new OctomilError(
     'enrollment_token_invalid',
-    `this enrolment token expired at ${expiredAt}; make a new one with \`octomil enroll\``,
+    `this enrolment token expired at ${expiredAt}; make a new one with \`octomil enroll --device ${deviceIdentifier}\``,
     { details: { expiredAt } },
   );
 }
