@@ -152,5 +152,6 @@ test('a program on the machine reports its inferences under the token of the sta
     expect(statuses).toEqual([400, 400, 400, 413, 401, 404]);
     await coordinator.until(() => coordinator.observed('m1')?.healthJson.includes('"inferences":1,') === true);
     await agent.stop();
+    await expect(stat(path)).rejects.toThrow('ENOENT');
     await expect(local.activate('risk')).rejects.toMatchObject({ code: 'runtime_unavailable' });
   }));

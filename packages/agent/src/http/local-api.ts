@@ -1,4 +1,5 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { OctomilError, toOctomilError } from '@octomil/shared/errors';
@@ -94,11 +95,14 @@ export async function startLocalApi({ path, counters, activate }: LocalApiOption
   await writeAtomically(path, `${JSON.stringify({ url, token }, null, 2)}\n`);
   return {
     url,
-    stop: () =>
-      new Promise((resolve) => {
+    stop: async () => {
+      // The port may be another program's next.
+      await rm(path, { force: true });
+      await new Promise<void>((resolve) => {
         server.close(() => resolve());
         server.closeAllConnections();
-      }),
+      });
+    },
   };
 }
 
