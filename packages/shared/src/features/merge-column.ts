@@ -140,7 +140,7 @@ function requireAll(
 ): void {
   const odd = columns.find(({ column }) => !test(column));
   if (odd === undefined) return;
-  throw mismatch(odd.site, `its column "${name}" does not hold ${what}, as the hint for it wants`);
+  throw mismatch(odd.site, `its column "${name}" does not hold ${what}, as was asked for it`);
 }
 
 const isNumber = ({ seen }: ColumnStatistics) => seen === 'integer' || seen === 'numeric';
