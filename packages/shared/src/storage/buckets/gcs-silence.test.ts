@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
@@ -11,7 +11,7 @@ const SILENCE_MS = 800;
 
 let server: Server;
 let client: BucketClient;
-let requests: { request: IncomingMessage; body: Buffer[] }[];
+let requests: { request: IncomingMessage; response: ServerResponse; body: Buffer[] }[];
 /** How the server reads what comes; it answers when that is done. */
 let read: (request: IncomingMessage, body: Buffer[]) => Promise<unknown>;
 
@@ -19,7 +19,7 @@ beforeEach(async () => {
   requests = [];
   server = createServer((request, response) => {
     const body: Buffer[] = [];
-    requests.push({ request, body });
+    requests.push({ request, response, body });
     read(request, body).then(
       () => response.writeHead(200, { 'content-type': 'application/json' }).end('{}'),
       () => response.destroy(),
@@ -33,8 +33,14 @@ beforeEach(async () => {
 
 afterEach(async () => {
   await client.close();
-  server.closeAllConnections();
+  // Answered after all: without an answer the SDK would ask again while another test runs.
+  for (const { request, response } of requests) {
+    if (!response.headersSent) response.writeHead(404, { connection: 'close' }).end();
+    request.resume();
+  }
   server.close();
+  server.closeIdleConnections();
+  await once(server, 'close');
 });
 
 const never = (): Promise<never> => new Promise<never>(() => undefined);
