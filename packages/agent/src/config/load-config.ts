@@ -263,7 +263,7 @@ function settingProblems(name: string, schema: TSchema, value: unknown): ConfigP
         error.keyword === 'pattern' && /time_window|hours/.test(path)
           ? 'must be a window of local time, such as 22:00-06:00'
           : error.keyword === 'enum'
-            ? `must be one of ${error.params.allowedValues.join(', ')}`
+            ? `must be one of ${error.params.allowedValues.map((allowed) => JSON.stringify(allowed)).join(', ')}`
             : error.message;
       found.set(path, { path, message, ...shownValue(name, valueAt(value, inner)) });
     }

@@ -34,3 +34,12 @@ test('the table has both, and what the coordinator has not kept', async () => {
   expect(shown).toMatch(/2 +a +unlike the others +far off/);
   expect(shown).toMatch(/2 +b +unlike the others +strange/);
 });
+
+test('what stays as it is is shown once, with its rounds', async () => {
+  const site = (...warnings: string[]) => ({ a: { columns: [], warnings } });
+  const rounds = [site('far off', 'new'), site('far off'), site('far off'), site(), site('far off')];
+  const shown = await driftText(report(...rounds.map((sites, place) => round(place + 1, { sites }))));
+  expect(shown).toMatch(/1–3, 5 +a +unlike the others +far off/);
+  expect(shown).toMatch(/ 1 +a +unlike the others +new/);
+  expect(shown.split('\n').filter((line) => line.includes('far off'))).toHaveLength(1);
+});

@@ -68,26 +68,53 @@ export function proposalsTable(rows: readonly ProposalSummary[]): Promise<string
   );
 }
 
-/** Everything that stands out in every round; without anything, that there is none. */
+interface DriftRow {
+  readonly site: string;
+  readonly kind: string;
+  readonly what: string;
+  readonly rounds: number[];
+}
+
+/** Everything that stands out, each with the rounds in which it did; without anything, that there is none. */
 export async function driftText(report: DriftReport): Promise<string> {
-  const rows = report.rounds.flatMap((round) =>
-    Object.entries(round.sites).flatMap(([site, { warnings, changed = [], leftOut }]) => {
-      const row = { round: round.roundNumber, site };
-      return [
-        ...withMore(changed, leftOut?.changed).map((what) => ({ ...row, kind: 'changed', what })),
-        ...withMore(warnings, leftOut?.warnings).map((what) => ({ ...row, kind: 'unlike the others', what })),
+  const rows = new Map<string, DriftRow>();
+  for (const { roundNumber, sites } of report.rounds) {
+    for (const [site, { warnings, changed = [], leftOut }] of Object.entries(sites)) {
+      const told = [
+        ...withMore(changed, leftOut?.changed).map((what) => ({ site, kind: 'changed', what })),
+        ...withMore(warnings, leftOut?.warnings).map((what) => ({ site, kind: 'unlike the others', what })),
       ];
-    }),
-  );
-  if (rows.length > 0) {
-    return table(rows, [
-      { title: 'Round', value: (row) => row.round, align: 'right' },
-      { title: 'Site', value: (row) => row.site },
-      { title: 'Drift', value: (row) => row.kind },
-      { title: 'What', value: (row) => row.what },
-    ]);
+      for (const row of told) {
+        const key = JSON.stringify(row);
+        const known = rows.get(key) ?? { ...row, rounds: [] };
+        known.rounds.push(roundNumber);
+        rows.set(key, known);
+      }
+    }
+  }
+  if (rows.size > 0) {
+    return table(
+      [...rows.values()],
+      [
+        { title: 'Rounds', value: (row) => roundsText(row.rounds), align: 'right' },
+        { title: 'Site', value: (row) => row.site },
+        { title: 'Drift', value: (row) => row.kind },
+        { title: 'What', value: (row) => row.what },
+      ],
+    );
   }
   return driftLine(report) ?? (report.rounds.length === 0 ? 'No round has counted yet.' : 'Nothing drifts.');
+}
+
+/** `1–3, 5` */
+function roundsText(rounds: readonly number[]): string {
+  const spans: { first: number; last: number }[] = [];
+  for (const round of rounds) {
+    const span = spans.at(-1);
+    if (span !== undefined && round <= span.last + 1) span.last = round;
+    else spans.push({ first: round, last: round });
+  }
+  return spans.map(({ first, last }) => (first === last ? String(first) : `${first}–${last}`)).join(', ');
 }
 
 function withMore(texts: readonly string[], more = 0): readonly string[] {
