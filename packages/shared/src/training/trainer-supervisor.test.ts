@@ -52,6 +52,8 @@ const pidOf = async (running: Promise<unknown>): Promise<number> => ((await runn
 test('a warm process keeps no results of tasks that are over', async () => {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as () => void;
+  // The flag would hold for the tests of other files in this process.
+  setFlagsFromString('--no-expose-gc');
   const supervisor = supervise();
   const results: WeakRef<object>[] = [];
   for (let count = 0; count < 3; count++) results.push(new WeakRef(await supervisor.run(task('base'))));
