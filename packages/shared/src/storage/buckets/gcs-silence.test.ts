@@ -58,7 +58,7 @@ test.each<[string, () => Promise<unknown>]>([
   read = never;
   const beganMs = Date.now();
   await expect(ask()).rejects.toMatchObject({ code: 'request_timeout', details: { problem: 'timeout' } });
-  expect(Date.now() - beganMs).toBeLessThan(5_000);
+  expect(Date.now() - beganMs).toBeLessThan(30_000);
 });
 
 test('a put that is given up lets go of its connection', async () => {
