@@ -5,6 +5,11 @@ import { leaveBucketAlone, mayGoDirect } from './bucket-rest.js';
 import type { FileFacts, PullOptions } from './file-facts.js';
 
 const CONNECT_MS = 20_000;
+/**
+ * Less than `bodyChunks` reads ahead, so that reading never rests: object stores close connections, and the fetch of Node
+ * ends the process for it while reading rests.
+ */
+const PIECE_BYTES = 8 * 1024 * 1024;
 
 /** @returns an address of this very file in the bucket; a secret until it expires */
 async function addressOf(http: HttpClient, options: PullOptions, { digest }: FileFacts): Promise<string | undefined> {
@@ -22,6 +27,8 @@ export class DirectDownload {
   readonly #http: HttpClient;
   readonly #options: PullOptions;
   readonly #facts: FileFacts;
+  /** For the piece after the last one. */
+  #next: { readonly url: string; readonly from: number } | undefined;
 
   constructor(http: HttpClient, options: PullOptions, facts: FileFacts) {
     this.#http = http;
@@ -29,14 +36,20 @@ export class DirectDownload {
     this.#facts = facts;
   }
 
-  /** The bytes from `from` on; undefined where the bucket cannot be used from here: it is then left alone for a while. */
+  /** The next bytes from `from` on, not all; undefined where the bucket cannot be used from here: it is then left alone for a while. */
   async ask(from: number): Promise<Response | undefined> {
     if (!mayGoDirect(this.#http)) return undefined;
+    let kept = this.#next?.from === from ? this.#next.url : undefined;
     for (let attempt = 0; attempt < 2; attempt++) {
-      const url = await addressOf(this.#http, this.#options, this.#facts);
+      const url = kept ?? (await addressOf(this.#http, this.#options, this.#facts));
+      kept = undefined;
       if (url === undefined) break;
-      const response = await this.#fetch(url, from);
-      if (response?.status === (from === 0 ? 200 : 206)) return response;
+      const range = rangeFrom(from, this.#facts.sizeBytes);
+      const response = await this.#fetch(url, range);
+      if (response?.status === (range === undefined ? 200 : 206)) {
+        this.#next = { url, from: from + PIECE_BYTES };
+        return response;
+      }
       await response?.body?.cancel();
       if (response === undefined) break;
     }
@@ -44,14 +57,14 @@ export class DirectDownload {
     return undefined;
   }
 
-  async #fetch(url: string, from: number): Promise<Response | undefined> {
+  async #fetch(url: string, range: string | undefined): Promise<Response | undefined> {
     const { signal } = this.#options;
     const patience = new AbortController();
     const timer = setTimeout(() => patience.abort(), CONNECT_MS);
     try {
       // Without our key: the address is all that the bucket wants.
       return await fetch(url, {
-        headers: { 'accept-encoding': 'identity', ...(from === 0 ? {} : { range: `bytes=${from}-` }) },
+        headers: { 'accept-encoding': 'identity', ...(range === undefined ? {} : { range }) },
         redirect: 'error',
         signal: signal === undefined ? patience.signal : AbortSignal.any([signal, patience.signal]),
       });
@@ -62,4 +75,10 @@ export class DirectDownload {
       clearTimeout(timer);
     }
   }
+}
+
+/** undefined: the whole file */
+function rangeFrom(from: number, sizeBytes: number): string | undefined {
+  if (sizeBytes - from > PIECE_BYTES) return `bytes=${from}-${from + PIECE_BYTES - 1}`;
+  return from === 0 ? undefined : `bytes=${from}-`;
 }

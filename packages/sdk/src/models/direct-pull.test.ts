@@ -61,6 +61,29 @@ test('a pull takes the bytes from the bucket, without the key', async () => {
   expect(bucket.requests[0]?.headers.authorization).toBeUndefined();
 });
 
+test('a large file comes in pieces that are read at once, by one address while the bucket takes it', async () => {
+  const large = randomBytes(20 * 2 ** 20);
+  const digest = createHash('sha256').update(large).digest('hex');
+  const word = { etag: `"${digest}"`, 'x-model-hash': `sha256:${digest}`, 'x-octomil-direct': '1' };
+  bucket.answer = ({ headers, path }, response) => {
+    const [, from = '', to = ''] = /^bytes=(\d+)-(\d*)$/.exec(headers.range ?? '') ?? [];
+    if (path.endsWith('?one') && Number(from) > 2 ** 24 - 1) response.writeHead(403).end();
+    else response.writeHead(206).end(large.subarray(Number(from), to === '' ? undefined : Number(to) + 1));
+    return true;
+  };
+  coordinator.json(200, { direct: true }, { ...word, 'x-octomil-size': String(large.length) });
+  for (const signature of ['one', 'two']) {
+    coordinator.json(200, { url: `${bucketUrl}/object?${signature}`, direct: true, checksum: digest });
+  }
+  await expect(pull()).resolves.toMatchObject({ digest, sizeBytes: large.length });
+  expect(bucket.requests.map(({ path, headers }) => [path, headers.range])).toEqual([
+    ['/object?one', 'bytes=0-8388607'],
+    ['/object?one', 'bytes=8388608-16777215'],
+    ['/object?one', 'bytes=16777216-'],
+    ['/object?two', 'bytes=16777216-'],
+  ]);
+});
+
 test('an address that expires mid-way is asked for anew, and the pull goes on where it was', async () => {
   bucket.answer = (request, response) => {
     if (request.path !== '/object?one') return give(request, response);

@@ -120,6 +120,11 @@ export async function pullToPath(http: HttpClient, options: PullToPathOptions): 
         cause = error;
       }
       if (done >= sizeBytes) break;
+      // A piece has come whole, and the next follows.
+      if (bucket !== undefined && cause === undefined && done > before) {
+        fruitless = 0;
+        continue;
+      }
       fruitless = done > before ? 0 : fruitless + 1;
       if (fruitless >= FRUITLESS_ATTEMPTS) {
         throw new OctomilClientError('download_failed', `${done} of ${sizeBytes} bytes of ${path} arrived`, { cause });
